@@ -1,0 +1,16 @@
+.PHONY: style check test-slow
+
+PYTHON ?= python
+
+style:  ## rewrite the files in the project's style
+	ruff check --fix .
+	ruff format .
+
+check:  ## what a change has to pass
+	ruff check .
+	ruff format --check .
+	mypy
+	$(PYTHON) -m pytest -q
+
+test-slow:  ## everything, the long tests too
+	$(PYTHON) -m pytest -q -m "slow or not slow"

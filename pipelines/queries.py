@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a caller asks of a separation pipeline, and what it means to the model: labels and query embeddings.
+
+Text, example recordings and ready-made embeddings may be mixed in one call; each is one source with a label of its
+own. All texts of a call, the negative ones included, are encoded in one batch.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hubsep.audio import read_audio
+from hubsep.chunking import Segments
+from hubsep.errors import AudioError, CheckpointError, QueryError
+
+
+RESIDUAL = "residual"
+
+# A fast tokenizer sets its padding on first use and fails with "Already borrowed" when another thread is in it.
+_TOKENIZING = threading.Lock()
+
+
+@dataclass(frozen=True)
+class SeparationOptions:
+    """Everything that can be chosen for a call; `AudioSeparationPipeline.__call__` says what each means."""
+
+    queries: str | Sequence[str] | None = None
+    query_audio: Any = None
+    query_embeds: Any = None
+    negative_queries: str | Sequence[str] | None = None
+    residual: bool = False
+    batch_size: int = 1
+    segment_s: float | None = None
+    overlap_s: float | None = None
+    sampling_rate: int | None = None
+    on_short: str = "raise"
+    on_progress: Callable[[int, int | None], None] | None = None
+
+    def segments(self, config: Any) -> Segments:
+        """Segments of a model, with the lengths the caller chose in place of the model's own.
+
+        The outer quarters of the overlap are context: they are where the model has least to go by.
+        """
+        samples, overlap = config.segment_samples, config.overlap_samples
+        if self.segment_s is not None:
+            samples = _in_samples("segment_s", self.segment_s, config.sampling_rate)
+        if self.overlap_s is not None:
+            overlap = _in_samples("overlap_s", self.overlap_s, config.sampling_rate)
+        if samples < config.minimum_samples:
+            raise AudioError(
+                f"segment_s is {samples} samples at {config.sampling_rate} Hz; this model needs at least "
+                f"{config.minimum_samples} ({config.minimum_samples / config.sampling_rate:.3f} s)"
+            )
+        if overlap >= samples:
+            raise AudioError(
+                f"the overlap of {overlap / config.sampling_rate:g} s does not fit into segments of "
+                f"{samples / config.sampling_rate:g} s; pass a smaller overlap_s or a larger segment_s"
+            )
+        return Segments(samples, overlap, overlap // 4)
+
+
+def _in_samples(name: str, seconds: float, sampling_rate: int) -> int:
+    if not math.isfinite(seconds) or seconds < 0:
+        raise AudioError(f"{name} must be a length in seconds, got {seconds!r}")
+    return round(seconds * sampling_rate)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The sources of one call, in the order they are returned.
+
+    Args:
+        labels: one for each source the model returns; the residual is not among them.
+        embeds: what the model's `forward` takes beside the waveform: `query_embeds` (num_sources, dim) and
+            `negative_query_embeds` (num_negatives, dim), or nothing.
+    """
+
+    labels: tuple[str, ...]
+    embeds: Mapping[str, Tensor]
+
+
+def find_targets(model: Any, processor: Any, options: SeparationOptions) -> Targets:
+    """Turns the queries of a call into labels and embeddings; a fixed-source model needs none and takes none.
+
+    Raises:
+        QueryError: if queries are missing, empty, duplicated or not of a kind the model takes.
+        CheckpointError: if text or recordings have to be encoded and the model came without a processor.
+    """
+    if not model.config.is_text_queried:
+        return _fixed_targets(model.config, options)
+    texts = _texts("queries", options.queries)
+    negatives = _texts("negative_queries", options.negative_queries)
+    examples = _examples(options.query_audio)
+    vectors = _vectors(options.query_embeds)
+    named = [*texts, *(label for label, _ in examples), *(label for label, _ in vectors)]
+    if not named:
+        raise QueryError(
+            'this model separates what it is asked for; pass queries="..." (a text or a list of texts), query_audio= '
+            f"(an example recording) or query_embeds=. {_known(model.config.known_sounds)}"
+        )
+    if processor is None and (texts or negatives or examples):
+        raise CheckpointError("this model came without a processor for its queries; pass query_embeds or processor=")
+    labels = _unique(named, options.residual)
+    encoded = _encode_texts(model, processor, [*texts, *negatives])
+    sounds = [_encode_example(model, processor, source, options) for _, source in examples]
+    given = [vector.to(model.device) for _, vector in vectors]
+    embeds = {"query_embeds": _stacked([*encoded[: len(texts)], *sounds, *given])}
+    if negatives:
+        embeds["negative_query_embeds"] = _stacked(encoded[len(texts) :])
+    return Targets(labels, embeds)
+
+
+def _fixed_targets(config: Any, options: SeparationOptions) -> Targets:
+    asked = (options.queries, options.query_audio, options.query_embeds, options.negative_queries)
+    if any(kind is not None for kind in asked):
+        raise QueryError(
+            f"this {config.model_type} model always separates {_listed(config.source_names)}; leave out the queries"
+        )
+    return Targets(_unique(config.source_names, options.residual), {})
+
+
+def _stacked(embeds: list[Tensor]) -> Tensor:
+    sizes = sorted({embed.shape[0] for embed in embeds})
+    if len(sizes) > 1:
+        raise QueryError(f"query embeddings of one call must be equally long, got {sizes[0]} and {sizes[1]} numbers")
+    return torch.stack(embeds)
+
+
+def _texts(name: str, queries: str | Sequence[str] | None) -> list[str]:
+    if queries is None:
+        return []
+    texts = [queries] if isinstance(queries, str) else queries
+    if not isinstance(texts, Sequence) or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise QueryError(f"{name} must be a text or a list of texts, got {queries!r}")
+    if not texts:
+        raise QueryError(f"{name} is an empty list; pass at least one text, or leave it out")
+    return list(texts)
+
+
+def _examples(examples: Any) -> list[tuple[str, Any]]:
+    """Example recordings with labels: given as a dict, else the file's name, else a number."""
+    if examples is None:
+        return []
+    if isinstance(examples, Mapping) and "sampling_rate" not in examples:
+        pairs = list(examples.items())
+    else:
+        listed = examples if isinstance(examples, list | tuple) else [examples]
+        pairs = [(_file_label(source) or f"example {number}", source) for number, source in enumerate(listed, 1)]
+    if not pairs:
+        raise QueryError("query_audio is empty; pass at least one recording, or leave it out")
+    return pairs
+
+
+def _file_label(source: Any) -> str | None:
+    return Path(source).stem if isinstance(source, str | Path) else None
+
+
+def _vectors(query_embeds: Any) -> list[tuple[str, Tensor]]:
+    if query_embeds is None:
+        return []
+    if isinstance(query_embeds, Mapping):
+        pairs = [(label, torch.as_tensor(vector).float()) for label, vector in query_embeds.items()]
+    else:
+        rows = torch.atleast_2d(torch.as_tensor(query_embeds).float())
+        pairs = [(f"query {number}", row) for number, row in enumerate(rows, 1)]
+    if not pairs or any(vector.ndim != 1 for _, vector in pairs):
+        raise QueryError("query_embeds must be (dim,), (num_queries, dim), or a dict of labels and (dim,)")
+    for label, vector in pairs:
+        # 1e-2: what is left of a unit length after rounding each number to bfloat16
+        if not abs(float(vector.norm()) - 1) <= 1e-2:
+            raise QueryError(f"{label!r} in query_embeds has length {float(vector.norm()):.4g}; divide it by its norm")
+    return pairs
+
+
+def _unique(labels: Iterable[str], residual: bool) -> tuple[str, ...]:
+    labels = tuple(labels)
+    seen = {RESIDUAL} if residual else set()
+    for label in labels:
+        if not isinstance(label, str):
+            raise QueryError(f"a label must be a text, got {label!r}")
+        if label.strip().casefold() in seen:
+            raise QueryError(f"{label!r} is asked for twice; every source needs a label of its own")
+        seen.add(label.strip().casefold())
+    return labels
+
+
+@torch.no_grad()
+def _encode_texts(model: Any, processor: Any, texts: list[str]) -> list[Tensor]:
+    if not texts:
+        return []
+    with _TOKENIZING:
+        features = processor(text=texts, return_tensors="pt")
+    return list(model.encode_text(**{name: value.to(model.device) for name, value in features.items()}))
+
+
+@torch.no_grad()
+def _encode_example(model: Any, processor: Any, source: Any, options: SeparationOptions) -> Tensor:
+    recording = read_audio(source, sampling_rate=options.sampling_rate, on_short=options.on_short)
+    features = processor(audio=[recording.waveform], sampling_rate=recording.sampling_rate, return_tensors="pt")
+    return model.encode_audio(**{name: torch.as_tensor(v).to(model.device) for name, v in features.items()})[0]
+
+
+def _known(known_sounds: Sequence[str]) -> str:
+    if not known_sounds:
+        return "Any text goes."
+    return f"The sounds it was trained on: {_listed(known_sounds)}."
+
+
+def _listed(names: Sequence[str], most: int = 30) -> str:
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more (config.known_sounds)"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One call, worked out: what to separate, in which pieces, and how to hand it out."""
+
+    options: SeparationOptions
+    targets: Targets
+    segments: Segments
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Labels of everything that is returned, the residual last."""
+        return (*self.targets.labels, RESIDUAL) if self.options.residual else self.targets.labels
+
+
+def make_plan(model: Any, processor: Any, options: SeparationOptions) -> Plan:
+    """Works out a call before anything is read.
+
+    Raises:
+        QueryError: see `find_targets`.
+        CheckpointError: see `find_targets`; also if the model is in training mode.
+        AudioError: if segment or overlap do not suit the model.
+    """
+    if model.training:
+        raise CheckpointError("the model is in training mode, where its norms follow the input; call model.eval()")
+    return Plan(options, find_targets(model, processor, options), options.segments(model.config))
+
+
+__all__ = ["RESIDUAL", "Plan", "SeparationOptions", "Targets", "make_plan"]

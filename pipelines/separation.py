@@ -1,0 +1,311 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The audio-separation pipeline: any recording in, its sources out, at the same rate, channels and length.
+
+Decisions: a call, `stream` and `separate_file` are one path, `_run`, collected differently. Nothing of a call is kept
+on the pipeline, so threads may share it. Text is encoded once per call, and the model computes what does not depend on
+the query once per segment. Mono models see the channels of a recording one by one; nothing is downmixed. Segments that
+are digital silence stay digital silence and never reach the model.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Pipeline, PreTrainedModel
+
+from hubsep.audio import AudioWriter
+from hubsep.chunking import overlap_add_many
+from hubsep.errors import AudioError
+from hubsep.hub import MAX_SHARD_SIZE, atomic_folder, check_folder
+from hubsep.hub_push import CARD, push_folder
+from hubsep.pipelines.base import Track, Waveform, check_output, from_rows, join, many, output_paths, to_rows
+from hubsep.pipelines.queries import Plan, SeparationOptions, Targets, make_plan
+
+
+QUERIES = {"queries", "query_audio", "query_embeds"}
+
+
+class AudioSeparationPipeline(Pipeline):
+    """Separates recordings with any `XForAudioSeparation` model.
+
+    Built by `pipeline("audio-separation", model=...)`. Every argument of a call may also be given there, to be the
+    default of all calls. The model is put into evaluation mode.
+    """
+
+    _load_processor: Any = None
+    _load_image_processor: Any = False
+    _load_video_processor: Any = False
+    _load_feature_extractor: Any = False
+    _load_tokenizer: Any = False
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        kwargs.pop("local_files_only", None)  # transformers.pipeline leaves it among the arguments of the class
+        super().__init__(*args, **kwargs)
+        self.model.eval()
+
+    def __call__(  # type: ignore[override]
+        self,
+        inputs: Any,
+        *,
+        queries: str | Sequence[str] | None = None,
+        query_audio: Any = None,
+        query_embeds: Any = None,
+        negative_queries: str | Sequence[str] | None = None,
+        residual: bool | None = None,
+        batch_size: int | None = None,
+        segment_s: float | None = None,
+        overlap_s: float | None = None,
+        sampling_rate: int | None = None,
+        on_short: str | None = None,
+        on_progress: Callable[[int, int | None], None] | None = None,
+    ) -> Any:
+        """Separates one recording, or each of several.
+
+        Args:
+            inputs: a path, https URL, bytes, file object, array or tensor (channels, samples), a dict with "array" or
+                "raw" and "sampling_rate", or a torchcodec decoder; or a list, dataset or generator of these.
+            queries: what to separate, in words; one text or several. Only for text-queried models, like the next
+                three. Queries of any kind replace all of those given to the pipeline.
+            query_audio: example recordings of what to separate: one, a list, or a dict of labels and recordings.
+            query_embeds: embeddings of unit length, (dim,), (num_queries, dim), or a dict of labels and (dim,).
+            negative_queries: what to leave out, in words; applies to every query.
+            residual: whether to add what is left of the mixture as a last source.
+            batch_size: segments the model sees at once; they may come from different recordings.
+            segment_s: length of a segment in seconds, instead of the model's own; shorter needs less memory.
+            overlap_s: what neighbouring segments share, in seconds.
+            sampling_rate: of recordings given as bare arrays, in Hz.
+            on_short: "raise" or "warn" when a file holds less audio than it claims.
+            on_progress: called with the samples of the current recording that are done, and all of them if known.
+                What it raises stops the call.
+
+        Returns:
+            For one recording a list of {"label", "audio", "sampling_rate", "score"}; audio is (channels, samples)
+            float32, and score says from 0 to 1 whether the source is there at all. For a list, a list of those; for a
+            dataset or generator, an iterator.
+
+        Raises:
+            QueryError: if queries are missing, or do not suit the model.
+            AudioError: if a recording cannot be read or separated.
+        """
+        plan = self._plan(
+            queries=queries,
+            query_audio=query_audio,
+            query_embeds=query_embeds,
+            negative_queries=negative_queries,
+            residual=residual,
+            batch_size=batch_size,
+            segment_s=segment_s,
+            overlap_s=overlap_s,
+            sampling_rate=sampling_rate,
+            on_short=on_short,
+            on_progress=on_progress,
+        )
+        recordings = many(inputs)
+        if recordings is None:
+            return next(self._results([inputs], plan))
+        if not isinstance(recordings, list | tuple):
+            return self._results(recordings, plan)
+        if not recordings:
+            raise AudioError("the list of recordings is empty; pass at least one")
+        return list(self._results(recordings, plan))
+
+    def stream(self, source: Any, **options: Any) -> Iterator[list[dict[str, Any]]]:
+        """Separates one recording block by block; memory does not grow with its length.
+
+        Args:
+            source: one recording, as in a call.
+            **options: as in a call.
+
+        Yields:
+            For each block, a list of {"label", "audio", "sampling_rate"}. Joined in time, this is what a call returns.
+
+        Raises:
+            QueryError: as a call does, at once.
+            AudioError: as a call does.
+        """
+        plan = self._plan(**options)
+        return (
+            [_entry(label, audio, track) for label, audio in zip(plan.labels, block, strict=True)]
+            for track, block, _ in self._run([source], plan)
+        )
+
+    def separate_file(
+        self,
+        source: Any,
+        output: str | Path | Mapping[str, str | Path],
+        *,
+        template: str = "{name}.{label}.wav",
+        subtype: str | None = None,
+        clip: str = "raise",
+        **options: Any,
+    ) -> list[dict[str, Any]]:
+        """Separates one recording into files; memory does not grow with its length.
+
+        The files appear when all of them are complete, and not at all if anything fails.
+
+        Args:
+            source: one recording, as in a call.
+            output: folder for the files, made if missing, or a dict of labels and paths.
+            template: names in the folder, made of {name} (of the recording) and {label}; the ending picks the format.
+            subtype: sample format such as "PCM_16"; by default the recording's own where its format is lossless, else
+                32-bit floating point where the output format has it.
+            clip: what to do with samples that do not fit an integer subtype, see `AudioWriter`.
+            **options: as in a call.
+
+        Returns:
+            A list of {"label", "path", "sampling_rate", "score"}.
+
+        Raises:
+            QueryError: as a call does.
+            AudioError: as a call does, and if two outputs, or an output and the source, are the same file.
+        """
+        plan = self._plan(**options)
+        with ExitStack() as files:
+            writers: list[AudioWriter] = []
+            for track, block, _ in self._run([source], plan):
+                if not writers:
+                    paths = output_paths(source, track.reader.name, plan.labels, output, template)
+                    for path in paths:
+                        path.parent.mkdir(parents=True, exist_ok=True)
+                        writer = AudioWriter(path, track.sampling_rate, track.channels, subtype=subtype, clip=clip)
+                        writers.append(files.enter_context(writer))
+                for writer, audio in zip(writers, block, strict=True):
+                    writer.write(audio)
+        return [
+            {"label": label, "path": path, "sampling_rate": track.sampling_rate, "score": score}
+            for label, path, score in zip(plan.labels, paths, track.scores(), strict=True)
+        ]
+
+    def preprocess(self, input_: Any, plan: Plan) -> Track:  # type: ignore[override]
+        """Opens a recording."""
+        return Track(
+            input_,
+            self.model.config.sampling_rate,
+            len(plan.targets.labels),
+            residual=plan.options.residual,
+            sampling_rate=plan.options.sampling_rate,
+            on_short=plan.options.on_short,
+        )
+
+    def _forward(self, input_tensors: dict[str, Tensor]) -> dict[str, Tensor]:  # type: ignore[override]
+        """Runs the model on equally long segments; only what the pipeline uses leaves the device."""
+        output = self.model(**input_tensors)
+        kept = {"sources": output.sources, "presence": output.presence_logits}
+        return {name: tensor.float() for name, tensor in kept.items() if tensor is not None}
+
+    def postprocess(  # type: ignore[override]
+        self, model_outputs: deque[Waveform], track: Track, labels: Sequence[str]
+    ) -> list[dict[str, Any]]:
+        """Joins the blocks of a recording."""
+        scored = zip(labels, join(model_outputs), track.scores(), strict=True)
+        return [{**_entry(label, audio, track), "score": score} for label, audio, score in scored]
+
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: str | os.PathLike[str], *, max_shard_size: int | str = MAX_SHARD_SIZE
+    ) -> None:
+        """Saves model and processor, both or nothing, so that `pipeline("audio-separation", model=...)` loads them.
+
+        What else the folder holds stays. transformers' own method would leave out the processor, copy this source file
+        into the folder and make the copy the way to load it.
+
+        Args:
+            save_directory: folder, made if missing.
+            max_shard_size: of one weight file.
+
+        Raises:
+            CheckpointError: if the folder cannot be written, or loading would refuse it.
+        """
+        with atomic_folder(save_directory, keep=lambda name: ".safetensors" not in name) as folder:
+            PreTrainedModel.save_pretrained(self.model, folder, max_shard_size=max_shard_size)
+            if self.processor is not None:
+                self.processor.save_pretrained(folder)
+            check_folder(folder)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Pushes model, processor and card in one commit; takes what `push_to_hub` of the model takes."""
+        origin = self.model.config.name_or_path
+        card = Path(origin) / CARD if origin else None
+        return push_folder(
+            repo_id, self.save_pretrained, fallback=card if card is not None and card.is_file() else None, **options
+        )
+
+    def _sanitize_parameters(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """Checks the names of the options; all of them are kept in the first dict."""
+        unknown = sorted(set(options) - set(SeparationOptions.__dataclass_fields__))
+        if unknown:
+            known = ", ".join(SeparationOptions.__dataclass_fields__)
+            raise TypeError(f"unknown option {', '.join(unknown)}; an audio-separation pipeline takes {known}")
+        return options, {}, {}
+
+    def _plan(self, **options: Any) -> Plan:
+        """One call: what was given to it, else to the pipeline, else the defaults."""
+        given, _, _ = self._sanitize_parameters(**{name: v for name, v in options.items() if v is not None})
+        defaults = dict(self._preprocess_params)
+        if self._batch_size is not None:
+            defaults["batch_size"] = self._batch_size
+        if not QUERIES.isdisjoint(given):
+            defaults = {name: value for name, value in defaults.items() if name not in QUERIES}
+        return make_plan(self.model, self.processor, SeparationOptions(**{**defaults, **given}))
+
+    def _results(self, recordings: Iterable[Any], plan: Plan) -> Iterator[list[dict[str, Any]]]:
+        blocks: deque[Waveform] = deque()
+        for track, block, last in self._run(recordings, plan):
+            blocks.append(block)
+            if last:
+                yield self.postprocess(blocks, track, plan.labels)
+
+    def _run(self, recordings: Iterable[Any], plan: Plan) -> Iterator[tuple[Track, Waveform, bool]]:
+        """Read, resample, cut, separate, merge, resample back, add the residual: block by block."""
+        tracks: deque[Track] = deque()
+        presences: deque[Tensor | None] = deque()  # one entry a segment, in the order the segments come out again
+
+        def opened() -> Iterator[Iterable[Tensor]]:
+            for source in recordings:
+                tracks.append(self.preprocess(source, plan))
+                yield tracks[-1].blocks()
+
+        def process(mixture: Tensor) -> Tensor:
+            sources, presence = self._separate(mixture, plan.targets)
+            presences.extend(presence)
+            return sources
+
+        batch_size, on_progress = plan.options.batch_size, plan.options.on_progress
+        for _, sources, last in overlap_add_many(opened(), process, plan.segments, batch_size=batch_size):
+            track = tracks.popleft() if last else tracks[0]
+            block = track.restore(sources, presences.popleft(), last=last)
+            if on_progress is not None:
+                on_progress(track.done_samples, track.total_samples)
+            yield track, block, last
+
+    def _separate(self, mixture: Tensor, targets: Targets) -> tuple[Tensor, Sequence[Tensor | None]]:
+        """Sources (batch, num_sources, channels, samples) of a batch of segments, and presence logits or Nones."""
+        config, samples = self.model.config, mixture.shape[-1]
+        rows = to_rows(mixture, config.num_channels)
+        sources = torch.zeros(rows.shape[0], len(targets.labels), *rows.shape[1:])
+        presence = torch.full(sources.shape[:2], -torch.inf)
+        audible = rows.flatten(1).any(dim=1)
+        output: dict[str, Tensor] = {}
+        if audible.any():
+            padded = torch.nn.functional.pad(rows[audible], (0, max(0, config.minimum_samples - samples)))
+            output = self.forward({"input_values": padded, **targets.embeds})
+            check_output(output["sources"], (padded.shape[0], len(targets.labels), *padded.shape[1:]))
+            sources[audible] = output["sources"][..., :samples]
+        sources = from_rows(sources, mixture.shape[0], mixture.shape[1])
+        if "presence" not in output:
+            return sources, [None] * mixture.shape[0]
+        presence[audible] = output["presence"]
+        return sources, list(presence.unflatten(0, (mixture.shape[0], -1)).amax(dim=1))
+
+
+def _entry(label: str, audio: Waveform, track: Track) -> dict[str, Any]:
+    return {"label": label, "audio": audio, "sampling_rate": track.sampling_rate}
+
+
+__all__ = ["AudioSeparationPipeline"]

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Audio separation and text-to-audio on the Hugging Face Hub.
+
+Importing this package makes transformers know its systems: `pipeline("audio-separation")`, `AutoConfig`,
+`AutoProcessor`. Nothing heavy is imported until a name below is used, so that the command line answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .errors import AudioError, CheckpointError, ConversionError, DataError, HubsepError, QueryError
+from .registry import SHIPPED, SYSTEMS, register
+
+
+if TYPE_CHECKING:
+    from .audio import Recording, open_audio, read_audio, write_audio
+    from .auto import AutoModelForAudioSeparation
+    from .conversion import convert
+    from .modeling_outputs import AudioSeparationOutput
+    from .models.audiosep.configuration_audiosep import AudioSepConfig
+    from .models.audiosep.modeling_audiosep import AudioSepForAudioSeparation
+    from .models.audiosep.processing_audiosep import AudioSepProcessor
+    from .pipelines import AudioSeparationPipeline, pipeline
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AudioSepConfig": "models.audiosep.configuration_audiosep",
+    "AudioSepForAudioSeparation": "models.audiosep.modeling_audiosep",
+    "AudioSepProcessor": "models.audiosep.processing_audiosep",
+    "AudioSeparationOutput": "modeling_outputs",
+    "AudioSeparationPipeline": "pipelines",
+    "AutoModelForAudioSeparation": "auto",
+    "Recording": "audio",
+    "convert": "conversion",
+    "open_audio": "audio",
+    "pipeline": "pipelines",
+    "read_audio": "audio",
+    "write_audio": "audio",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'hubsep' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"hubsep.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})
+
+
+register()
+
+__all__ = [
+    "SHIPPED",
+    "SYSTEMS",
+    "AudioError",
+    "AudioSepConfig",
+    "AudioSepForAudioSeparation",
+    "AudioSepProcessor",
+    "AudioSeparationOutput",
+    "AudioSeparationPipeline",
+    "AutoModelForAudioSeparation",
+    "CheckpointError",
+    "ConversionError",
+    "DataError",
+    "HubsepError",
+    "QueryError",
+    "Recording",
+    "__version__",
+    "convert",
+    "open_audio",
+    "pipeline",
+    "read_audio",
+    "register",
+    "write_audio",
+]

@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Segments and overlap-add: the one place that knows long audio.
+
+A recording arrives in blocks of any size, is cut into overlapping segments, each segment goes through `process`, and
+the results are cross-faded back together. Arrays, files and live streams take the same path, so they give the same
+samples. Decisions:
+
+- A segment starts every `samples - overlap` samples. The last one is what remains, always longer than the overlap, and
+  runs at its own length: padding it would change the norms of models that look at a whole segment.
+- The outer `context` samples of a segment are thrown away (weight 0), the rest of the overlap is a raised-cosine
+  cross-fade. Neither happens where the recording starts or ends. Weighted results are divided by the summed weights.
+- A model whose output depends on at most `context` samples to either side gives the same result as on the whole
+  recording.
+- Only segments of equal channels and length share a batch; they may come from different recordings.
+- Samples leave as soon as no later segment can change them, so memory is one batch of segments however long the audio.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .errors import AudioError
+
+
+Process = Callable[[Tensor], Tensor]
+Align = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Segments:
+    """How long audio is cut, in samples of the model's rate.
+
+    Args:
+        samples: length of a segment.
+        overlap: what a segment shares with the next one.
+        context: samples at each inner edge of a segment that only inform the model and are not used.
+
+    Raises:
+        AudioError: if `overlap` does not fit into a segment or `context` not twice into the overlap.
+    """
+
+    samples: int
+    overlap: int
+    context: int = 0
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise AudioError(f"a segment must have at least one sample, got {self.samples}")
+        if not 0 <= self.overlap < self.samples:
+            raise AudioError(f"the overlap must be 0 to {self.samples - 1} (the segment less one), got {self.overlap}")
+        if not 0 <= 2 * self.context <= self.overlap:
+            raise AudioError(
+                f"the context must be 0 to {self.overlap // 2} (half of the overlap), got {self.context}; "
+                "lengthen the overlap or shorten the context"
+            )
+
+    @property
+    def hop(self) -> int:
+        """Samples from the start of one segment to the start of the next."""
+        return self.samples - self.overlap
+
+    def weights(self, samples: int, *, first: bool, last: bool) -> Tensor:
+        """Weight of each sample of a segment, (samples,): faded in unless `first`, faded out unless `last`."""
+        weights = torch.ones(samples, dtype=torch.float64)
+        if self.overlap:
+            faded = self.overlap - 2 * self.context
+            ramp = torch.sin((torch.arange(faded, dtype=torch.float64) + 0.5) * (torch.pi / 2 / max(faded, 1))) ** 2
+            fade = torch.cat([torch.zeros(self.context), ramp, torch.ones(self.context)])
+            if not first:
+                weights[: self.overlap] *= fade
+            if not last:
+                weights[-self.overlap :] *= fade.flip(0)
+        return weights.float()
+
+
+def overlap_add(
+    blocks: Iterable[Tensor],
+    process: Process,
+    segments: Segments,
+    *,
+    batch_size: int = 1,
+    align: Align | None = None,
+) -> Iterator[Tensor]:
+    """Runs `process` over one recording of any length, segment by segment.
+
+    Args:
+        blocks: the recording, (channels, n) each, n as it comes.
+        process: separates mixtures (batch, channels, samples) into sources (batch, num_sources, channels, samples).
+        segments: lengths of segments, overlap and context.
+        batch_size: segments that are processed at once.
+        align: for models whose sources come in no order. Gets the previous segment's sources in the overlap and the
+            current one's, (num_sources, channels, overlap) both, and returns the permutation of the current ones.
+
+    Yields:
+        Sources (num_sources, channels, n), float32, one block a segment; as many samples in total as came in.
+
+    Raises:
+        AudioError: if the blocks disagree in channels, or `process` returns another shape.
+    """
+    for _, sources, _ in overlap_add_many([blocks], process, segments, batch_size=batch_size, align=align):
+        yield sources
+
+
+def overlap_add_many(
+    recordings: Iterable[Iterable[Tensor]],
+    process: Process,
+    segments: Segments,
+    *,
+    batch_size: int = 1,
+    align: Align | None = None,
+) -> Iterator[tuple[int, Tensor, bool]]:
+    """`overlap_add` over one recording after the other, with batches that may span several of them.
+
+    Args:
+        recordings: the blocks of each recording; opened one after the other, at most a batch ahead.
+        process: as in `overlap_add`.
+        segments: as in `overlap_add`.
+        batch_size: as in `overlap_add`.
+        align: as in `overlap_add`.
+
+    Yields:
+        Index of the recording, a block of its sources, and whether it is the recording's last block.
+
+    Raises:
+        AudioError: as in `overlap_add`.
+    """
+    if batch_size < 1:
+        raise AudioError(f"batch_size must be at least 1, got {batch_size}")
+    if align is not None and not segments.overlap:
+        raise AudioError("sources can only be aligned where segments overlap; give an overlap above 0")
+    merger = _Merger(segments, align)
+    for batch in _batches(_pieces(recordings, segments), batch_size):
+        for piece, sources in zip(batch, _checked(process, batch), strict=True):
+            yield piece.recording, merger.add(sources, last=piece.last), piece.last
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """One segment on its way to the model."""
+
+    recording: int
+    mixture: Tensor
+    last: bool
+
+
+def _pieces(recordings: Iterable[Iterable[Tensor]], segments: Segments) -> Iterator[_Piece]:
+    for index, blocks in enumerate(recordings):
+        for mixture, last in _cut(blocks, segments):
+            yield _Piece(index, mixture, last)
+
+
+def _cut(blocks: Iterable[Tensor], segments: Segments) -> Iterator[tuple[Tensor, bool]]:
+    """Segments in order. One sample beyond the segment must have arrived to know that it is not the last."""
+    window, filled = torch.empty(0, 0), 0
+    for block in blocks:
+        if block.ndim != 2:
+            raise AudioError(f"a block must be (channels, samples), got shape {tuple(block.shape)}")
+        if window.shape[0] == 0:
+            window = torch.empty(block.shape[0], segments.samples + 1)
+        if block.shape[0] != window.shape[0]:
+            raise AudioError(f"the recording changed from {window.shape[0]} to {block.shape[0]} channels")
+        start = 0
+        while start < block.shape[1]:
+            taken = min(window.shape[1] - filled, block.shape[1] - start)
+            window[:, filled : filled + taken] = block[:, start : start + taken]
+            start, filled = start + taken, filled + taken
+            if filled == window.shape[1]:
+                yield window[:, :-1].clone(), False
+                filled -= segments.hop
+                window[:, :filled] = window[:, segments.hop :].clone()
+    if filled:
+        yield window[:, :filled].clone(), True
+
+
+def _batches(pieces: Iterable[_Piece], batch_size: int) -> Iterator[list[_Piece]]:
+    batch: list[_Piece] = []
+    for piece in pieces:
+        if batch and piece.mixture.shape != batch[0].mixture.shape:
+            yield batch
+            batch = []
+        batch.append(piece)
+        if len(batch) == batch_size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _checked(process: Process, batch: list[_Piece]) -> Tensor:
+    mixture = torch.stack([piece.mixture for piece in batch])
+    sources = process(mixture)
+    if sources.ndim != 4 or (sources.shape[0], *sources.shape[2:]) != tuple(mixture.shape):
+        raise AudioError(
+            f"sources must be (batch, num_sources, channels, samples) for a mixture of {tuple(mixture.shape)}, "
+            f"got {tuple(sources.shape)}"
+        )
+    return sources.float()
+
+
+class _Merger:
+    """Cross-fades the segments of one recording after the other."""
+
+    def __init__(self, segments: Segments, align: Align | None):
+        self.segments = segments
+        self.align = align
+        self.pending: tuple[Tensor, Tensor] | None = None  # weighted sources and weights of the open overlap
+        self.previous: Tensor | None = None
+
+    def add(self, sources: Tensor, *, last: bool) -> Tensor:
+        """Takes in a segment's sources and returns the samples that are final now."""
+        overlap, hop = self.segments.overlap, self.segments.hop
+        if self.align is not None:
+            if self.previous is not None:
+                sources = sources[self.align(self.previous, sources[..., :overlap])]
+            self.previous = None if last else sources[..., hop:].clone()
+        weights = self.segments.weights(sources.shape[-1], first=self.pending is None, last=last).to(sources.device)
+        total = sources * weights
+        if self.pending is not None:
+            total[..., :overlap] += self.pending[0]
+            weights[:overlap] += self.pending[1]
+        if last:
+            self.pending = None
+            return total / weights
+        self.pending = total[..., hop:].clone(), weights[hop:].clone()
+        return total[..., :hop] / weights[:hop]
+
+
+__all__ = ["Align", "Process", "Segments", "overlap_add", "overlap_add_many"]

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run of `hubsep separate` reads, where its results go, and which of them are finished.
+
+Decisions: a folder's tree is mirrored; two inputs that would write the same file are an error before any work starts;
+a small JSON file written last says that an input is finished, with the settings and the size of everything it wrote.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from string import Formatter
+from typing import Any
+
+from ..errors import HubsepError
+
+
+SUFFIXES = frozenset(
+    (
+        ".aif .aifc .aiff .au .caf .flac .mp3 .oga .ogg .opus .rf64 .snd .w64 .wav "
+        ".avi .m4a .m4v .mka .mkv .mov .mp4 .webm"
+    ).split()
+)
+TEMPLATE = "{name}/{label}.{ext}"
+FIELDS = frozenset({"name", "file", "label", "ext"})
+MAX_NAME_BYTES = 100
+
+
+@dataclass(frozen=True)
+class Job:
+    """One input, and the name its outputs are filed under: its path inside the folder that was given."""
+
+    source: Path
+    file: PurePosixPath
+
+    def output(self, folder: Path, template: str, label: str, extension: str) -> Path:
+        """Where the output with this label goes."""
+        name = self.file.with_suffix("")
+        return folder / template.format(name=name, file=self.file, label=file_name(label), ext=extension)
+
+
+def collect_jobs(inputs: Sequence[Path]) -> list[Job]:
+    """Files as they are named, folders with all recordings below them; hidden files are left out.
+
+    Raises:
+        HubsepError: if an input does not exist or a folder holds no recording.
+    """
+    jobs: list[Job] = []
+    for path in inputs:
+        if path.is_dir():
+            found = [file for file in sorted(path.rglob("*")) if _is_recording(file, path)]
+            if not found:
+                raise HubsepError(f"{path} holds no recording ({' '.join(sorted(SUFFIXES))})")
+            jobs += [Job(file, PurePosixPath(file.relative_to(path).as_posix())) for file in found]
+        elif path.exists():
+            jobs.append(Job(path, PurePosixPath(path.name)))
+        else:
+            raise HubsepError(f"{path} does not exist")
+    return jobs
+
+
+def _is_recording(path: Path, top: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.relative_to(top).parts)
+    return path.suffix.lower() in SUFFIXES and not hidden and path.is_file()
+
+
+def check_template(template: str) -> None:
+    """Refuses a template that cannot tell two outputs apart or leaves the output folder.
+
+    Raises:
+        HubsepError: naming what the template needs.
+    """
+    try:
+        fields = {field for _, field, _, _ in Formatter().parse(template) if field is not None}
+    except ValueError as error:
+        raise HubsepError(f"template {template!r}: {error}") from error
+    if not fields <= FIELDS or "label" not in fields:
+        raise HubsepError(f"template {template!r} needs {{label}} and may use {{name}}, {{file}} and {{ext}}")
+    if Path(template).is_absolute() or ".." in Path(template).parts:
+        raise HubsepError(f"template {template!r} leaves the output folder")
+
+
+def check_collisions(jobs: Sequence[Job], labels: Sequence[str], folder: Path, template: str) -> None:
+    """Refuses a run in which one output would overwrite another output or an input.
+
+    Raises:
+        HubsepError: naming both files.
+    """
+    inputs = {job.source.resolve() for job in jobs}
+    taken: dict[Path, str] = {}
+    for job in jobs:
+        for label in labels:
+            # the extension is left open: a.wav and a.flac would share the file that says they are finished
+            path = job.output(folder, template, label, "*")
+            owner = f"{label!r} of {job.source}"
+            if path in taken:
+                raise HubsepError(
+                    f"{taken[path]} and {owner} would both be written to {path}; rename one, or tell them apart with "
+                    "--template '{file}/{label}.{ext}'"
+                )
+            taken[path] = owner
+            for extension in (job.source.suffix.lstrip("."), "wav"):
+                if job.output(folder, template, label, extension).resolve() in inputs:
+                    raise HubsepError(f"{owner} would overwrite an input; choose another --output")
+
+
+def file_name(label: str) -> str:
+    """A label as a file name: words joined by `_`, nothing a file system gives a meaning to, at most 100 bytes."""
+    name = re.sub(r'[\x00-\x1f\x7f/\\:*?"<>|]+|\s+', "_", label.strip()).strip(".") or "_"
+    if len(name.encode()) <= MAX_NAME_BYTES:
+        return name
+    digest = hashlib.sha256(label.encode()).hexdigest()[:8]
+    return name.encode()[: MAX_NAME_BYTES - 9].decode(errors="ignore") + "-" + digest
+
+
+def is_finished(marker: Path, source: Path, settings: dict[str, Any]) -> bool:
+    """Whether an earlier run wrote everything this one would write, from the same file with the same settings."""
+    try:
+        record = json.loads(marker.read_text(encoding="utf-8"))
+        outputs = [(marker.parent / output["path"], output["bytes"]) for output in record["outputs"]]
+        same = record["source"] == describe_source(source) and record["settings"] == settings
+        return same and all(path.stat().st_size == size for path, size in outputs)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def write_marker(
+    marker: Path, source: Path, settings: dict[str, Any], outputs: Iterable[tuple[Path, dict[str, Any]]]
+) -> None:
+    """Says that an input is finished; written last, and complete or absent."""
+    record = {
+        "source": describe_source(source),
+        "settings": settings,
+        "outputs": [
+            {"path": os.path.relpath(path, marker.parent), "bytes": path.stat().st_size, **facts}
+            for path, facts in outputs
+        ],
+    }
+    unfinished = marker.with_name(f".{marker.name}.{os.getpid()}.part")
+    try:
+        with open(unfinished, "w", encoding="utf-8") as file:
+            json.dump(record, file, indent=2, ensure_ascii=False)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, marker)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def describe_source(source: Path) -> dict[str, Any]:
+    """What tells a file from an earlier one of the same name."""
+    facts = source.stat()
+    return {"name": source.name, "bytes": facts.st_size, "modified_ns": facts.st_mtime_ns}
+
+
+__all__ = [
+    "FIELDS",
+    "SUFFIXES",
+    "TEMPLATE",
+    "Job",
+    "check_collisions",
+    "check_template",
+    "collect_jobs",
+    "describe_source",
+    "file_name",
+    "is_finished",
+    "write_marker",
+]

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`hubsep list`: shipped models and known systems, with the licence and the training data of the weights."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import CheckpointError
+from ..registry import SHIPPED, SYSTEMS
+
+
+def shipped_cards() -> list[dict[str, Any]]:
+    """The `card.json` of each shipped model, with its folder.
+
+    Raises:
+        CheckpointError: if a shipped folder or its card is missing or lacks a field that `hubsep list` prints.
+    """
+    cards = []
+    for name, folder in SHIPPED.items():
+        path = folder / "card.json"
+        if not path.is_file():
+            raise CheckpointError(f"the shipped model {name} has no {path}; reinstall hubsep")
+        card = json.loads(path.read_text(encoding="utf-8"))
+        missing = {"name", "model_type", "licence", "commercial", "training_data", "summary"} - set(card)
+        if missing:
+            raise CheckpointError(f"{path} lacks {', '.join(sorted(missing))}")
+        cards.append({**card, "folder": str(folder)})
+    return cards
+
+
+def models(
+    commercial: Annotated[
+        bool, typer.Option("--commercial", help="Only weights whose licence allows commercial use.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List shipped models and known systems."""
+    cards = [card for card in shipped_cards() if card["commercial"] or not commercial]
+    if as_json:
+        systems = [
+            {name: getattr(system, name) for name in ("model_type", "task", "sampling_rate", "paper", "status")}
+            for system in SYSTEMS.values()
+        ]
+        print(json.dumps({"models": cards, "systems": systems}, indent=2, ensure_ascii=False))
+        return
+    print("Shipped models" + (" that allow commercial use" if commercial else ""))
+    for card in cards:
+        use = "commercial use allowed" if card["commercial"] else "no commercial use"
+        print(f"  {card['name']}  ({card['model_type']}; licence {card['licence']}; {use})")
+        print(f"    {card['summary']}")
+        print(f"    trained on: {', '.join(_data_name(entry) for entry in card['training_data'])}")
+    print("\nSystems")
+    for system in SYSTEMS.values():
+        print(f"  {system.model_type}  {system.task}, {system.sampling_rate} Hz, {system.paper}")
+
+
+def _data_name(entry: str | dict[str, Any]) -> str:
+    if isinstance(entry, str):
+        return entry
+    return f"{entry['name']} ({entry['licence']})" if "licence" in entry else str(entry["name"])
+
+
+__all__ = ["models", "shipped_cards"]

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mixtures made on the fly from single recordings, as in AudioSep's training (2308.05037, section 4.2).
+
+Item `n` of the dataset depends on the seed and `n` alone, whatever process makes it: a run that resumes at step `n`
+sees the same mixtures as one that was never interrupted. Departures from the paper: recordings are sped up or slowed
+down, interferers come from other classes only, and some items ask for a sound that is not there.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import soxr
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from .prompts import absent_labels, group_of, random_group_prompt, random_prompt
+from .recordings import Clip
+
+
+Waveform = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class MixingSettings:
+    """How mixtures are made: lengths in seconds, levels in dB, the rest are probabilities."""
+
+    sampling_rate: int
+    seconds: float = 3.0
+    level_range_db: float = 10.0
+    loudness_db: tuple[float, float] = (-40.0, -12.0)
+    speed_probability: float = 0.5
+    speed_range: float = 0.18
+    lone_probability: float = 0.05
+    third_probability: float = 0.2
+    absent_probability: float = 0.12
+    group_probability: float = 0.08
+
+
+class ClipSampler:
+    """Draws a corpus by weight, then one of its classes, then a clip: rare classes are heard as often as others."""
+
+    def __init__(self, clips: list[Clip], corpus_weights: dict[str, float]):
+        self.tree: dict[str, dict[str, list[Clip]]] = defaultdict(lambda: defaultdict(list))
+        for clip in clips:
+            self.tree[clip.corpus][clip.labels[-1]].append(clip)
+        self.corpora = list(self.tree)
+        self.weights = [corpus_weights.get(corpus, 1.0) for corpus in self.corpora]
+
+    def draw(self, rng: random.Random, avoid: set[str] = frozenset()) -> Clip:  # type: ignore[assignment]
+        """A clip none of whose labels is in `avoid`."""
+        while True:
+            classes = self.tree[rng.choices(self.corpora, self.weights)[0]]
+            clip = rng.choice(classes[rng.choice(list(classes))])
+            if avoid.isdisjoint(clip.labels):
+                return clip
+
+
+def excerpt(clip: Clip, samples: int, rng: random.Random, speed: float = 1.0) -> Waveform:
+    """A random part of a clip in which something sounds; a shorter clip is placed at random, zeros around it."""
+    wanted = int(samples * speed)
+    spare = len(clip.samples) - wanted
+    part = clip.waveform(0, wanted)
+    if spare > 0:
+        loud = np.abs(clip.samples[:: max(1, len(clip.samples) // 4096)].astype(np.float32)).mean()
+        for _ in range(6):
+            start = rng.randrange(spare)
+            part = clip.waveform(start, wanted)
+            if np.abs(part[::64]).mean() * 32_768 > 0.4 * loud:
+                break
+    if speed != 1.0:
+        part = soxr.resample(part, speed, 1.0, quality="QQ").astype(np.float32)
+    part = part[:samples]
+    left = rng.randrange(samples - len(part) + 1)
+    return np.pad(part, (left, samples - len(part) - left))
+
+
+def rms(waveform: Waveform) -> float:
+    """Root mean square, never below 1e-6."""
+    return max(float(np.sqrt(np.mean(np.square(waveform)))), 1e-6)
+
+
+class MixtureDataset(Dataset[dict[str, Any]]):
+    """`length` training items: `input_values` (1, samples), `labels` (1, 1, samples) and the `text` of the query."""
+
+    def __init__(self, sampler: ClipSampler, settings: MixingSettings, length: int, seed: int = 0):
+        self.sampler, self.settings, self.length, self.seed = sampler, settings, length, seed
+        self.samples = int(settings.seconds * settings.sampling_rate)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        settings, rng = self.settings, random.Random(f"{self.seed}/{index}")
+        clips = [self.sampler.draw(rng)]
+        draw = rng.random()
+        others = 0 if draw < settings.lone_probability else 2 if draw > 1 - settings.third_probability else 1
+        for _ in range(others):
+            clips.append(self.sampler.draw(rng, avoid={label for clip in clips for label in clip.labels}))
+        target, *noises = (self._excerpt(clip, rng) for clip in clips)
+        for noise in noises:
+            level = rng.uniform(-settings.level_range_db, settings.level_range_db)
+            target_level = rms(target)
+            noise *= target_level / rms(noise) * 10 ** (level / 20)
+        mixture = np.sum([target, *noises], axis=0)
+        gain = 10 ** (rng.uniform(*settings.loudness_db) / 20) / rms(mixture)
+        gain = min(gain, 0.95 / max(float(np.abs(mixture).max()), 1e-6))
+        absent = bool(noises) and rng.random() < settings.absent_probability
+        text = self._text(clips, rng, absent=absent)
+        return {
+            "input_values": torch.from_numpy(mixture * gain)[None],
+            "labels": torch.from_numpy(target * (0.0 if absent else gain))[None, None].float(),
+            "text": text,
+        }
+
+    def _excerpt(self, clip: Clip, rng: random.Random) -> Waveform:
+        changed = rng.random() < self.settings.speed_probability
+        speed = 1 + rng.uniform(-self.settings.speed_range, self.settings.speed_range) if changed else 1.0
+        waveform = excerpt(clip, self.samples, rng, speed)
+        return waveform if rng.random() < 0.5 else -waveform
+
+    def _text(self, clips: list[Clip], rng: random.Random, *, absent: bool) -> str:
+        present = {label for clip in clips for label in clip.labels}
+        if absent:
+            return random_prompt(rng.choice(absent_labels(present)), rng)
+        label = rng.choice(clips[0].labels)
+        group = group_of(label)
+        alone = group is not None and all(group_of(clip.labels[0]) != group for clip in clips[1:])
+        if group and alone and rng.random() < self.settings.group_probability:
+            return random_group_prompt(group, rng)
+        return random_prompt(label, rng)
+
+
+__all__ = ["ClipSampler", "MixingSettings", "MixtureDataset", "excerpt", "rms"]

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measures a text-queried separator on held-out recordings: per class, with labels, with unseen words, and in vain.
+
+The benchmark is made of single recordings no training run has seen: each is mixed at 0 dB with one of another class.
+The mixtures depend on the recordings and the seed alone. SDR improvement and SI-SDR improvement are against the
+mixture; a query for what is not there is judged by how much quieter than the mixture its output is.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .data.mixing import excerpt, rms
+from .data.prompts import absent_labels, heldout_phrases
+from .data.recordings import Clip, load_clips, split_clips
+from .errors import DataError
+from .metrics import level_change, sdr, si_sdr
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A 0 dB mixture of a target and an interferer, each (samples,), and the classes that are in it."""
+
+    target: Tensor
+    interferer: Tensor
+    label: str
+    present: frozenset[str]
+
+    @property
+    def mixture(self) -> Tensor:
+        """Target plus interferer, (samples,)."""
+        return self.target + self.interferer
+
+
+def pair_mixtures(
+    clips: list[Clip], sampling_rate: int, *, per_class: int = 10, seconds: float = 5.0, seed: int = 1
+) -> list[Pair]:
+    """Mixtures of every class with recordings of other classes at equal energy.
+
+    Args:
+        clips: held-out recordings.
+        sampling_rate: of the clips, in Hz.
+        per_class: mixtures with a target of each class; classes with fewer recordings use some of them again.
+        seconds: length of a mixture.
+        seed: decides partners and excerpts.
+    """
+    rng = random.Random(seed)
+    classes: dict[str, list[Clip]] = defaultdict(list)
+    for clip in clips:
+        classes[clip.labels[-1]].append(clip)
+    samples = int(seconds * sampling_rate)
+    pairs = []
+    for label in sorted(classes):
+        targets = sorted(classes[label], key=lambda clip: clip.path)
+        rng.shuffle(targets)
+        for i in range(per_class):
+            target = targets[i % len(targets)]
+            strangers = [name for name in sorted(classes) if not set(target.labels) & set(classes[name][0].labels)]
+            noise = rng.choice(classes[rng.choice(strangers)])
+            first, second = excerpt(target, samples, rng), excerpt(noise, samples, rng)
+            second = second * rms(first) / rms(second)
+            gain = 0.1 / rms(first + second)
+            present = frozenset(target.labels + noise.labels)
+            pairs.append(Pair(torch.from_numpy(first * gain), torch.from_numpy(second * gain), label, present))
+    return pairs
+
+
+def separate(model: Any, processor: Any, mixture: Tensor, queries: list[str]) -> tuple[Tensor, Tensor | None]:
+    """Sources (queries, samples) and presence probabilities (queries) of one mono mixture at the model's rate."""
+    tokens = processor(text=queries, return_tensors="pt")
+    embeds = model.encode_text(tokens["input_ids"], tokens["attention_mask"])
+    output = model(mixture[None, None], query_embeds=embeds)
+    presence = output.presence_logits
+    return output.sources[0, :, 0].float(), None if presence is None else presence[0].float().sigmoid()
+
+
+@torch.no_grad()
+def evaluate_pairs(
+    model: Any,
+    processor: Any,
+    pairs: list[Pair],
+    *,
+    unseen: bool = False,
+    on_progress: Callable[[], Any] | None = None,
+) -> dict[str, Any]:
+    """Separates every pair by its label and for a sound it does not hold.
+
+    Args:
+        model: an `AudioSepForAudioSeparation` in evaluation mode.
+        processor: its processor.
+        pairs: from `pair_mixtures`.
+        unseen: whether to ask in words never used in training as well.
+        on_progress: called after each pair.
+
+    Returns:
+        Means `sdri`, `si_sdri`; medians `absent_level` (dB against the mixture), `score_present`, `score_absent`; with
+        `unseen` also `unseen_sdri`; and `classes`, the same by class.
+    """
+    rng = random.Random(7)
+    rows = []
+    for number, pair in enumerate(pairs):
+        queries = [pair.label, rng.choice(absent_labels(set(pair.present)))]
+        phrases = heldout_phrases(pair.label) if unseen else []
+        queries += [phrases[number % len(phrases)]] if phrases else []
+        sources, presence = separate(model, processor, pair.mixture, queries)
+        row = {"label": pair.label, **improvements(sources[0], pair)}
+        row["absent_level"] = level_change(sources[1], pair.mixture).item()
+        if presence is not None:
+            row["score_present"], row["score_absent"] = presence[0].item(), presence[1].item()
+        if phrases:
+            row["unseen_sdri"] = improvements(sources[2], pair)["sdri"]
+            row["seen_sdri"] = row["sdri"]
+        rows.append(row)
+        if on_progress is not None:
+            on_progress()
+    classes = {
+        label: summarise([row for row in rows if row["label"] == label]) for label in {r["label"] for r in rows}
+    }
+    return {**summarise(rows), "classes": dict(sorted(classes.items()))}
+
+
+def improvements(estimate: Tensor, pair: Pair) -> dict[str, float]:
+    """SDR and SI-SDR improvement of an estimate over the mixture, in dB."""
+    gains = {
+        "sdri": sdr(estimate, pair.target) - sdr(pair.mixture, pair.target),
+        "si_sdri": si_sdr(estimate, pair.target) - si_sdr(pair.mixture, pair.target),
+    }
+    return {name: value.item() for name, value in gains.items()}
+
+
+def summarise(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Means of the improvements and medians of levels and scores over rows, and how many there were."""
+    summary: dict[str, float] = {"mixtures": len(rows)}
+    for name in ("sdri", "si_sdri", "seen_sdri", "unseen_sdri"):
+        values = [row[name] for row in rows if name in row]
+        if values:
+            summary[name] = round(mean(values), 2)
+    for name in ("absent_level", "score_present", "score_absent"):
+        values = [row[name] for row in rows if name in row]
+        if values:
+            summary[name] = round(median(values), 3)
+    return summary
+
+
+def format_table(result: dict[str, Any]) -> str:
+    """The result as a text table, a line a class and one for all."""
+    columns = ["mixtures", "sdri", "si_sdri", "unseen_sdri", "absent_level", "score_present", "score_absent"]
+    shown = [name for name in columns if name in result]
+    lines = [f"{'class':<20}" + "".join(f"{name:>15}" for name in shown)]
+    for label, row in [*result["classes"].items(), ("all", result)]:
+        lines.append(f"{label:<20}" + "".join(f"{row.get(name, float('nan')):>15}" for name in shown))
+    return "\n".join(lines)
+
+
+def main(
+    model: str, data: Path, *, json_file: Path | None = None, folders: tuple[str, ...] = (), per_class: int = 20,
+    seconds: float = 5.0, seed: int = 1, all_recordings: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Evaluates a text-queried model and prints the table.
+
+    Args:
+        model: a shipped name, a folder or a Hub repository.
+        data: folder with `metadata.csv`, or the parent of `folders`.
+        json_file: where to write the numbers.
+        folders: sub-folders of `data` to read.
+        per_class: mixtures a class.
+        seconds: length of a mixture.
+        seed: decides partners and excerpts.
+        all_recordings: use every recording (of data no training saw) rather than the validation part of the split.
+    """
+    from .pipelines import pipeline
+
+    separator = pipeline(model=model)
+    if not separator.model.config.is_text_queried:
+        raise DataError(f"{model} takes no queries; this evaluation is for text-queried models")
+    rate = separator.model.config.sampling_rate
+    clips = load_clips([data / name for name in folders or (".",)], rate, commercial_only=not all_recordings)
+    heldout = clips if all_recordings else split_clips(clips)[1]
+    pairs = pair_mixtures(heldout, rate, per_class=per_class, seconds=seconds, seed=seed)
+    with tqdm(total=len(pairs), desc="mixtures") as bar:
+        result = evaluate_pairs(separator.model, separator.processor, pairs, unseen=True, on_progress=bar.update)
+    print(format_table(result))
+    if json_file is not None:
+        json_file.write_text(json.dumps(result, indent=1))
+    return result
+
+
+__all__ = ["Pair", "evaluate_pairs", "format_table", "main", "pair_mixtures"]

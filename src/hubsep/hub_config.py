@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A base for configurations that were written by somebody else.
+
+transformers keeps unknown keys and checks the type of its own fields only. Here every field is checked before
+anything is built from it, unknown keys are errors, and whatever else goes wrong while a `config.json` becomes an
+object is one `CheckpointError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+
+from .errors import CheckpointError, HubsepError
+from .hub_bounds import shown
+
+
+# what transformers itself, its Trainer included, passes to or sets on a configuration
+KNOWN_KEYS = frozenset(
+    """_attn_implementation_autoset _commit_hash _name_or_path attn_implementation bos_token_id dtype eos_token_id
+    experts_implementation model_type name_or_path num_labels output_attentions pad_token_id tie_word_embeddings
+    torch_dtype use_cache""".split()
+)
+
+
+class HubsepConfigMixin:
+    """First base of a configuration, before `PreTrainedConfig`; override `check_fields`."""
+
+    def check_fields(self) -> None:
+        """Check every field of the configuration, with `bounded` and its neighbours of `hubsep.hub_checks`.
+
+        Raises:
+            CheckpointError: naming the field, its value and the limits.
+        """
+
+    def estimated_parameters(self) -> int | None:
+        """About how many parameters the model will have, computed from the fields alone; None if not known."""
+        return None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        unknown = sorted(kwargs.keys() - KNOWN_KEYS.union(getattr(self, "attribute_map", {})))
+        if unknown:
+            raise CheckpointError(f"{type(self).__name__} has no field {shown(unknown[0])}.")
+        self.check_fields()
+        super().__post_init__(**kwargs)  # type: ignore[misc]
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in transformers; fields that keyword arguments replace are checked again."""
+        with_rest = kwargs.pop("return_unused_kwargs", False)
+        with config_errors(cls.__name__):
+            config, rest = super().from_dict(config_dict, return_unused_kwargs=True, **kwargs)  # type: ignore[misc]
+            config.check_fields()
+        return (config, rest) if with_rest else config
+
+
+@contextmanager
+def config_errors(name: str) -> Iterator[None]:
+    """Turn whatever a configuration raises while it is built into a `CheckpointError` naming it."""
+    try:
+        yield
+    except HubsepError:
+        raise
+    except (StrictDataclassError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{name} cannot be built from these values: {shown(reason, 200)}.") from error
+
+
+__all__ = ["HubsepConfigMixin", "config_errors"]

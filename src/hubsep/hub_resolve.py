@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the name of a model to a folder on this computer.
+
+Decisions: a local folder wins over a repository of the same name, as in transformers. All files of a repository come
+from one commit. Only text and `.safetensors` are fetched, so no pickle and no code ever reaches the disk.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from .errors import CheckpointError
+from .hub_atomic import recover
+from .hub_bounds import shown
+from .hub_checks import check_folder
+from .registry import SHIPPED
+
+
+DOWNLOADED = ("*.json", "*.safetensors", "*.txt", "*.md")
+
+
+def resolve_folder(
+    model: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+) -> Path:
+    """Return the folder of a model: a local one as it is, one shipped with hubsep, or a repository of the Hub.
+
+    All files of a repository come from the one commit `revision` names at the time of the call. Only text and
+    `.safetensors` files are fetched.
+
+    Raises:
+        CheckpointError: no such folder or repository, or it could not be fetched.
+    """
+    name = os.fspath(model)
+    path = Path(name)
+    if not path.exists():
+        recover(path)  # the folder may be one rename away, if a process was killed while replacing it
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise CheckpointError(
+            f"{shown(name)} is a file; name the folder it is in. `hubsep convert` reads the checkpoints of authors."
+        )
+    if name in SHIPPED:
+        return SHIPPED[name]
+    if path.is_absolute() or name.startswith((".", "~")) or "\\" in name or name.count("/") > 1:
+        raise CheckpointError(f"there is no folder {shown(name)}.")
+    if isinstance(token, str) and not (token.isascii() and token.isprintable() and " " not in token):
+        # sent as it is, the HTTP library would print it in its own error
+        raise CheckpointError("the token holds a space, a line break or another character no token has.")
+    return _download(name, revision, token, cache_dir, local_files_only, force_download)
+
+
+def checked_folder(model: str | os.PathLike[str], *, subfolder: str = "", **hub: Any) -> Path:
+    """Resolve a model to its folder as `resolve_folder` does, and check it as `check_folder` does."""
+    folder = inside(resolve_folder(model, **hub), subfolder)
+    check_folder(folder)
+    return folder
+
+
+def _download(
+    name: str,
+    revision: str | None,
+    token: str | bool | None,
+    cache_dir: str | os.PathLike[str] | None,
+    local_files_only: bool,
+    force_download: bool,
+) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = snapshot_download(
+            name,
+            revision=revision,
+            token=token,
+            cache_dir=os.fspath(cache_dir) if cache_dir is not None else None,
+            local_files_only=local_files_only,
+            force_download=force_download,
+            allow_patterns=list(DOWNLOADED),
+        )
+    except Exception as error:  # which HTTP library is below, and so which errors it has, differs between versions
+        reason = " ".join(str(error).split())
+        cause: Exception | None = error
+        if isinstance(token, str) and token in reason:  # then it would be in the traceback as well
+            reason, cause = reason.replace(token, "***"), None
+        raise CheckpointError(
+            f"there is no folder {shown(name)}, and it could not be fetched from the Hub: {type(error).__name__}: "
+            f"{reason[:400]}"
+        ) from cause
+    return Path(folder)
+
+
+def inside(folder: Path, subfolder: str) -> Path:
+    """Return a folder below `folder`; `subfolder` uses forward slashes, "" is the folder itself.
+
+    Raises:
+        CheckpointError: it leads out of the folder, by its name or by a link.
+    """
+    if subfolder in ("", "."):
+        return folder
+    if "\\" in subfolder or ":" in subfolder or not (folder / subfolder).resolve().is_relative_to(folder.resolve()):
+        raise CheckpointError(f"subfolder is {shown(subfolder)}; it must be inside the model's folder.")
+    return folder / subfolder
+
+
+__all__ = ["checked_folder", "inside", "resolve_folder"]

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training losses on waveforms, with a rule for targets that are silent.
+
+A ratio has no meaning against silence, so an item whose target is all zeros (the query asks for what is not there) is
+charged the level of what came out, relative to the mixture.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def energy(waveform: Tensor) -> Tensor:
+    """Sum of squares over channels and samples, (batch, num_sources, channels, samples) -> (batch, num_sources)."""
+    return waveform.float().square().sum(dim=(-2, -1))
+
+
+def sdr_loss(sources: Tensor, labels: Tensor, mixture: Tensor, *, limit_db: float = 30.0) -> Tensor:
+    """Negative signal-to-distortion ratio in dB, flattening out at `limit_db`; silent targets: output over mixture.
+
+    Args:
+        sources: estimates, (batch, num_sources, channels, samples).
+        labels: targets of the same shape; all zeros where the source is absent.
+        mixture: (batch, channels, samples).
+        limit_db: no reward beyond this ratio, so that easy items do not drown hard ones (Wisdom et al., 2020, eq. 3).
+
+    Returns:
+        Mean over the batch and sources, in dB.
+    """
+    tau = 10 ** (-limit_db / 10)
+    target, whole = energy(labels), energy(mixture.unsqueeze(1)) + 1e-8
+    present = target > 0
+    noise = energy(labels - sources)
+    ratio = torch.where(present, noise / target.clamp_min(1e-8), noise / whole)
+    return 10 * torch.log10(ratio + tau).mean()
+
+
+def si_sdr_loss(sources: Tensor, labels: Tensor, mixture: Tensor, *, limit_db: float = 30.0) -> Tensor:
+    """`sdr_loss` against the target scaled to fit best: blind to the output level (Le Roux et al., 2019)."""
+    scale = (sources.float() * labels.float()).sum(dim=(-2, -1)) / energy(labels).clamp_min(1e-8)
+    return sdr_loss(sources, labels * scale[..., None, None], mixture, limit_db=limit_db)
+
+
+def l1_loss(sources: Tensor, labels: Tensor, mixture: Tensor) -> Tensor:
+    """Mean absolute error on the waveform (AudioSep, 2308.05037, section 3.3)."""
+    return (sources.float() - labels.float()).abs().mean()
+
+
+LOSSES = {"l1": l1_loss, "sdr": sdr_loss, "si_sdr": si_sdr_loss}
+
+__all__ = ["LOSSES", "l1_loss", "sdr_loss", "si_sdr_loss"]

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configuration of AudioSep. The defaults are the published model's; what departs from it is off by default."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from transformers import ClapConfig, PreTrainedConfig
+
+from ...errors import CheckpointError
+from ...hub_bounds import bounded, bounded_list, one_of, shown
+from ...hub_config import HubsepConfigMixin
+
+
+class AudioSepConfig(HubsepConfigMixin, PreTrainedConfig):
+    """Configuration of `AudioSepForAudioSeparation` (AudioSep, 2308.05037).
+
+    Args:
+        query_config: the CLAP model that turns text or sound into the query embedding; its `projection_dim` is the
+            size of the condition.
+        query_pooling: "first" takes the text tower's pooled first token, as published; "mean" the mean of all tokens,
+            as sentence encoders do.
+        sampling_rate: in Hz.
+        num_channels: channels of the waveform the network sees at once; recordings with more are done one by one.
+        n_fft: Fourier window in samples. The bins below Nyquist must divide by the product of the frequency strides
+            and `frequency_fold`.
+        hop_length: samples between frames.
+        stem_channels: channels after the first 1x1 convolution.
+        encoder_channels: channels of each encoder block; the decoder mirrors them.
+        encoder_strides: (time, frequency) average pooling after each encoder block.
+        batch_norm_momentum: of every batch norm.
+        batch_norm_eps: of every batch norm.
+        input_features: "magnitude" as published, or "compressed": magnitude to the power 0.3 together with its
+            product with the cosine and sine of the phase, three features instead of one.
+        frequency_fold: neighbouring bins laid side by side as channels, for cheaper and wider convolutions.
+        film_gain: whether the query also scales the normalised activations; the published model only shifts them.
+        normalize_input: whether the network sees each segment at unit level, so that output scales with input.
+        presence_head: whether a head on the bottleneck says if the query is in the mixture at all.
+        loss: "l1" as published, "sdr" or "si_sdr".
+        presence_weight: weight of the presence head's cross entropy in the loss.
+        segment_samples: length in which long recordings are worked through.
+        overlap_samples: how much neighbouring segments share.
+        known_sounds: names of the sounds the weights were trained on, for error messages and demos.
+    """
+
+    model_type = "audiosep"
+    sub_configs = {"query_config": ClapConfig}
+
+    query_config: dict | PreTrainedConfig | None = None
+    query_pooling: str = "first"
+    sampling_rate: int = 32_000
+    num_channels: int = 1
+    n_fft: int = 2_048
+    hop_length: int = 320
+    stem_channels: int = 32
+    encoder_channels: list[int] | tuple[int, ...] = (32, 64, 128, 256, 384, 384)
+    encoder_strides: list[Any] | tuple[Any, ...] = ((2, 2), (2, 2), (2, 2), (2, 2), (2, 2), (1, 2))
+    batch_norm_momentum: float = 0.01
+    batch_norm_eps: float = 1e-5
+    input_features: str = "magnitude"
+    frequency_fold: int = 1
+    film_gain: bool = False
+    normalize_input: bool = False
+    presence_head: bool = False
+    loss: str = "l1"
+    presence_weight: float = 2.0
+    segment_samples: int = 307_200
+    overlap_samples: int = 64_000
+    known_sounds: list[str] | tuple[str, ...] = ()
+
+    is_text_queried = True
+    source_names = ()
+
+    def __post_init__(self, **kwargs: Any):
+        if self.query_config is None:
+            self.query_config = ClapConfig()
+        elif isinstance(self.query_config, dict):
+            self.query_config = ClapConfig(**self.query_config)
+        super().__post_init__(**kwargs)
+
+    @property
+    def condition_size(self) -> int:
+        """Size of a query embedding."""
+        return self.query_config.projection_dim
+
+    @property
+    def num_bins(self) -> int:
+        """Frequency bins of the spectrogram, Nyquist included."""
+        return self.n_fft // 2 + 1
+
+    @property
+    def num_features(self) -> int:
+        """Numbers the network sees for each bin and channel."""
+        return 3 if self.input_features == "compressed" else 1
+
+    @property
+    def time_stride(self) -> int:
+        """Frames that end in one frame of the bottleneck."""
+        return math.prod(stride[0] for stride in self.encoder_strides)
+
+    @property
+    def minimum_samples(self) -> int:
+        """Shortest waveform the reflected edges of the Fourier transform allow."""
+        return self.n_fft // 2 + 1
+
+    def check_fields(self) -> None:
+        """Checks every field before a module is built from it.
+
+        Raises:
+            CheckpointError: naming the field, its value and the limits.
+        """
+        bounded("sampling_rate", self.sampling_rate, 1_000, 768_000)
+        bounded("num_channels", self.num_channels, 1, 64)
+        bounded("n_fft", self.n_fft, 16, 65_536)
+        bounded("hop_length", self.hop_length, 1, self.n_fft // 2)
+        bounded("stem_channels", self.stem_channels, 1, 4_096)
+        bounded_list("encoder_channels", self.encoder_channels, 1, 4_096, max_items=12)
+        bounded("frequency_fold", self.frequency_fold, 1, 64)
+        bounded("batch_norm_momentum", self.batch_norm_momentum, 0.0, 1.0, kind=float)
+        bounded("batch_norm_eps", self.batch_norm_eps, 1e-12, 1.0, kind=float)
+        bounded("presence_weight", self.presence_weight, 0.0, 1e3, kind=float)
+        bounded("segment_samples", self.segment_samples, self.minimum_samples, 2**31)
+        bounded("overlap_samples", self.overlap_samples, 0, self.segment_samples - 1)
+        one_of("input_features", self.input_features, ("magnitude", "compressed"))
+        one_of("query_pooling", self.query_pooling, ("first", "mean"))
+        one_of("loss", self.loss, ("l1", "sdr", "si_sdr"))
+        self._check_strides()
+        for sound in self.known_sounds:
+            if not isinstance(sound, str):
+                raise CheckpointError(f"known_sounds must be names, got {shown(sound)}.")
+
+    def _check_strides(self) -> None:
+        if len(self.encoder_strides) != len(self.encoder_channels):
+            raise CheckpointError(
+                f"encoder_strides has {len(self.encoder_strides)} entries for {len(self.encoder_channels)} "
+                "encoder_channels; give one (time, frequency) pair a block."
+            )
+        for stride in self.encoder_strides:
+            bounded_list("encoder_strides", stride, 1, 8, max_items=2)
+            if len(stride) != 2:
+                raise CheckpointError(f"encoder_strides must hold (time, frequency) pairs, got {shown(stride)}.")
+        divisor = math.prod(stride[1] for stride in self.encoder_strides) * self.frequency_fold
+        if (self.n_fft // 2) % divisor:
+            raise CheckpointError(f"n_fft is {self.n_fft}; half of it must divide by {divisor} (strides x fold).")
+
+
+__all__ = ["AudioSepConfig"]

@@ -1,0 +1,333 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AudioSep (2308.05037): a residual U-Net on the magnitude spectrogram, told by a CLAP embedding what to keep.
+
+The network answers with a magnitude mask and a rotation of the mixture's phase; nothing is generated. The query only
+shifts (and with `film_gain` scales) normalised activations, so the spectrogram, its normalisation and the first
+convolution are computed once for all queries on a recording. The Fourier transform is an FFT in float32; the frozen
+convolution kernels and the unused second norms of the decoder of the published checkpoint do not exist here. The
+Nyquist bin of the output is exactly zero, as in the original.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import ClapModel, PreTrainedModel
+from transformers import initialization as init
+
+from ...errors import AudioError, QueryError
+from ...hub import HubsepModelMixin
+from ...layers import istft, stft
+from ...losses import LOSSES
+from ...modeling_outputs import AudioSeparationOutput
+from .configuration_audiosep import AudioSepConfig
+
+
+class FilmNorm(nn.Module):
+    """Batch norm, then the query's shift (and gain) of every channel, then a leaky ReLU."""
+
+    def __init__(self, config: AudioSepConfig, channels: int):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels, eps=config.batch_norm_eps, momentum=config.batch_norm_momentum)
+        self.shift = nn.Linear(config.condition_size, channels)
+        self.gain = nn.Linear(config.condition_size, channels) if config.film_gain else None
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        x = self.norm(x)
+        shift = self.shift(condition)[:, :, None, None]
+        if self.gain is None:
+            return F.leaky_relu(x + shift, 0.01)
+        return F.leaky_relu(torch.addcmul(shift, x, 1 + self.gain(condition)[:, :, None, None]), 0.01)
+
+
+class ResidualBlock(nn.Module):
+    """Two pre-activated 3x3 convolutions with a shortcut; the shortcut is a 1x1 convolution where channels change."""
+
+    def __init__(self, config: AudioSepConfig, in_channels: int, out_channels: int):
+        super().__init__()
+        self.film1 = FilmNorm(config, in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+        self.film2 = FilmNorm(config, out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        hidden = self.conv1(self.film1(x, condition))
+        hidden = self.conv2(self.film2(hidden, condition))
+        return self.shortcut(x) + hidden
+
+
+class EncoderBlock(nn.Module):
+    """A residual block and average pooling; also returns what it pooled, for the decoder."""
+
+    def __init__(self, config: AudioSepConfig, in_channels: int, out_channels: int, stride: tuple[int, int]):
+        super().__init__()
+        self.block = ResidualBlock(config, in_channels, out_channels)
+        self.pool = nn.AvgPool2d(tuple(stride))
+
+    def forward(self, x: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        skip = self.block(x, condition)
+        return self.pool(skip), skip
+
+
+class DecoderBlock(nn.Module):
+    """A transposed convolution back to the resolution of the encoder's `skip`, joined with it in a residual block."""
+
+    def __init__(self, config: AudioSepConfig, in_channels: int, out_channels: int, stride: tuple[int, int]):
+        super().__init__()
+        self.film = FilmNorm(config, in_channels)
+        self.upsample = nn.ConvTranspose2d(in_channels, out_channels, tuple(stride), stride=tuple(stride), bias=False)
+        self.block = ResidualBlock(config, 2 * out_channels, out_channels)
+
+    def forward(self, x: Tensor, skip: Tensor, condition: Tensor) -> Tensor:
+        x = self.upsample(self.film(x, condition))
+        return self.block(torch.cat([x, skip], dim=1), condition)
+
+
+class AudioSepUNet(nn.Module):
+    """The U-Net after the first convolution: (batch, stem_channels, frames, bins) and a condition -> mask logits."""
+
+    def __init__(self, config: AudioSepConfig):
+        super().__init__()
+        inputs = [config.stem_channels, *config.encoder_channels[:-1]]
+        outputs = list(config.encoder_channels)
+        strides = list(config.encoder_strides)
+        self.encoder = nn.ModuleList(map(EncoderBlock, [config] * len(inputs), inputs, outputs, strides))
+        self.bottleneck = ResidualBlock(config, outputs[-1], outputs[-1])
+        self.decoder = nn.ModuleList(
+            map(DecoderBlock, [config] * len(inputs), [outputs[-1], *outputs[:0:-1]], outputs[::-1], strides[::-1])
+        )
+        self.head = nn.Conv2d(outputs[0], 3 * config.num_channels * config.frequency_fold, 1)
+        self.presence = nn.Linear(outputs[-1], 1) if config.presence_head else None
+
+    def forward(self, x: Tensor, condition: Tensor) -> tuple[Tensor, Tensor | None]:
+        skips = []
+        for block in self.encoder:
+            x, skip = block(x, condition)
+            skips.append(skip)
+        x = self.bottleneck(x, condition)
+        presence = None
+        if self.presence is not None:
+            evidence = self.presence(F.leaky_relu(x, 0.01).mean(dim=3).transpose(1, 2)).float()  # (batch, frames, 1)
+            # A smooth maximum over time: one bark in ten seconds is a dog.
+            presence = (torch.logsumexp(2 * evidence[..., 0], dim=1) - math.log(evidence.shape[1])) / 2
+        for block in self.decoder:
+            x = block(x, skips.pop(), condition)
+        return self.head(x), presence
+
+
+class AudioSepPreTrainedModel(HubsepModelMixin, PreTrainedModel):
+    """Weights initialisation and loading shared by AudioSep models."""
+
+    config: AudioSepConfig
+    config_class = AudioSepConfig
+    base_model_prefix = "audiosep"
+    main_input_name = "input_values"
+    input_modalities = ("audio",)
+    _no_split_modules = ["EncoderBlock", "DecoderBlock", "ResidualBlock"]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Xavier-uniform weights and zero biases; batch norms as torch makes them."""
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+            init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+            init.zeros_(module.running_mean)
+            init.ones_(module.running_var)
+            init.zeros_(module.num_batches_tracked)
+        if isinstance(module, FilmNorm) and module.gain is not None:
+            init.zeros_(module.gain.weight)
+
+
+class AudioSepForAudioSeparation(AudioSepPreTrainedModel):
+    """Separates whatever a CLAP embedding describes.
+
+    The query encoder is part of the model and frozen in training, as in the paper. Source: 2308.05037, section 3.
+    """
+
+    def __init__(self, config: AudioSepConfig):
+        super().__init__(config)
+        self.query_encoder = ClapModel(config.query_config)
+        for parameter in self.query_encoder.parameters():
+            parameter.requires_grad = False
+        self.input_norm = nn.BatchNorm2d(
+            config.num_bins, eps=config.batch_norm_eps, momentum=config.batch_norm_momentum
+        )
+        features = config.num_channels * config.num_features * config.frequency_fold
+        self.stem = nn.Conv2d(features, config.stem_channels, 1)
+        self.unet = AudioSepUNet(config)
+        self.post_init()
+
+    def train(self, mode: bool = True) -> AudioSepForAudioSeparation:
+        """Training mode for the separator; the query encoder stays as it is, without dropout."""
+        super().train(mode)
+        self.query_encoder.eval()
+        return self
+
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Query embeddings of texts.
+
+        Args:
+            input_ids: tokens, (queries, tokens).
+            attention_mask: 1 for tokens, 0 for padding, of the same shape.
+
+        Returns:
+            Embeddings of unit length, (queries, condition_size), float32.
+        """
+        encoded = self.query_encoder.text_model(input_ids, attention_mask=attention_mask)
+        pooled = encoded.pooler_output
+        if self.config.query_pooling == "mean":
+            hidden = encoded.last_hidden_state
+            weight = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            weight = weight.unsqueeze(-1).to(hidden.dtype)
+            pooled = (hidden * weight).sum(dim=1) / weight.sum(dim=1)
+        return F.normalize(self.query_encoder.text_projection(pooled).float(), dim=-1)
+
+    def encode_audio(self, input_features: Tensor, is_longer: Tensor | None = None) -> Tensor:
+        """Query embeddings of example recordings, from the log-mel spectrograms of the processor.
+
+        Args:
+            input_features: (queries, 1, frames, mel bins).
+            is_longer: for fusing CLAP models, whether the recording was longer than the window.
+
+        Returns:
+            Embeddings of unit length, (queries, condition_size), float32.
+        """
+        dtype = self.query_encoder.audio_projection.linear1.weight.dtype
+        pooled = self.query_encoder.audio_model(input_features.to(dtype), is_longer=is_longer).pooler_output
+        return F.normalize(self.query_encoder.audio_projection(pooled).float(), dim=-1)
+
+    def forward(
+        self,
+        input_values: Tensor,
+        query_embeds: Tensor | None = None,
+        negative_query_embeds: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        **kwargs: object,
+    ) -> AudioSeparationOutput:
+        """Separates every query from every mixture.
+
+        Args:
+            input_values: mixtures, (batch, channels, samples), at least `config.minimum_samples` long.
+            query_embeds: embeddings of unit length, (num_queries, condition_size) for the same queries on every
+                mixture, or (batch, num_queries, condition_size).
+            negative_query_embeds: what to leave out, (num_negatives, condition_size): each query embedding loses its
+                component along these directions and is brought back to unit length.
+            input_ids: tokens of one query a mixture, (batch, tokens), instead of `query_embeds`.
+            attention_mask: goes with `input_ids`.
+            labels: target waveforms (batch, num_queries, channels, samples), all zeros where the query is absent.
+
+        Returns:
+            AudioSeparationOutput: `sources` (batch, num_queries, channels, samples), `masks` (magnitude masks,
+            (batch, num_queries, channels, frames, bins)), `presence_logits` with a presence head, `loss` with labels.
+
+        Raises:
+            QueryError: if there is no query, or its size is not `config.condition_size`.
+            AudioError: if the waveform has another rank or channel count, or is too short.
+        """
+        self._check_waveform(input_values)
+        if query_embeds is None:
+            if input_ids is None:
+                raise QueryError("this model needs to be told what to separate; pass query_embeds or input_ids")
+            with torch.no_grad():
+                query_embeds = self.encode_text(input_ids, attention_mask).unsqueeze(1)
+        condition = self._condition(query_embeds, negative_query_embeds, input_values.shape[0])
+
+        features, magnitude, cosine, sine, level = self._analyse(input_values)
+        stem = self._stem(features)
+        queries = condition.shape[1]
+        stem = stem.repeat_interleave(queries, dim=0) if queries > 1 else stem  # (batch * queries, channels, t, f)
+        logits, presence = self.unet(stem, condition.flatten(0, 1).to(stem.dtype))
+        spectrogram, masks = self._apply_masks(logits, magnitude, cosine, sine)
+        samples = input_values.shape[-1]
+        sources = istft(spectrogram, self.config.n_fft, self.config.hop_length, samples) * level.unsqueeze(1)
+        presence = None if presence is None else presence.unflatten(0, (-1, queries))
+        loss = None if labels is None else self._loss(sources, labels, input_values, presence)
+        return AudioSeparationOutput(loss=loss, sources=sources, masks=masks, presence_logits=presence)
+
+    def _check_waveform(self, input_values: Tensor) -> None:
+        if input_values.ndim != 3 or input_values.shape[1] != self.config.num_channels:
+            raise AudioError(
+                f"input_values must be (batch, {self.config.num_channels}, samples), got "
+                f"{tuple(input_values.shape)}; put further channels on the batch axis"
+            )
+        if input_values.shape[-1] < self.config.minimum_samples:
+            raise AudioError(
+                f"input_values has {input_values.shape[-1]} samples; the Fourier transform needs at least "
+                f"{self.config.minimum_samples}"
+            )
+
+    def _condition(self, query_embeds: Tensor, negatives: Tensor | None, batch: int) -> Tensor:
+        """Query embeddings as (batch, queries, condition_size), negatives taken out."""
+        if query_embeds.ndim == 2:
+            query_embeds = query_embeds.unsqueeze(0).expand(batch, -1, -1)
+        if query_embeds.ndim != 3 or query_embeds.shape[-1] != self.config.condition_size:
+            raise QueryError(
+                f"query_embeds must be (queries, {self.config.condition_size}), got {tuple(query_embeds.shape)}"
+            )
+        if negatives is None:
+            return query_embeds
+        basis, _ = torch.linalg.qr(negatives.float().T)  # orthonormal directions, (condition_size, negatives)
+        kept = query_embeds.float() - query_embeds.float() @ basis @ basis.T
+        return F.normalize(kept, dim=-1).to(query_embeds.dtype)
+
+    def _analyse(self, input_values: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """The spectrogram in float32: features of the network, magnitude, cosine, sine of the phase, and the level."""
+        waveform = input_values.float()
+        level = torch.ones_like(waveform[:, :, :1])
+        if self.config.normalize_input:
+            level = waveform.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp_min(1e-5) * 10
+        spectrogram = stft(waveform / level, self.config.n_fft, self.config.hop_length)
+        # The floor keeps silence finite: below it the phase vector shrinks to zero, and so does the output.
+        magnitude = (spectrogram.real.square() + spectrogram.imag.square()).clamp_min(1e-10).sqrt()
+        cosine, sine = spectrogram.real / magnitude, spectrogram.imag / magnitude
+        features = magnitude
+        if self.config.input_features == "compressed":
+            compressed = magnitude**0.3
+            features = torch.cat([compressed, compressed * cosine, compressed * sine], dim=1)
+        return features, magnitude, cosine, sine, level
+
+    def _stem(self, features: Tensor) -> Tensor:
+        """Norm per frequency bin, padding of time to whole bottleneck frames, Nyquist bin dropped, 1x1 convolution."""
+        features = self.input_norm(features.transpose(1, 3)).transpose(1, 3)  # (batch, features, frames, bins)
+        frames = features.shape[2]
+        features = F.pad(features, (0, -1, 0, -frames % self.config.time_stride))
+        fold = self.config.frequency_fold
+        if fold > 1:
+            features = features.unflatten(3, (-1, fold)).permute(0, 1, 4, 2, 3).flatten(1, 2)
+        return self.stem(features.to(self.stem.weight.dtype).contiguous(memory_format=torch.channels_last))
+
+    def _apply_masks(self, logits: Tensor, magnitude: Tensor, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor]:
+        """Masked magnitude with the rotated phase, complex (batch, queries, channels, frames, bins), and the mask."""
+        fold, channels, frames = self.config.frequency_fold, self.config.num_channels, magnitude.shape[2]
+        logits = logits.float().unflatten(1, (channels, 3, fold)).permute(0, 1, 2, 4, 5, 3).flatten(4)
+        logits = F.pad(logits[:, :, :, :frames], (0, 1))  # the Nyquist bin has no logits
+        logits = logits.unflatten(0, (magnitude.shape[0], -1))  # (batch, queries, channels, 3, frames, bins)
+        masks = torch.sigmoid(logits[:, :, :, 0])
+        real, imaginary = torch.tanh(logits[:, :, :, 1]), torch.tanh(logits[:, :, :, 2])
+        scale = masks / (real.square() + imaginary.square()).sqrt().clamp_min(1e-10)
+        real, imaginary = real * scale, imaginary * scale
+        magnitude, cosine, sine = magnitude.unsqueeze(1), cosine.unsqueeze(1), sine.unsqueeze(1)
+        spectrogram = torch.complex(
+            magnitude * (cosine * real - sine * imaginary), magnitude * (sine * real + cosine * imaginary)
+        )
+        return spectrogram, masks
+
+    def _loss(self, sources: Tensor, labels: Tensor, mixture: Tensor, presence: Tensor | None) -> Tensor:
+        loss = LOSSES[self.config.loss](sources, labels, mixture)
+        if presence is None:
+            return loss
+        there = (labels != 0).flatten(2).any(dim=2).float()
+        return loss + self.config.presence_weight * F.binary_cross_entropy_with_logits(presence, there)
+
+
+__all__ = ["AudioSepForAudioSeparation", "AudioSepPreTrainedModel"]

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Text and example recordings on their way to AudioSep's query encoder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import BatchFeature, ProcessorMixin
+
+from ...audio import resample
+from ...errors import QueryError
+
+
+class AudioSepProcessor(ProcessorMixin):
+    """Tokenises text queries and turns example recordings into the log-mel spectrograms CLAP expects.
+
+    Args:
+        feature_extractor: a `ClapFeatureExtractor`. AudioSep's CLAP wants `frequency_min=50`.
+        tokenizer: the tokenizer of the CLAP text tower.
+    """
+
+    feature_extractor_class = "ClapFeatureExtractor"
+    tokenizer_class = "AutoTokenizer"
+
+    def __init__(self, feature_extractor: Any, tokenizer: Any):
+        super().__init__(feature_extractor, tokenizer)
+
+    def __call__(
+        self,
+        text: str | list[str] | None = None,
+        audio: NDArray[np.float32] | list[NDArray[np.float32]] | None = None,
+        sampling_rate: int | None = None,
+        return_tensors: str = "pt",
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Prepares text queries, example recordings, or both.
+
+        Args:
+            text: one query or several.
+            audio: one example recording or several, each (samples,) or (channels, samples); channels are averaged,
+                because the query describes the sound and not where it stands.
+            sampling_rate: of `audio`, in Hz; resampled to the feature extractor's rate.
+            return_tensors: "pt" or "np".
+
+        Returns:
+            `input_ids` and `attention_mask` for text; `input_features` and `is_longer` for audio.
+
+        Raises:
+            QueryError: if there is neither, a text is empty, or the rate of the audio is missing.
+        """
+        if text is None and audio is None:
+            raise QueryError("pass text or audio; got neither")
+        features: dict[str, Any] = {}
+        if text is not None:
+            texts = [text] if isinstance(text, str) else list(text)
+            for query in texts:
+                if not isinstance(query, str) or not query.strip():
+                    raise QueryError(f"a text query must be words, got {query!r}")
+            limit = min(self.tokenizer.model_max_length, 512)
+            tokens = self.tokenizer(texts, padding=True, return_tensors=return_tensors)
+            if tokens["input_ids"].shape[1] > limit:
+                raise QueryError(f"a query may have {limit} tokens, got {tokens['input_ids'].shape[1]}; shorten it")
+            features.update(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
+        if audio is not None:
+            if sampling_rate is None:
+                raise QueryError("pass the sampling_rate of the example recordings")
+            features.update(self._audio_features(audio, sampling_rate, return_tensors))
+        return BatchFeature(features)
+
+    def _audio_features(self, audio: Any, sampling_rate: int, return_tensors: str) -> dict[str, Any]:
+        rate = self.feature_extractor.sampling_rate
+        recordings = audio if isinstance(audio, (list, tuple)) else [audio]
+        mono = [np.atleast_2d(np.asarray(waveform, dtype=np.float32)).mean(axis=0) for waveform in recordings]
+        mono = [resample(waveform[None], sampling_rate, rate)[0] for waveform in mono]
+        longest = self.feature_extractor.nb_max_samples
+        # The extractor would cut a random piece out of a longer one; the first ten seconds are the same each time.
+        mono = [waveform[:longest] for waveform in mono]
+        extracted = self.feature_extractor(mono, sampling_rate=rate, return_tensors=return_tensors)
+        return {"input_features": extracted["input_features"], "is_longer": extracted["is_longer"]}
+
+
+__all__ = ["AudioSepProcessor"]

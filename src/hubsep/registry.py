@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One row per system, and how transformers comes to know them.
+
+Decisions: a row names its classes by dotted path, so reading the table imports nothing and `import hubsep` costs
+milliseconds where PyTorch costs seconds. transformers is told about the systems the moment it has imported the module
+that holds the table in question. It is given stand-ins, which import the real class on first use: importing that
+class right away would run into the middle of transformers' own imports.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+
+@dataclass(frozen=True)
+class System:
+    """What hubsep knows about one system; classes and modules are dotted paths.
+
+    Attributes:
+        model_type: name in `config.json` and on the command line.
+        config: configuration class.
+        model: model class, or None where the pipeline is put together from several models.
+        processor: processor class, or None where the model takes bare waveforms.
+        sampling_rate: of the published weights, in Hz.
+        task: what `pipeline(task, ...)` calls it.
+        pipeline: class that users call.
+        converter: module with a `convert` function for the authors' checkpoints, or None if none were published.
+        paper: where the system was published.
+        status: "trained" if weights are shipped with the package, else "converted" from the authors' weights.
+    """
+
+    model_type: str
+    config: str
+    model: str | None
+    processor: str | None
+    sampling_rate: int
+    task: str
+    pipeline: str
+    converter: str | None
+    paper: str
+    status: str
+
+
+TASK = "audio-separation"
+PIPELINE = "hubsep.pipelines.separation.AudioSeparationPipeline"
+
+SYSTEMS: dict[str, System] = {
+    "audiosep": System(
+        model_type="audiosep",
+        config="hubsep.models.audiosep.configuration_audiosep.AudioSepConfig",
+        model="hubsep.models.audiosep.modeling_audiosep.AudioSepForAudioSeparation",
+        processor="hubsep.models.audiosep.processing_audiosep.AudioSepProcessor",
+        sampling_rate=32_000,
+        task=TASK,
+        pipeline=PIPELINE,
+        converter="hubsep.conversion.convert_audiosep",
+        paper="https://arxiv.org/abs/2308.05037",
+        status="trained",
+    ),
+}
+
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+SHIPPED: dict[str, Path] = {"audiosep-small": CHECKPOINTS / "audiosep-small"}
+DEFAULT_MODEL = "audiosep-small"
+
+
+def locate(path: str) -> Any:
+    """Imports the class or function a dotted path names."""
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+class _StandIn(type):
+    """Metaclass of classes that stand for the one at `path` until somebody uses it."""
+
+    path: str
+
+    def __new__(cls, path: str) -> _StandIn:
+        return super().__new__(cls, path.rpartition(".")[2], (), {"path": path, "__module__": __name__})
+
+    def __init__(cls, path: str) -> None:
+        super().__init__(cls.__name__, (), {})
+
+    def __getattr__(cls, name: str) -> Any:
+        return getattr(locate(cls.path), name)
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        return locate(cls.path)(*args, **kwargs)
+
+
+def _register_configs(auto: ModuleType) -> None:
+    for system in SYSTEMS.values():
+        auto.CONFIG_MAPPING.register(system.model_type, _StandIn(system.config), exist_ok=True)
+
+
+def _register_processors(auto: ModuleType) -> None:
+    for system in SYSTEMS.values():
+        if system.processor is not None:
+            # keyed by a stand-in too: processors are found by the class name their folder holds
+            auto.PROCESSOR_MAPPING.register(_StandIn(system.config), _StandIn(system.processor), exist_ok=True)
+
+
+def _register_pipelines(pipelines: ModuleType) -> None:
+    from .auto import AutoModelForAudioSeparation
+
+    if TASK in pipelines.PIPELINE_REGISTRY.supported_tasks:
+        return
+    # the stand-in also takes the mark that would make `save_pretrained` copy source files next to the weights
+    pipelines.PIPELINE_REGISTRY.register_pipeline(
+        TASK,
+        pipeline_class=_StandIn(PIPELINE),
+        pt_model=AutoModelForAudioSeparation,
+        default={"model": (str(SHIPPED[DEFAULT_MODEL]), "main")},
+        type="audio",
+    )
+
+
+STEPS: dict[str, Callable[[ModuleType], None]] = {
+    "transformers.models.auto.configuration_auto": _register_configs,
+    "transformers.models.auto.processing_auto": _register_processors,
+    "transformers.pipelines": _register_pipelines,
+}
+
+
+class _AfterImport(MetaPathFinder):
+    """Runs the step that belongs to a module of transformers right after that module was imported."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        step = STEPS.get(fullname)
+        spec = PathFinder.find_spec(fullname, path, target) if step is not None else None
+        if step is None or spec is None or spec.loader is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def execute_then_register(module: ModuleType) -> None:
+            execute(module)
+            step(module)
+
+        spec.loader.exec_module = execute_then_register  # type: ignore[method-assign]
+        return spec
+
+
+def register() -> None:
+    """Makes transformers' auto classes and `pipeline()` know the systems, now or when they are first imported."""
+    if not any(isinstance(finder, _AfterImport) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _AfterImport())
+    for name, step in STEPS.items():
+        if name in sys.modules:
+            step(sys.modules[name])
+
+
+__all__ = ["CHECKPOINTS", "DEFAULT_MODEL", "SHIPPED", "SYSTEMS", "TASK", "System", "locate", "register"]

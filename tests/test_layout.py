@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shape of the repository: sizes of files and functions, the links, what importing costs, what a wheel holds."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import hubsep
+
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = sorted(
+    path
+    for folder in ("src", "pipelines", "conversion")
+    for path in (ROOT / folder).rglob("*.py")
+    if not {"src/hubsep/pipelines", "src/hubsep/conversion"} & {p.as_posix() for p in path.relative_to(ROOT).parents}
+)
+TEXTS = {".py", ".md", ".toml", ".txt", ".json", ".yaml", ".yml", ".in", ".csv", ""}
+MAX_FILE, MAX_MODELING, MAX_FUNCTION = 300, 700, 40
+
+python_file = pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
+
+
+def run_python(code: str, *arguments: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_sources_are_found() -> None:
+    assert ROOT / "src/hubsep/registry.py" in SOURCES
+
+
+@python_file
+def test_size(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    lines = len(text.splitlines())
+    assert lines <= (MAX_MODELING if path.name.startswith("modeling_") else MAX_FILE)
+    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
+    long = {node.name: body_lines(node) for node in functions if body_lines(node) > MAX_FUNCTION}
+    assert not long
+
+
+def body_lines(function: ast.FunctionDef) -> int:
+    """Lines from `def` to the end without the docstring: explaining more must not make a function too long."""
+    lines = (function.end_lineno or 0) - function.lineno + 1
+    first = function.body[0]
+    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+        lines -= (first.end_lineno or 0) - first.lineno + 1
+    return lines
+
+
+@python_file
+def test_header(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    if not text.strip():
+        pytest.skip("empty file")
+    assert text.startswith("# SPDX-License-Identifier: Apache-2.0\n")
+    assert ast.get_docstring(ast.parse(text)), "a module starts with the decisions it took"
+
+
+@python_file
+def test_documented_arguments_exist(path: Path) -> None:
+    """A name in the `Args:` part of a docstring is a parameter, or a field of the class."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            continue
+        section = re.search(r"^Args:\n((?:    .*\n|\n)+)", (ast.get_docstring(node) or "") + "\n", re.MULTILINE)
+        documented = set(re.findall(r"^    `?\*{0,2}(\w+)`?:", section[1], re.MULTILINE)) if section else set()
+        assert documented <= names_of(node), f"{node.name} documents {documented - names_of(node)}"
+
+
+def names_of(node: ast.FunctionDef | ast.ClassDef) -> set[str]:
+    if isinstance(node, ast.FunctionDef):
+        arguments = node.args
+        every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
+        return {argument.arg for argument in every if argument is not None}
+    annotated = [item.target for item in node.body if isinstance(item, ast.AnnAssign)]
+    fields = {target.id for target in annotated if isinstance(target, ast.Name)}
+    initialisers = [item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"]
+    return fields.union(*(names_of(item) for item in initialisers))
+
+
+@pytest.mark.parametrize("name", ["pipelines", "conversion"])
+def test_links_are_relative_and_lead_to_the_code(name: str) -> None:
+    link = ROOT / "src" / "hubsep" / name
+    assert os.readlink(link) == f"../../{name}"
+    assert (link / "__init__.py").samefile(ROOT / name / "__init__.py")
+
+
+def test_top_level_folders_are_not_imported_by_themselves() -> None:
+    assert hubsep.pipelines.__name__ == "hubsep.pipelines"
+    assert "pipelines" not in sys.modules
+    assert "conversion" not in sys.modules
+
+
+def test_importing_hubsep_brings_nothing_transformers_does_not_need() -> None:
+    code = "import sys; {}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    before = set(run_python(code.format("import transformers")).split())
+    after = set(run_python(code.format("import hubsep")).split())
+    assert after - before == {"hubsep"}
+    with_pipeline = set(run_python(code.format("from transformers import pipeline")).split())
+    with_ours = set(run_python(code.format("from hubsep import pipeline")).split())
+    assert not {"matplotlib", "librosa", "diffusers", "typer", "peft", "av"} & (with_ours - with_pipeline)
+
+
+def test_the_command_line_answers_without_pytorch() -> None:
+    code = "import sys, hubsep.cli; print('torch' in sys.modules, 'transformers' in sys.modules)"
+    assert run_python(code).split() == ["False", "False"]
+
+
+def test_public_names_exist_and_are_listed_once() -> None:
+    for name in hubsep.__all__:
+        assert getattr(hubsep, name) is not None
+    assert set(hubsep._HOMES) <= set(hubsep.__all__)
+    assert set(hubsep.__all__) <= set(dir(hubsep))
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = hubsep.no_such_name
+
+
+ORDERS = {
+    "hubsep first": "import hubsep; from transformers import AutoConfig, AutoProcessor, pipeline",
+    "transformers first": "from transformers import AutoConfig, AutoProcessor, pipeline; import hubsep",
+    "a model first": "import hubsep.models.audiosep.modeling_audiosep; from transformers import AutoConfig",
+    "a pipeline first": "import hubsep.pipelines; from transformers import AutoConfig",
+}
+
+
+@pytest.mark.parametrize("imports", ORDERS.values(), ids=ORDERS)
+def test_transformers_knows_the_systems_in_any_order_of_imports(imports: str) -> None:
+    code = f"""{imports}
+from transformers.models.auto.processing_auto import processor_class_from_name
+from transformers.pipelines import PIPELINE_REGISTRY
+from hubsep import AudioSeparationPipeline, AudioSepConfig, AudioSepProcessor
+assert type(AutoConfig.for_model("audiosep")) is AudioSepConfig
+assert processor_class_from_name("AudioSepProcessor").from_pretrained.__self__ is AudioSepProcessor
+task = PIPELINE_REGISTRY.check_task("audio-separation")[1]
+assert task["impl"].preprocess is AudioSeparationPipeline.preprocess
+print("known")"""
+    assert run_python(code).strip() == "known"
+
+
+def test_no_path_of_a_machine_and_no_pickle() -> None:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    files = [ROOT / name for name in listed.stdout.split("\0") if name]
+    if not files:
+        pytest.skip("not a git checkout")
+    path_of_a_machine = re.compile(r"/(?:tmp|work|root|home|farm|Users)/[\w.-]+")
+    for file in files:
+        assert file.suffix not in {".pkl", ".pt", ".pth", ".ckpt", ".bin"}
+        if file.suffix in TEXTS and file.is_file() and not file.is_symlink() and file != Path(__file__):
+            found = path_of_a_machine.search(file.read_text(encoding="utf-8"))
+            assert found is None, f"{file.relative_to(ROOT)} holds {found and found[0]}"
+
+
+@pytest.mark.slow
+def test_wheel_holds_both_folders_and_the_data(tmp_path: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "-w", tmp_path, ROOT], check=True)
+    (wheel,) = tmp_path.glob("hubsep-*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    expected = {f"hubsep/{path.relative_to(ROOT).as_posix()}" for path in SOURCES if ROOT / "src" not in path.parents}
+    expected |= {path.relative_to(ROOT / "src").as_posix() for path in SOURCES if ROOT / "src" in path.parents}
+    data = [*(ROOT / "src/hubsep/checkpoints").rglob("*.*"), *(ROOT / "src/hubsep/data").glob("*.json")]
+    expected |= {path.relative_to(ROOT / "src").as_posix() for path in data}
+    assert expected | {"hubsep/py.typed"} <= names
+    assert not {name for name in names if not name.startswith(("hubsep/", "hubsep-"))}
