@@ -1,165 +1,66 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a pipeline does around the model: one recording's way there and back, channels, kinds of input, file names.
-
-A recording keeps its rate, channels and length. Reading runs ahead of the model, so the mixture waits here until its
-sources arrive; what waits is at most a batch of segments. The residual is taken from the float32 sources that are
-handed out, so that all of them add up to the mixture.
-"""
+"""What any pipeline on recordings needs: saving and pushing, kinds of input, channels, checks and names of output."""
 
 from __future__ import annotations
 
+import os
 import re
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
+from transformers import Pipeline, PreTrainedModel
 
-from hubsep.audio import StreamResampler, open_audio
 from hubsep.errors import AudioError, CheckpointError
+from hubsep.hub import MAX_SHARD_SIZE, atomic_folder, check_folder
+from hubsep.hub_push import CARD, push_folder
 
 
-Waveform = NDArray[np.float32]
+class AudioPipeline(Pipeline):
+    """Base of pipelines: a model in evaluation mode, with a processor if it takes more than waveforms."""
 
-# Zeros that follow the sources into the resampler, to be cut off again: rates that do not divide each other lose up to
-# one sample on the way to the model and one on the way back.
-_MARGIN = 64
+    _load_processor: Any = None
+    _load_image_processor: Any = False
+    _load_video_processor: Any = False
+    _load_feature_extractor: Any = False
+    _load_tokenizer: Any = False
 
+    def __init__(self, *args: Any, **kwargs: Any):
+        kwargs.pop("local_files_only", None)  # transformers.pipeline leaves it among the arguments of the class
+        super().__init__(*args, **kwargs)
+        self.model.eval()
 
-class Track:
-    """The state of one recording in one call.
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], *, max_shard_size: int | str = MAX_SHARD_SIZE
+    ) -> None:
+        """Saves model and processor, both or nothing, so that `pipeline("audio-separation", model=...)` loads them.
 
-    Args:
-        source: anything `open_audio` reads.
-        model_rate: sampling rate of the model in Hz.
-        num_sources: sources the model returns.
-        residual: whether the residual follows as one more source.
-        sampling_rate: of a bare array, in Hz.
-        on_short: "raise" or "warn" when a file holds less than it claims.
-    """
-
-    def __init__(
-        self,
-        source: Any,
-        model_rate: int,
-        num_sources: int,
-        *,
-        residual: bool,
-        sampling_rate: int | None = None,
-        on_short: str = "raise",
-    ):
-        self.reader = open_audio(source, sampling_rate=sampling_rate, on_short=on_short)
-        self.sampling_rate: int = self.reader.sampling_rate
-        self.channels: int = self.reader.channels
-        self.total_samples: int | None = self.reader.claimed_samples
-        self.done_samples = 0
-        self.model_rate = model_rate
-        self.num_sources = num_sources
-        self.residual = residual
-        self._waiting: deque[Waveform] = deque()
-        self._backward = StreamResampler(model_rate, self.sampling_rate, num_sources * self.channels)
-        self._ahead = np.zeros((num_sources, self.channels, 0), np.float32)
-        self._energies = np.zeros(num_sources + residual)
-        self._mixture_energy = 0.0
-        self._presence: Tensor | None = None
-
-    def blocks(self) -> Iterator[Tensor]:
-        """The mixture at the model's rate, (channels, samples) each, and at least one sample of it."""
-        forward = StreamResampler(self.sampling_rate, self.model_rate, self.channels)
-        empty = True
-        with self.reader as reader:
-            for block in reader.blocks():
-                self._waiting.append(block)
-                resampled = forward.push(block)
-                empty = empty and resampled.shape[1] == 0
-                yield torch.from_numpy(resampled)
-        resampled = forward.finish()
-        if empty and resampled.shape[1] == 0:
-            resampled = np.zeros((self.channels, 1), np.float32)
-        yield torch.from_numpy(resampled)
-
-    def restore(self, sources: Tensor, presence: Tensor | None, *, last: bool) -> Waveform:
-        """Brings a block of sources back to the recording's rate and adds the residual.
+        What else the folder holds stays. transformers' own method would leave out the processor, copy this source file
+        into the folder and make the copy the way to load it.
 
         Args:
-            sources: (num_sources, channels, samples) at the model's rate.
-            presence: logits that each source is in this segment, (num_sources,), of models that say so.
-            last: whether these are the last samples; then the total is exactly the recording's.
+            save_directory: folder, made if missing.
+            max_shard_size: of one weight file.
 
-        Returns:
-            (num_sources, channels, samples), with the residual one source more.
+        Raises:
+            CheckpointError: if the folder cannot be written, or loading would refuse it.
         """
-        flat = sources.reshape(-1, sources.shape[-1]).numpy()
-        parts = [self._ahead, self._unflat(self._backward.push(flat))]
-        if last:
-            margin = np.zeros((flat.shape[0], _MARGIN), np.float32)
-            parts += [self._unflat(self._backward.push(margin)), self._unflat(self._backward.finish())]
-        restored = np.concatenate(parts, axis=-1)
-        mixture = self._mixture(None if last else restored.shape[-1])
-        samples = mixture.shape[-1]
-        restored, self._ahead = restored[..., :samples], restored[..., samples:].copy()
-        if self.residual:
-            rest = mixture - restored.sum(axis=0, dtype=np.float64)
-            restored = np.concatenate([restored, rest[None].astype(np.float32)])
-        self._measure(mixture, restored, presence)
-        return restored
+        with atomic_folder(save_directory, keep=lambda name: ".safetensors" not in name) as folder:
+            PreTrainedModel.save_pretrained(self.model, folder, max_shard_size=max_shard_size)
+            if self.processor is not None:
+                self.processor.save_pretrained(folder)
+            check_folder(folder)
 
-    def scores(self) -> list[float]:
-        """For each source, from 0 to 1, whether it is there at all.
-
-        What the model says about its most certain segment, if it has a presence head. Otherwise, and always for the
-        residual, the source's share of the mixture's energy.
-        """
-        shares = np.clip(self._energies / (self._mixture_energy or 1.0), 0.0, 1.0).tolist()
-        if self._presence is None:
-            return shares
-        return torch.sigmoid(self._presence).tolist() + shares[self.num_sources :]
-
-    def _unflat(self, flat: Waveform) -> Waveform:
-        return flat.reshape(self.num_sources, self.channels, flat.shape[-1])
-
-    def _mixture(self, samples: int | None) -> Waveform:
-        """Takes at most `samples` of what waits, or all of it."""
-        taken: list[Waveform] = [np.zeros((self.channels, 0), np.float32)]
-        missing = samples
-        while self._waiting and missing != 0:
-            block = self._waiting.popleft()
-            if missing is not None:
-                if block.shape[1] > missing:
-                    self._waiting.appendleft(block[:, missing:])
-                    block = block[:, :missing]
-                missing -= block.shape[1]
-            taken.append(block)
-        return np.concatenate(taken, axis=1)
-
-    def _measure(self, mixture: Waveform, sources: Waveform, presence: Tensor | None) -> None:
-        self.done_samples += mixture.shape[-1]
-        self._mixture_energy += float(np.square(mixture, dtype=np.float64).sum())
-        self._energies += np.square(sources, dtype=np.float64).sum(axis=(1, 2))
-        if presence is not None:
-            self._presence = presence if self._presence is None else torch.maximum(self._presence, presence)
-
-
-def join(blocks: deque[Waveform]) -> list[Waveform]:
-    """Empties blocks (num_sources, channels, n) into one array (channels, samples) a source.
-
-    The blocks are freed while the arrays fill, so the peak is the result and not twice the result.
-    """
-    num_sources, channels, _ = blocks[0].shape
-    samples = sum(block.shape[-1] for block in blocks)
-    joined = [np.empty((channels, samples), np.float32) for _ in range(num_sources)]
-    start = 0
-    while blocks:
-        block = blocks.popleft()
-        for waveform, part in zip(joined, block, strict=True):
-            waveform[:, start : start + part.shape[1]] = part
-        start += block.shape[-1]
-    return joined
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Pushes model, processor and card in one commit; takes what `push_to_hub` of the model takes."""
+        origin = self.model.config.name_or_path
+        card = Path(origin) / CARD if origin else None
+        return push_folder(
+            repo_id, self.save_pretrained, fallback=card if card is not None and card.is_file() else None, **options
+        )
 
 
 def many(inputs: Any) -> Iterable[Any] | None:
@@ -248,8 +149,11 @@ def output_paths(
 
 
 def file_name(label: str) -> str:
-    """A label as part of a file name: letters, digits and hyphens stay, everything else is an underscore."""
-    return re.sub(r"[^\w-]+", "_", label.strip())[:100]
+    """A label as part of a file name: letters, digits and hyphens stay, everything else is an underscore.
+
+    At most 100 bytes, because file systems stop at 255 and a name may hold two labels and an ending.
+    """
+    return re.sub(r"[^\w-]+", "_", label.strip()).encode()[:100].decode(errors="ignore")
 
 
-__all__ = ["Track", "Waveform", "check_output", "file_name", "from_rows", "join", "many", "output_paths", "to_rows"]
+__all__ = ["AudioPipeline", "check_output", "file_name", "from_rows", "many", "output_paths", "to_rows"]

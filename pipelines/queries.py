@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hubsep.audio import read_audio
+from hubsep.audio import OnShort, read_audio
 from hubsep.chunking import Segments
 from hubsep.errors import AudioError, CheckpointError, QueryError
 
@@ -41,7 +41,7 @@ class SeparationOptions:
     segment_s: float | None = None
     overlap_s: float | None = None
     sampling_rate: int | None = None
-    on_short: str = "raise"
+    on_short: OnShort = "raise"
     on_progress: Callable[[int, int | None], None] | None = None
 
     def segments(self, config: Any) -> Segments:

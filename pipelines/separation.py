@@ -9,7 +9,6 @@ are digital silence stay digital silence and never reach the model.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -18,39 +17,27 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Pipeline, PreTrainedModel
 
-from hubsep.audio import AudioWriter
+from hubsep.audio import AudioWriter, OnShort
+from hubsep.audio_writer import Clip
 from hubsep.chunking import overlap_add_many
 from hubsep.errors import AudioError
-from hubsep.hub import MAX_SHARD_SIZE, atomic_folder, check_folder
-from hubsep.hub_push import CARD, push_folder
-from hubsep.pipelines.base import Track, Waveform, check_output, from_rows, join, many, output_paths, to_rows
+from hubsep.pipelines.base import AudioPipeline, check_output, from_rows, many, output_paths, to_rows
 from hubsep.pipelines.queries import Plan, SeparationOptions, Targets, make_plan
+from hubsep.pipelines.tracks import Tape, Track, Waveform
 
 
 QUERIES = {"queries", "query_audio", "query_embeds"}
 
 
-class AudioSeparationPipeline(Pipeline):
+class AudioSeparationPipeline(AudioPipeline):
     """Separates recordings with any `XForAudioSeparation` model.
 
     Built by `pipeline("audio-separation", model=...)`. Every argument of a call may also be given there, to be the
-    default of all calls. The model is put into evaluation mode.
+    default of all calls.
     """
 
-    _load_processor: Any = None
-    _load_image_processor: Any = False
-    _load_video_processor: Any = False
-    _load_feature_extractor: Any = False
-    _load_tokenizer: Any = False
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        kwargs.pop("local_files_only", None)  # transformers.pipeline leaves it among the arguments of the class
-        super().__init__(*args, **kwargs)
-        self.model.eval()
-
-    def __call__(  # type: ignore[override]
+    def __call__(
         self,
         inputs: Any,
         *,
@@ -63,7 +50,7 @@ class AudioSeparationPipeline(Pipeline):
         segment_s: float | None = None,
         overlap_s: float | None = None,
         sampling_rate: int | None = None,
-        on_short: str | None = None,
+        on_short: OnShort | None = None,
         on_progress: Callable[[int, int | None], None] | None = None,
     ) -> Any:
         """Separates one recording, or each of several.
@@ -143,7 +130,7 @@ class AudioSeparationPipeline(Pipeline):
         *,
         template: str = "{name}.{label}.wav",
         subtype: str | None = None,
-        clip: str = "raise",
+        clip: Clip = "raise",
         **options: Any,
     ) -> list[dict[str, Any]]:
         """Separates one recording into files; memory does not grow with its length.
@@ -154,9 +141,9 @@ class AudioSeparationPipeline(Pipeline):
             source: one recording, as in a call.
             output: folder for the files, made if missing, or a dict of labels and paths.
             template: names in the folder, made of {name} (of the recording) and {label}; the ending picks the format.
-            subtype: sample format such as "PCM_16"; by default the recording's own where its format is lossless, else
-                32-bit floating point where the output format has it.
-            clip: what to do with samples that do not fit an integer subtype, see `AudioWriter`.
+            subtype: sample format such as "PCM_16"; by default 32-bit floating point where the format has it, because
+                a source may peak above 1 where the recording does not.
+            clip: "raise" or "clamp", for samples that do not fit the subtype.
             **options: as in a call.
 
         Returns:
@@ -183,7 +170,7 @@ class AudioSeparationPipeline(Pipeline):
             for label, path, score in zip(plan.labels, paths, track.scores(), strict=True)
         ]
 
-    def preprocess(self, input_: Any, plan: Plan) -> Track:  # type: ignore[override]
+    def preprocess(self, input_: Any, plan: Plan) -> Track:
         """Opens a recording."""
         return Track(
             input_,
@@ -194,47 +181,16 @@ class AudioSeparationPipeline(Pipeline):
             on_short=plan.options.on_short,
         )
 
-    def _forward(self, input_tensors: dict[str, Tensor]) -> dict[str, Tensor]:  # type: ignore[override]
+    def _forward(self, input_tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Runs the model on equally long segments; only what the pipeline uses leaves the device."""
         output = self.model(**input_tensors)
         kept = {"sources": output.sources, "presence": output.presence_logits}
         return {name: tensor.float() for name, tensor in kept.items() if tensor is not None}
 
-    def postprocess(  # type: ignore[override]
-        self, model_outputs: deque[Waveform], track: Track, labels: Sequence[str]
-    ) -> list[dict[str, Any]]:
-        """Joins the blocks of a recording."""
-        scored = zip(labels, join(model_outputs), track.scores(), strict=True)
-        return [{**_entry(label, audio, track), "score": score} for label, audio, score in scored]
-
-    def save_pretrained(  # type: ignore[override]
-        self, save_directory: str | os.PathLike[str], *, max_shard_size: int | str = MAX_SHARD_SIZE
-    ) -> None:
-        """Saves model and processor, both or nothing, so that `pipeline("audio-separation", model=...)` loads them.
-
-        What else the folder holds stays. transformers' own method would leave out the processor, copy this source file
-        into the folder and make the copy the way to load it.
-
-        Args:
-            save_directory: folder, made if missing.
-            max_shard_size: of one weight file.
-
-        Raises:
-            CheckpointError: if the folder cannot be written, or loading would refuse it.
-        """
-        with atomic_folder(save_directory, keep=lambda name: ".safetensors" not in name) as folder:
-            PreTrainedModel.save_pretrained(self.model, folder, max_shard_size=max_shard_size)
-            if self.processor is not None:
-                self.processor.save_pretrained(folder)
-            check_folder(folder)
-
-    def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Pushes model, processor and card in one commit; takes what `push_to_hub` of the model takes."""
-        origin = self.model.config.name_or_path
-        card = Path(origin) / CARD if origin else None
-        return push_folder(
-            repo_id, self.save_pretrained, fallback=card if card is not None and card.is_file() else None, **options
-        )
+    def postprocess(self, model_outputs: Sequence[Tape], track: Track, labels: Sequence[str]) -> list[dict[str, Any]]:
+        """Hands out what was recorded of each source."""
+        scored = zip(labels, model_outputs, track.scores(), strict=True)
+        return [{**_entry(label, tape.waveform(), track), "score": score} for label, tape, score in scored]
 
     def _sanitize_parameters(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """Checks the names of the options; all of them are kept in the first dict."""
@@ -255,11 +211,14 @@ class AudioSeparationPipeline(Pipeline):
         return make_plan(self.model, self.processor, SeparationOptions(**{**defaults, **given}))
 
     def _results(self, recordings: Iterable[Any], plan: Plan) -> Iterator[list[dict[str, Any]]]:
-        blocks: deque[Waveform] = deque()
+        tapes: list[Tape] = []
         for track, block, last in self._run(recordings, plan):
-            blocks.append(block)
+            tapes = tapes or [Tape(track.channels) for _ in plan.labels]
+            for tape, audio in zip(tapes, block, strict=True):
+                tape.write(audio)
             if last:
-                yield self.postprocess(blocks, track, plan.labels)
+                yield self.postprocess(tapes, track, plan.labels)
+                tapes = []
 
     def _run(self, recordings: Iterable[Any], plan: Plan) -> Iterator[tuple[Track, Waveform, bool]]:
         """Read, resample, cut, separate, merge, resample back, add the residual: block by block."""

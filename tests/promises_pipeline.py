@@ -145,19 +145,21 @@ class PipelinePromises:
         assert np.isfinite(sources).all()
         assert np.abs(sources.sum(axis=0) - mixture).max() <= 1e-6
 
-    def test_segments_of_another_length_leave_no_seam(self, separate, options, rate):
-        """Steps between neighbouring samples at the borders of segments are like those anywhere else."""
+    def test_segments_leave_no_seam(self, separate, options, rate):
+        """Steps between neighbouring samples where segments meet are like those anywhere else."""
         config = separate.model.config
-        mixture = recording(6 * config.segment_samples)
+        mixture = recording(8 * config.segment_samples)
         sources = audio(separate(mixture, sampling_rate=rate, **options))[:, 0]
-        hop = config.segment_samples - config.overlap_samples
-        borders = np.arange(hop, mixture.shape[-1] - config.segment_samples, hop) + config.overlap_samples // 2
         steps = np.abs(np.diff(sources, axis=-1))
-        near = steps[:, borders[:, None] + np.arange(-config.overlap_samples // 2, config.overlap_samples // 2)]
-        assert near.max() <= 1.5 * steps.max()
+        hop = config.segment_samples - config.overlap_samples
+        phase = (
+            np.arange(steps.shape[-1]) % hop
+        )  # the first `overlap_samples` of each hop are shared, but for the start
+        shared = (phase < config.overlap_samples) & (np.arange(steps.shape[-1]) >= hop)
+        assert (steps[:, shared].max(axis=1) <= 1.2 * steps[:, ~shared].max(axis=1)).all()
 
     def test_threads_may_share_a_pipeline(self, separate, options, rate):
-        recordings = [recording(3_000 + 517 * seed, seed=seed) for seed in range(24)]
+        recordings = [recording(2_000 + 217 * seed, seed=seed) for seed in range(24)]
         expected = [audio(separate(mixture, sampling_rate=rate, **options)) for mixture in recordings]
         before = dict(separate.__dict__)
         with ThreadPoolExecutor(8) as pool:

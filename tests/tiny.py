@@ -39,9 +39,9 @@ class TinyModel(HubsepModelMixin, PreTrainedModel):
     """A few linear layers, a bare parameter, and a buffer of whole numbers that is stored with the weights."""
 
     config_class = TinyConfig
+    steps: Tensor
     base_model_prefix = ""
     main_input_name = "input_values"
-    input_modalities = ("audio",)
     _no_split_modules = ["Linear"]
 
     def __init__(self, config: TinyConfig):

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .errors import CheckpointError
+from .errors import CheckpointError, HubsepError
 from .hub_atomic import atomic_folder, recover, verify_manifest
 from .hub_bounds import shown
 from .hub_checks import check_folder
@@ -26,6 +26,11 @@ from .hub_resolve import checked_folder, inside, resolve_folder
 from .hub_tensors import EXPONENT_BITS, StoredTensor
 
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel as _Model
+else:
+    _Model = object  # named as the second base by every model, after this mixin
+
 HUB_OPTIONS = ("token", "revision", "cache_dir", "force_download", "local_files_only")
 MAX_SHARD_SIZE = "15MB"
 # a model whose configuration asks for more than this many times the stored numbers is a mistake or an attack
@@ -34,10 +39,8 @@ PARAMETERS_PER_STORED = 4
 _stored_elements: ContextVar[int | None] = ContextVar("stored_elements", default=None)
 
 
-class HubsepModelMixin:
+class HubsepModelMixin(_Model):
     """First base of every model: `class X(HubsepModelMixin, PreTrainedModel)`."""
-
-    config: Any
 
     @classmethod
     def from_pretrained(
@@ -60,9 +63,7 @@ class HubsepModelMixin:
             CheckpointError: naming the file or tensor and the reason.
         """
         if pretrained_model_name_or_path is None:  # weights are given as `state_dict`
-            return super().from_pretrained(  # type: ignore[misc]
-                None, *model_args, output_loading_info=output_loading_info, **kwargs
-            )
+            return super().from_pretrained(None, *model_args, output_loading_info=output_loading_info, **kwargs)
         _refuse_unsafe(kwargs)
         hub: dict[str, Any] = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
         folder = inside(resolve_folder(pretrained_model_name_or_path, **hub), subfolder)
@@ -70,7 +71,7 @@ class HubsepModelMixin:
         if kwargs.get("config") is None:
             _check_config(cls, folder, tensors)
         with _budget(sum(tensor.elements for tensor in tensors) if strict else None):
-            model, info = super().from_pretrained(  # type: ignore[misc]
+            model, info = super().from_pretrained(
                 folder,
                 *model_args,
                 output_loading_info=True,
@@ -87,13 +88,13 @@ class HubsepModelMixin:
     def post_init(self) -> None:
         """As in transformers; while loading, the number of parameters is checked before any of them gets memory."""
         stored = _stored_elements.get()
-        wanted = sum(parameter.numel() for parameter in self.parameters()) if stored is not None else 0  # type: ignore[attr-defined]
+        wanted = sum(parameter.numel() for parameter in self.parameters()) if stored is not None else 0
         if stored is not None and wanted > stored * PARAMETERS_PER_STORED:
             raise CheckpointError(
                 f"config.json describes {wanted} parameters, but the weights hold {stored} numbers: they do not "
                 "belong together."
             )
-        super().post_init()  # type: ignore[misc]
+        super().post_init()
 
     def save_pretrained(
         self,
@@ -117,11 +118,11 @@ class HubsepModelMixin:
         hub = {name: kwargs.pop(name) for name in ("commit_message", "private", "create_pr") if name in kwargs}
         options = {"max_shard_size": max_shard_size, "variant": variant, **kwargs}
         if not is_main_process:  # takes part in gathering the weights, writes nothing
-            super().save_pretrained(save_directory, is_main_process=False, **options)  # type: ignore[misc]
+            super().save_pretrained(save_directory, is_main_process=False, **options)
             return
         with atomic_folder(save_directory, keep=lambda name: not _is_own_weights(name, variant)) as folder:
             with _write_errors(save_directory):
-                super().save_pretrained(folder, **options)  # type: ignore[misc]
+                super().save_pretrained(folder, **options)
             if (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
                 check_folder(folder)
         if push_to_hub:
@@ -175,8 +176,11 @@ def _check_config(model_class: Any, folder: Path, tensors: list[StoredTensor]) -
             f"config.json: model_type is {shown(model_type)}; {model_class.__name__} loads "
             f"{config_class.model_type!r}."
         )
-    with config_errors("config.json"):
-        config = config_class.from_pretrained(folder)
+    try:
+        with config_errors(config_class.__name__):
+            config = config_class.from_pretrained(folder)
+    except HubsepError as error:
+        raise CheckpointError(f"config.json: {error}") from error
     estimate = config.estimated_parameters() if isinstance(config, HubsepConfigMixin) else None
     stored = sum(tensor.elements for tensor in tensors)
     if estimate is not None and estimate > PARAMETERS_PER_STORED * stored:
@@ -230,7 +234,7 @@ def _write_errors(target: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"{shown(os.fspath(target), 200)} could not be written: {error}. What was there is as it was."
+            f"{shown(os.fspath(target), 200)} could not be written: {error}. Nothing of what was there is lost."
         ) from error
 
 

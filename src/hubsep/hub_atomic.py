@@ -29,7 +29,7 @@ from pathlib import Path
 from .errors import CheckpointError
 from .hub_bounds import shown
 from .hub_manifest import MANIFEST, fsync, listed_files, verify_manifest, write_manifest
-from .hub_processes import host, in_use
+from .hub_processes import host, in_use, locked
 
 
 MARKER = ".hubsep-unfinished"
@@ -63,21 +63,28 @@ def atomic_folder(
     try:
         with _our_errors(target):
             (staging / MARKER).touch()
-            if keep is not None and target.is_dir():
-                _copy_small_files(target, staging, keep)
+            if keep is not None:
+                with locked(target.parent):
+                    _copy_small_files(target, staging, keep)
         yield staging
         with _our_errors(target):
             write_manifest(staging, skip=(MARKER,))
-            _swap(staging, target, keep)
+            with locked(target.parent):
+                _swap(staging, target, keep)
     finally:
-        _clear(staging, target)
+        with _our_errors(target), locked(target.parent):
+            _clear(staging, target)
 
 
 def recover(target: str | os.PathLike[str]) -> None:
     """Finish or undo what processes that were killed while replacing `target` left next to it."""
     target = Path(target).resolve()
-    if not target.parent.is_dir():
-        return
+    if target.parent.is_dir():
+        with locked(target.parent):
+            _recover(target)
+
+
+def _recover(target: Path) -> None:
     pattern = re.compile(re.escape(target.name) + r"\.(tmp|old)-(\d+)-([0-9a-f]{4})[0-9a-f]{8}")
     busy = False
     # an old folder first: it may have to go back to its place, which decides what an unfinished one is
@@ -91,7 +98,7 @@ def recover(target: str | os.PathLike[str]) -> None:
             os.rename(path, target)
         else:
             _clear(path, target)
-    if not busy:
+    if not busy and target.is_dir():
         (target / MARKER).unlink(missing_ok=True)
 
 
@@ -192,8 +199,9 @@ def _exchange(first: Path, second: Path) -> bool:
 
 
 def _copy_small_files(source: Path, staging: Path, keep: Keep) -> None:
-    for path in source.iterdir():
-        if keep(path.name) and path.suffix in COPY_SUFFIXES and path.is_file() and not path.is_symlink():
+    for path in source.iterdir() if source.is_dir() else ():
+        wanted = keep(path.name) and path.suffix in COPY_SUFFIXES and path.name != MANIFEST
+        if wanted and path.is_file() and not path.is_symlink():
             shutil.copy2(path, staging / path.name)
 
 
@@ -213,7 +221,8 @@ def _our_errors(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise CheckpointError(
-            f"{shown(str(target), 200)} could not be written: {error.strerror or error}. What was there is as it was."
+            f"{shown(str(target), 200)} could not be written: {error.strerror or error}. Nothing of what was there is "
+            "lost."
         ) from error
 
 

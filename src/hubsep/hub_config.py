@@ -10,13 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.errors import StrictDataclassError
 
 from .errors import CheckpointError, HubsepError
 from .hub_bounds import shown
 
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig as _Config
+else:
+    _Config = object  # named as the second base by every configuration, after this mixin
 
 # what transformers itself, its Trainer included, passes to or sets on a configuration
 KNOWN_KEYS = frozenset(
@@ -26,7 +31,7 @@ KNOWN_KEYS = frozenset(
 )
 
 
-class HubsepConfigMixin:
+class HubsepConfigMixin(_Config):
     """First base of a configuration, before `PreTrainedConfig`; override `check_fields`."""
 
     def check_fields(self) -> None:
@@ -45,14 +50,14 @@ class HubsepConfigMixin:
         if unknown:
             raise CheckpointError(f"{type(self).__name__} has no field {shown(unknown[0])}.")
         self.check_fields()
-        super().__post_init__(**kwargs)  # type: ignore[misc]
+        super().__post_init__(**kwargs)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As in transformers; fields that keyword arguments replace are checked again."""
         with_rest = kwargs.pop("return_unused_kwargs", False)
         with config_errors(cls.__name__):
-            config, rest = super().from_dict(config_dict, return_unused_kwargs=True, **kwargs)  # type: ignore[misc]
+            config, rest = super().from_dict(config_dict, return_unused_kwargs=True, **kwargs)
             config.check_fields()
         return (config, rest) if with_rest else config
 

@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the process that made a temporary folder is still there."""
+"""What processes that work in the same folder need to know about each other."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import socket
+import sys
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -32,4 +36,24 @@ def in_use(path: Path, process: int, made_on: str) -> bool:
     return True
 
 
-__all__ = ["host", "in_use"]
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes that call this with the same folder waiting; leaves no file, and ends with the process.
+
+    Where the system cannot lock folders (Windows, some network disks), nothing is locked.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+__all__ = ["host", "in_use", "locked"]

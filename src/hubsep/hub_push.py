@@ -63,8 +63,9 @@ def push_folder(
         api.create_branch(repo_id, branch=revision, exist_ok=True)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "model"
-        save(folder)
+        folder.mkdir()
         _put_card(folder / CARD, repo_id, revision, token, Path(card) if card else None, fallback, tags)
+        save(folder)  # keeps the card, and lists it in the manifest
         commit = api.upload_folder(
             repo_id=repo_id,
             folder_path=folder,
@@ -85,12 +86,11 @@ def _put_card(
     fallback: Path | None,
     tags: list[str] | str | None,
 ) -> None:
-    """Write the card to push to `path`, with `tags` added to its own; write none if the repository's stays."""
+    """Write the card to push to `path`, with `tags` added to its own."""
     from huggingface_hub import ModelCard
 
-    if card is None and _has_own_card(repo_id, revision, token):
-        return
-    source = card or fallback
+    # one that stays is pushed again: unchanged it is no change to the repository, and the manifest lists it
+    source = card or _own_card(repo_id, revision, token) or fallback
     if source is not None:
         shutil.copyfile(source, path)
     else:
@@ -102,22 +102,16 @@ def _put_card(
         content.save(path)
 
 
-def _has_own_card(repo_id: str, revision: str | None, token: str | bool | None) -> bool:
-    """Whether the repository has a card that somebody wrote, as opposed to none or the one transformers writes."""
-    from huggingface_hub import ModelCard
+def _own_card(repo_id: str, revision: str | None, token: str | bool | None) -> Path | None:
+    """The repository's card if somebody wrote it; None if there is none, or the one transformers writes."""
+    from huggingface_hub import ModelCard, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
     try:
-        path = _fetch_card(repo_id, revision, token)
+        path = hf_hub_download(repo_id, CARD, revision=revision, token=token)
     except EntryNotFoundError:
-        return False
-    return ModelCard.load(path).data.library_name != "transformers"
-
-
-def _fetch_card(repo_id: str, revision: str | None, token: str | bool | None) -> str:
-    from huggingface_hub import hf_hub_download
-
-    return hf_hub_download(repo_id, CARD, revision=revision, token=token)
+        return None
+    return Path(path) if ModelCard.load(path).data.library_name != "transformers" else None
 
 
 __all__ = ["push_folder"]

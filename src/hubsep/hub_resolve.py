@@ -58,10 +58,13 @@ def resolve_folder(
     return _download(name, revision, token, cache_dir, local_files_only, force_download)
 
 
-def checked_folder(model: str | os.PathLike[str], *, subfolder: str = "", **hub: Any) -> Path:
-    """Resolve a model to its folder as `resolve_folder` does, and check it as `check_folder` does."""
+def checked_folder(model: str | os.PathLike[str], *, subfolder: str = "", finite: bool = True, **hub: Any) -> Path:
+    """Resolve a model to its folder as `resolve_folder` does, and check it as `check_folder` does.
+
+    `finite=False` is for callers that hand the folder to a model's `from_pretrained`, which reads the weights anyway.
+    """
     folder = inside(resolve_folder(model, **hub), subfolder)
-    check_folder(folder)
+    check_folder(folder, finite=finite)
     return folder
 
 

@@ -16,8 +16,14 @@ def energy(waveform: Tensor) -> Tensor:
     return waveform.float().square().sum(dim=(-2, -1))
 
 
+SILENCE_LIMIT_DB = 15.0
+
+
 def sdr_loss(sources: Tensor, labels: Tensor, mixture: Tensor, *, limit_db: float = 30.0) -> Tensor:
     """Negative signal-to-distortion ratio in dB, flattening out at `limit_db`; silent targets: output over mixture.
+
+    A silent target is worth at most `SILENCE_LIMIT_DB`: with 30 dB for silence, the easiest thing to make, a model of
+    4 M parameters answered a third of the classes with silence after 1,000 steps.
 
     Args:
         sources: estimates, (batch, num_sources, channels, samples).
@@ -28,12 +34,12 @@ def sdr_loss(sources: Tensor, labels: Tensor, mixture: Tensor, *, limit_db: floa
     Returns:
         Mean over the batch and sources, in dB.
     """
-    tau = 10 ** (-limit_db / 10)
     target, whole = energy(labels), energy(mixture.unsqueeze(1)) + 1e-8
     present = target > 0
     noise = energy(labels - sources)
-    ratio = torch.where(present, noise / target.clamp_min(1e-8), noise / whole)
-    return 10 * torch.log10(ratio + tau).mean()
+    present_loss = 10 * torch.log10(noise / target.clamp_min(1e-8) + 10 ** (-limit_db / 10))
+    absent_loss = 10 * torch.log10(noise / whole + 10 ** (-SILENCE_LIMIT_DB / 10))
+    return torch.where(present, present_loss, absent_loss).mean()
 
 
 def si_sdr_loss(sources: Tensor, labels: Tensor, mixture: Tensor, *, limit_db: float = 30.0) -> Tensor:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -118,7 +119,8 @@ def plot_separation(mixture: Any, outputs: Sequence[Mapping[str, Any]], path: st
         audio = output["audio"]
         picture = picture_of(audio, None if isinstance(audio, (str, Path)) else output["sampling_rate"])
         score = output.get("score")
-        rows.append((output["label"] + (f", score {score:.2f}" if score is not None else ""), picture))
+        label = shorten(output["label"], 80, placeholder=" ...")
+        rows.append((label if score is None else f"{label}, score {score:.2f}", picture))
     return _draw(rows, Path(path), title)
 
 
@@ -133,7 +135,7 @@ def _draw(rows: list[tuple[str, Picture]], path: Path, title: str) -> Path:
         axis.set_title(f"{name}, {picture.level:.1f} dBFS", loc="left", fontsize=10)
     axes[-1].set_xlabel("time in seconds")
     figure.supylabel("frequency in Hz", fontsize=10)
-    figure.colorbar(image, ax=list(axes), label="dB below the mixture's loudest point", pad=0.01)
+    figure.colorbar(image, ax=list(axes), label="dB relative to the mixture's loudest point", pad=0.01)
     if title:
         figure.suptitle(title, fontsize=11)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")

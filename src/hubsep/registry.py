@@ -61,7 +61,7 @@ SYSTEMS: dict[str, System] = {
         sampling_rate=32_000,
         task=TASK,
         pipeline=PIPELINE,
-        converter="hubsep.conversion.convert_audiosep",
+        converter="hubsep.conversion.audiosep",
         paper="https://arxiv.org/abs/2308.05037",
         status="trained",
     ),

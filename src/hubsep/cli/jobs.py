@@ -7,10 +7,8 @@ a small JSON file written last says that an input is finished, with the settings
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -18,6 +16,7 @@ from string import Formatter
 from typing import Any
 
 from ..errors import HubsepError
+from ..pipelines.base import file_name
 
 
 SUFFIXES = frozenset(
@@ -26,9 +25,7 @@ SUFFIXES = frozenset(
         ".avi .m4a .m4v .mka .mkv .mov .mp4 .webm"
     ).split()
 )
-TEMPLATE = "{name}/{label}.{ext}"
 FIELDS = frozenset({"name", "file", "label", "ext"})
-MAX_NAME_BYTES = 100
 
 
 @dataclass(frozen=True)
@@ -38,22 +35,31 @@ class Job:
     source: Path
     file: PurePosixPath
 
+    def template(self, template: str, extension: str) -> str:
+        """The template with everything but `{label}` filled in."""
+        names = {"name": self.file.with_suffix(""), "file": self.file, "ext": extension}
+        fixed = {field: str(name).replace("{", "{{").replace("}", "}}") for field, name in names.items()}
+        return template.format(**fixed, label="{label}")
+
     def output(self, folder: Path, template: str, label: str, extension: str) -> Path:
         """Where the output with this label goes."""
-        name = self.file.with_suffix("")
-        return folder / template.format(name=name, file=self.file, label=file_name(label), ext=extension)
+        return folder / self.template(template, extension).format(label=file_name(label))
 
 
-def collect_jobs(inputs: Sequence[Path]) -> list[Job]:
-    """Files as they are named, folders with all recordings below them; hidden files are left out.
+def collect_jobs(inputs: Sequence[Path], output: Path) -> list[Job]:
+    """Files as they are named, folders with all recordings below them; hidden files and earlier results are left out.
 
     Raises:
-        HubsepError: if an input does not exist or a folder holds no recording.
+        HubsepError: if an input does not exist, a folder holds no recording, or is part of the output folder.
     """
     jobs: list[Job] = []
+    results = output.resolve()
     for path in inputs:
         if path.is_dir():
-            found = [file for file in sorted(path.rglob("*")) if _is_recording(file, path)]
+            if path.resolve().is_relative_to(results):
+                raise HubsepError(f"the results would go among the recordings of {path}; choose another --output")
+            files = [file for file in sorted(path.rglob("*")) if _is_recording(file, path)]
+            found = [file for file in files if not file.resolve().is_relative_to(results)]
             if not found:
                 raise HubsepError(f"{path} holds no recording ({' '.join(sorted(SUFFIXES))})")
             jobs += [Job(file, PurePosixPath(file.relative_to(path).as_posix())) for file in found]
@@ -85,37 +91,26 @@ def check_template(template: str) -> None:
         raise HubsepError(f"template {template!r} leaves the output folder")
 
 
-def check_collisions(jobs: Sequence[Job], labels: Sequence[str], folder: Path, template: str) -> None:
-    """Refuses a run in which one output would overwrite another output or an input.
+def check_collisions(jobs: Sequence[Job], folder: Path, template: str) -> None:
+    """Refuses a run in which two inputs would write the same files, or one would write over another.
 
     Raises:
-        HubsepError: naming both files.
+        HubsepError: naming both inputs.
     """
-    inputs = {job.source.resolve() for job in jobs}
-    taken: dict[Path, str] = {}
+    taken: dict[Path, Path] = {}
+    inside = [job.source.resolve() for job in jobs if job.source.resolve().is_relative_to(folder.resolve())]
     for job in jobs:
-        for label in labels:
-            # the extension is left open: a.wav and a.flac would share the file that says they are finished
-            path = job.output(folder, template, label, "*")
-            owner = f"{label!r} of {job.source}"
-            if path in taken:
-                raise HubsepError(
-                    f"{taken[path]} and {owner} would both be written to {path}; rename one, or tell them apart with "
-                    "--template '{file}/{label}.{ext}'"
-                )
-            taken[path] = owner
-            for extension in (job.source.suffix.lstrip("."), "wav"):
-                if job.output(folder, template, label, extension).resolve() in inputs:
-                    raise HubsepError(f"{owner} would overwrite an input; choose another --output")
-
-
-def file_name(label: str) -> str:
-    """A label as a file name: words joined by `_`, nothing a file system gives a meaning to, at most 100 bytes."""
-    name = re.sub(r'[\x00-\x1f\x7f/\\:*?"<>|]+|\s+', "_", label.strip()).strip(".") or "_"
-    if len(name.encode()) <= MAX_NAME_BYTES:
-        return name
-    digest = hashlib.sha256(label.encode()).hexdigest()[:8]
-    return name.encode()[: MAX_NAME_BYTES - 9].decode(errors="ignore") + "-" + digest
+        # the ending is left open: a.wav and a.flac would share the file that says they are finished
+        path = job.output(folder, template, "any", "any")
+        if path in taken:
+            raise HubsepError(
+                f"{taken[path]} and {job.source} would be written to the same files in {path.parent}; rename one, or "
+                "tell them apart with --template '{file}/{label}.{ext}'"
+            )
+        taken[path] = job.source
+        for source in inside:
+            if job.output(folder, template, source.stem, source.suffix[1:]).resolve() == source:
+                raise HubsepError(f"a source of {job.source} could be written over {source}; choose another --output")
 
 
 def is_finished(marker: Path, source: Path, settings: dict[str, Any]) -> bool:
@@ -161,13 +156,11 @@ def describe_source(source: Path) -> dict[str, Any]:
 __all__ = [
     "FIELDS",
     "SUFFIXES",
-    "TEMPLATE",
     "Job",
     "check_collisions",
     "check_template",
     "collect_jobs",
     "describe_source",
-    "file_name",
     "is_finished",
     "write_marker",
 ]

@@ -13,7 +13,7 @@ import typer
 from .settings import parse_settings
 
 
-RECIPES = ("audiosep", "text_tower")
+RECIPES = ("audiosep", "audio_tower", "text_tower")
 
 
 def train(

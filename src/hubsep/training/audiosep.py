@@ -39,9 +39,13 @@ from .recipe import load_recipe
 
 @dataclass
 class AudioSepRecipe:
-    """Settings of a training run: the model's configuration, the mixtures, the optimiser."""
+    """Settings of a training run: the model's configuration, the mixtures, the optimiser.
+
+    `initial_model` is an AudioSep folder whose separator the run starts from; its text tower may be another one.
+    """
 
     text_tower: str = ""
+    initial_model: str = ""
     model: dict[str, Any] = field(default_factory=dict)
     audio_tower: dict[str, Any] = field(default_factory=dict)
     mixing: dict[str, Any] = field(default_factory=dict)
@@ -52,6 +56,7 @@ class AudioSepRecipe:
     steps: int = 10_000
     batch_size: int = 12
     learning_rate: float = 2e-3
+    schedule: str = "cosine"
     warmup_steps: int = 200
     weight_decay: float = 0.01
     eval_every: int = 1_000
@@ -118,6 +123,10 @@ def build_model(recipe: AudioSepRecipe) -> tuple[AudioSepForAudioSeparation, Aud
     model = AudioSepForAudioSeparation(AudioSepConfig(query_config=query_config.to_dict(), **recipe.model))
     model.query_encoder.text_model.load_state_dict(tower.text_model.state_dict())
     model.query_encoder.text_projection.load_state_dict(tower.text_projection.state_dict())
+    if recipe.initial_model:
+        start = AudioSepForAudioSeparation.from_pretrained(recipe.initial_model, dtype=torch.float32)
+        for name in ("input_norm", "stem", "query_network", "unet"):
+            getattr(model, name).load_state_dict(getattr(start, name).state_dict())
     extractor = ClapFeatureExtractor(frequency_min=50, truncation="rand_trunc", padding="repeatpad")
     processor = AudioSepProcessor(extractor, AutoTokenizer.from_pretrained(recipe.text_tower))
     return model, processor
@@ -154,7 +163,7 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
     output.mkdir(parents=True, exist_ok=True)
     arguments = TrainingArguments(
         str(output), max_steps=recipe.steps, per_device_train_batch_size=recipe.batch_size, bf16=recipe.bf16,
-        learning_rate=recipe.learning_rate, lr_scheduler_type="cosine", warmup_steps=recipe.warmup_steps,
+        learning_rate=recipe.learning_rate, lr_scheduler_type=recipe.schedule, warmup_steps=recipe.warmup_steps,
         weight_decay=recipe.weight_decay, max_grad_norm=5.0, optim="adamw_torch", logging_steps=50, seed=recipe.seed,
         save_steps=recipe.save_every, save_total_limit=2, remove_unused_columns=False, report_to=[],
         dataloader_drop_last=True, use_cpu=not torch.cuda.is_available(),

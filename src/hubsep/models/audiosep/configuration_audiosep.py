@@ -34,6 +34,8 @@ class AudioSepConfig(HubsepConfigMixin, PreTrainedConfig):
         input_features: "magnitude" as published, or "compressed": magnitude to the power 0.3 together with its
             product with the cosine and sine of the phase, three features instead of one.
         frequency_fold: neighbouring bins laid side by side as channels, for cheaper and wider convolutions.
+        query_hidden_size: width of a two-layer network between the query embedding and all FiLM layers; 0 as published,
+            where every FiLM layer takes the embedding itself.
         film_gain: whether the query also scales the normalised activations; the published model only shifts them.
         normalize_input: whether the network sees each segment at unit level, so that output scales with input.
         presence_head: whether a head on the bottleneck says if the query is in the mixture at all.
@@ -60,6 +62,7 @@ class AudioSepConfig(HubsepConfigMixin, PreTrainedConfig):
     batch_norm_eps: float = 1e-5
     input_features: str = "magnitude"
     frequency_fold: int = 1
+    query_hidden_size: int = 0
     film_gain: bool = False
     normalize_input: bool = False
     presence_head: bool = False
@@ -83,6 +86,11 @@ class AudioSepConfig(HubsepConfigMixin, PreTrainedConfig):
     def condition_size(self) -> int:
         """Size of a query embedding."""
         return self.query_config.projection_dim
+
+    @property
+    def film_size(self) -> int:
+        """Size of what the FiLM layers take."""
+        return self.query_hidden_size or self.condition_size
 
     @property
     def num_bins(self) -> int:
@@ -117,6 +125,7 @@ class AudioSepConfig(HubsepConfigMixin, PreTrainedConfig):
         bounded("stem_channels", self.stem_channels, 1, 4_096)
         bounded_list("encoder_channels", self.encoder_channels, 1, 4_096, max_items=12)
         bounded("frequency_fold", self.frequency_fold, 1, 64)
+        bounded("query_hidden_size", self.query_hidden_size, 0, 4_096)
         bounded("batch_norm_momentum", self.batch_norm_momentum, 0.0, 1.0, kind=float)
         bounded("batch_norm_eps", self.batch_norm_eps, 1e-12, 1.0, kind=float)
         bounded("presence_weight", self.presence_weight, 0.0, 1e3, kind=float)

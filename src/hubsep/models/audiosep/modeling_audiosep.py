@@ -32,8 +32,8 @@ class FilmNorm(nn.Module):
     def __init__(self, config: AudioSepConfig, channels: int):
         super().__init__()
         self.norm = nn.BatchNorm2d(channels, eps=config.batch_norm_eps, momentum=config.batch_norm_momentum)
-        self.shift = nn.Linear(config.condition_size, channels)
-        self.gain = nn.Linear(config.condition_size, channels) if config.film_gain else None
+        self.shift = nn.Linear(config.film_size, channels)
+        self.gain = nn.Linear(config.film_size, channels) if config.film_gain else None
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         x = self.norm(x)
@@ -41,6 +41,20 @@ class FilmNorm(nn.Module):
         if self.gain is None:
             return F.leaky_relu(x + shift, 0.01)
         return F.leaky_relu(torch.addcmul(shift, x, 1 + self.gain(condition)[:, :, None, None]), 0.01)
+
+
+class QueryNetwork(nn.Module):
+    """Two layers that turn a query embedding into what the FiLM layers share."""
+
+    def __init__(self, config: AudioSepConfig):
+        super().__init__()
+        self.norm = nn.LayerNorm(config.condition_size, elementwise_affine=False)
+        self.linear1 = nn.Linear(config.condition_size, config.query_hidden_size)
+        self.linear2 = nn.Linear(config.query_hidden_size, config.query_hidden_size)
+
+    def forward(self, embeds: Tensor) -> Tensor:
+        hidden = F.leaky_relu(self.linear1(self.norm(embeds)), 0.01)
+        return F.leaky_relu(self.linear2(hidden), 0.01)
 
 
 class ResidualBlock(nn.Module):
@@ -131,7 +145,11 @@ class AudioSepPreTrainedModel(HubsepModelMixin, PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Xavier-uniform weights and zero biases; batch norms as torch makes them."""
+        """Xavier-uniform weights and zero biases; batch norms as torch makes them.
+
+        Departing from the original, the real part of the phase rotation starts near one, so that training starts from
+        the mixture's phase: from random phases the nearest optimum is silence, where many queries then stayed.
+        """
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
             init.xavier_uniform_(module.weight)
             if module.bias is not None:
@@ -144,6 +162,10 @@ class AudioSepPreTrainedModel(HubsepModelMixin, PreTrainedModel):
             init.zeros_(module.num_batches_tracked)
         if isinstance(module, FilmNorm) and module.gain is not None:
             init.zeros_(module.gain.weight)
+        if isinstance(module, AudioSepUNet):
+            bias = torch.zeros(self.config.num_channels, 3, self.config.frequency_fold)
+            bias[:, 1] = 2.0
+            init.copy_(module.head.bias, bias.flatten())
 
 
 class AudioSepForAudioSeparation(AudioSepPreTrainedModel):
@@ -162,6 +184,7 @@ class AudioSepForAudioSeparation(AudioSepPreTrainedModel):
         )
         features = config.num_channels * config.num_features * config.frequency_fold
         self.stem = nn.Conv2d(features, config.stem_channels, 1)
+        self.query_network = QueryNetwork(config) if config.query_hidden_size else nn.Identity()
         self.unet = AudioSepUNet(config)
         self.post_init()
 
@@ -246,7 +269,7 @@ class AudioSepForAudioSeparation(AudioSepPreTrainedModel):
         stem = self._stem(features)
         queries = condition.shape[1]
         stem = stem.repeat_interleave(queries, dim=0) if queries > 1 else stem  # (batch * queries, channels, t, f)
-        logits, presence = self.unet(stem, condition.flatten(0, 1).to(stem.dtype))
+        logits, presence = self.unet(stem, self.query_network(condition.flatten(0, 1).to(stem.dtype)))
         spectrogram, masks = self._apply_masks(logits, magnitude, cosine, sine)
         samples = input_values.shape[-1]
         sources = istft(spectrogram, self.config.n_fft, self.config.hop_length, samples) * level.unsqueeze(1)
@@ -268,12 +291,11 @@ class AudioSepForAudioSeparation(AudioSepPreTrainedModel):
 
     def _condition(self, query_embeds: Tensor, negatives: Tensor | None, batch: int) -> Tensor:
         """Query embeddings as (batch, queries, condition_size), negatives taken out."""
-        if query_embeds.ndim == 2:
+        size, shape = self.config.condition_size, tuple(query_embeds.shape)
+        if len(shape) not in (2, 3) or shape[-1] != size or (len(shape) == 3 and shape[0] != batch):
+            raise QueryError(f"query_embeds must be (batch, queries, {size}) or (queries, {size}), got {shape}")
+        if len(shape) == 2:
             query_embeds = query_embeds.unsqueeze(0).expand(batch, -1, -1)
-        if query_embeds.ndim != 3 or query_embeds.shape[-1] != self.config.condition_size:
-            raise QueryError(
-                f"query_embeds must be (queries, {self.config.condition_size}), got {tuple(query_embeds.shape)}"
-            )
         if negatives is None:
             return query_embeds
         basis, _ = torch.linalg.qr(negatives.float().T)  # orthonormal directions, (condition_size, negatives)
@@ -298,7 +320,11 @@ class AudioSepForAudioSeparation(AudioSepPreTrainedModel):
 
     def _stem(self, features: Tensor) -> Tensor:
         """Norm per frequency bin, padding of time to whole bottleneck frames, Nyquist bin dropped, 1x1 convolution."""
-        features = self.input_norm(features.transpose(1, 3)).transpose(1, 3)  # (batch, features, frames, bins)
+        norm = self.input_norm
+        features = F.batch_norm(  # in float32 whatever the model's dtype; in float32 these are the norm's own tensors
+            features.transpose(1, 3), norm.running_mean.float(), norm.running_var.float(), norm.weight.float(),
+            norm.bias.float(), self.training, norm.momentum, norm.eps,
+        ).transpose(1, 3)  # (batch, features, frames, bins)  # fmt: skip
         frames = features.shape[2]
         features = F.pad(features, (0, -1, 0, -frames % self.config.time_stride))
         fold = self.config.frequency_fold

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the checkpoints their authors published to folders `from_pretrained` loads.
+
+One module a system, which its row in the registry names, with a function `convert` and tables of key names. This is
+the only place where a pickle is opened, and only with PyTorch's restricted unpickler.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConversionError
+from ..hub_bounds import shown
+from ..registry import SYSTEMS
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def convert(
+    model_type: str,
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    licence: str | None = None,
+    **overrides: Any,
+) -> PreTrainedModel:
+    """Converts a published checkpoint; the same input gives the same bytes.
+
+    Args:
+        model_type: the system, as `hubsep list` names it.
+        source: what the authors publish, a file or a folder, or a `.safetensors` file of the same keys.
+        output: folder to write the model, its processor and its card to; it appears complete or not at all. Without
+            it nothing is written.
+        licence: of the weights, for the card: an SPDX id, or "unknown". There is no default, since nobody but the
+            person who converts can know.
+        overrides: what the source does not hold: fields of the configuration by name, and options of the system's
+            converter.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        ConversionError: the source is unsafe or broken, or does not hold what the system needs, or an override or the
+            licence is missing or wrong.
+        CheckpointError: `output` cannot be written.
+    """
+    system = SYSTEMS.get(model_type)
+    if system is None or system.converter is None:
+        convertible = ", ".join(name for name, row in SYSTEMS.items() if row.converter)
+        raise ConversionError(f"{shown(model_type)} cannot be converted; there are converters for {convertible}")
+    if output is not None:
+        from .writing import check_licence
+
+        check_licence(licence)
+    module = importlib.import_module(system.converter)
+    return module.convert(Path(source), None if output is None else Path(output), licence=licence, **overrides)
+
+
+__all__ = ["convert"]

@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every converter does: read tensors safely, rename them by a table, and accept nothing half-fitting.
+
+A pickle is read by PyTorch's restricted unpickler, which knows tensors and plain containers; the numpy scalars some
+authors saved along are added by name. What it refuses is refused: there is no second way. A key map is a list of rows
+(pattern, replacement), the first pattern that matches a whole key wins; a key is used, or dropped by a row that says
+so, or an error. A state must fill its model exactly, in every name, shape and kind of number.
+"""
+
+from __future__ import annotations
+
+import _codecs
+import re
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import CheckpointError, ConversionError
+from ..hub_bounds import shown
+from ..hub_config import config_errors
+from ..hub_tensors import MAX_NAME_CHARACTERS, read_header
+
+
+# None drops a tensor on purpose; several names split it along its first axis
+Replacement = str | tuple[str, ...] | None
+KeyTable = Sequence[tuple[str, Replacement]]
+Model = TypeVar("Model", bound=nn.Module)
+
+SHOWN_OFFENDERS = 3
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Reads the tensors of a `.safetensors` file or of a PyTorch checkpoint, on the CPU.
+
+    A checkpoint of a training run has its weights under `state_dict`; the rest of it is not looked at.
+
+    Raises:
+        ConversionError: the file is missing, broken, holds more than data, or a tensor has an unsafe name or no data.
+    """
+    if not path.is_file():
+        raise ConversionError(f"{shown(str(path), 200)} is not a file")
+    tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    if not tensors:
+        raise ConversionError(f"{shown(path.name)} holds no tensors")
+    for name, tensor in tensors.items():
+        _check_name(name, path)
+        _check_tensor(name, tensor, path)
+    return {name: tensor.detach() for name, tensor in tensors.items()}
+
+
+def _read_safetensors(path: Path) -> dict[Any, Any]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        read_header(path)
+        return load_file(path)
+    except (CheckpointError, SafetensorError, OSError) as error:
+        raise ConversionError(f"{shown(path.name)} cannot be read: {error}") from error
+
+
+def _read_pickle(path: Path) -> dict[Any, Any]:
+    is_archive = zipfile.is_zipfile(path)
+    try:
+        if is_archive:
+            _check_archive(path)
+        with torch.serialization.safe_globals(_numpy_globals()):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
+    except ConversionError:
+        raise
+    except Exception as error:  # a broken or hostile pickle can raise anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConversionError(
+            f"{shown(path.name)} was not opened: it is damaged, or no PyTorch checkpoint, or holds more than tensors "
+            f"and plain values ({reason[:200]})"
+        ) from error
+    tensors = content.get("state_dict", content) if isinstance(content, Mapping) else content
+    if not isinstance(tensors, Mapping):
+        raise ConversionError(f"{shown(path.name)} holds a {type(tensors).__name__}, not a table of tensors")
+    return dict(tensors)
+
+
+def _check_archive(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise ConversionError(
+                f"{shown(path.name)} is a compressed archive; PyTorch does not compress its checkpoints, unpack it"
+            )
+
+
+def _numpy_globals() -> list[Any]:
+    """What a scalar such as `numpy.float64(0.9)` needs, under the names of numpy 1 and 2."""
+    core = np._core if hasattr(np, "_core") else np.core
+    names = [f"numpy.{package}.multiarray.scalar" for package in ("core", "_core")]
+    kinds = {type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"}
+    return [*((core.multiarray.scalar, name) for name in names), np.dtype, *kinds, _codecs.encode]
+
+
+def _check_name(name: Any, path: Path) -> None:
+    unsafe = not isinstance(name, str) or not name or len(name) > MAX_NAME_CHARACTERS or not name.isprintable()
+    if unsafe or "/" in name or "\\" in name or ".." in name:
+        raise ConversionError(f"{shown(path.name)}: {shown(name)} is not accepted as the name of a tensor")
+
+
+def _check_tensor(name: str, tensor: Any, path: Path) -> None:
+    label = f"{shown(path.name)}: {shown(name)}"
+    if not isinstance(tensor, Tensor):
+        raise ConversionError(f"{label} is a {type(tensor).__name__}, not a tensor")
+    dense = tensor.layout is torch.strided and not tensor.is_quantized and not tensor.is_complex()
+    if not dense or tensor.device.type != "cpu":
+        raise ConversionError(f"{label} is not a dense tensor of real numbers")
+    # a stride of zero would let a file of a hundred bytes claim a terabyte
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise ConversionError(f"{label} claims the shape {tuple(tensor.shape)} but the file holds less")
+
+
+def rename(tensors: Mapping[str, Tensor], table: KeyTable) -> dict[str, Tensor]:
+    """Renames tensors by the first row of `table` whose pattern matches the whole name.
+
+    A replacement refers to groups of its pattern as `{name}`. The group `number` counts from one in the source and
+    from zero in the result.
+
+    Raises:
+        ConversionError: a name matches no row, two names become the same, or a tensor cannot be split evenly.
+    """
+    rows = [(re.compile(pattern), replacement) for pattern, replacement in table]
+    renamed: dict[str, Tensor] = {}
+    unknown = []
+    for name, tensor in tensors.items():
+        found = next(((match, targets) for row, targets in rows if (match := row.fullmatch(name))), None)
+        if found is None:
+            unknown.append(name)
+            continue
+        match, targets = found
+        names = [_expand(match, target) for target in ((targets,) if isinstance(targets, str) else targets or ())]
+        for target, part in zip(names, _split(name, tensor, len(names)), strict=True):
+            if target in renamed:
+                raise ConversionError(f"{shown(name)} and another tensor both become {shown(target)}")
+            renamed[target] = part
+    if unknown:
+        raise ConversionError(f"the source holds tensors this converter does not know: {offenders(unknown)}")
+    return renamed
+
+
+def _expand(match: re.Match[str], target: str) -> str:
+    groups: dict[str, Any] = match.groupdict()
+    if "number" in groups:
+        groups["number"] = int(groups["number"]) - 1
+    return target.format(**groups)
+
+
+def _split(name: str, tensor: Tensor, parts: int) -> Sequence[Tensor]:
+    if parts == 0:
+        return ()
+    if parts > 1 and (tensor.ndim == 0 or tensor.shape[0] % parts):
+        raise ConversionError(f"{shown(name)} has the shape {tuple(tensor.shape)}; it must split into {parts} parts")
+    return tensor.chunk(parts) if parts > 1 else (tensor,)
+
+
+def shape_of(tensors: Mapping[str, Tensor], name: str, rank: int) -> tuple[int, ...]:
+    """Shape of a tensor that sizes are inferred from.
+
+    Raises:
+        ConversionError: it is missing or has another number of axes.
+    """
+    if name not in tensors:
+        raise ConversionError(f"the source is missing {shown(name)}")
+    shape = tuple(tensors[name].shape)
+    if len(shape) != rank:
+        raise ConversionError(f"{shown(name)} has the shape {shape}; {rank} axes are expected")
+    return shape
+
+
+def count_of(tensors: Iterable[str], pattern: str) -> int:
+    """How many different values the one group of `pattern` takes over all names that begin with a match."""
+    row = re.compile(pattern)
+    return len({match[1] for name in tensors if (match := row.match(name))})
+
+
+def fill(model: Model, state: Mapping[str, Tensor]) -> Model:
+    """Gives `model`, built on the meta device, the tensors of `state` and returns it in evaluation mode.
+
+    Raises:
+        ConversionError: naming the first tensors that are missing, belong nowhere, or have another shape or kind.
+    """
+    wanted = model.state_dict()
+    ways = {
+        "the source is missing": [name for name in wanted if name not in state],
+        "the source holds what the model has no place for": [name for name in state if name not in wanted],
+        "shapes do not fit": [
+            f"{name} has {tuple(state[name].shape)}, the model {tuple(tensor.shape)}"
+            for name, tensor in wanted.items()
+            if name in state and state[name].shape != tensor.shape
+        ],
+        "kinds of numbers do not fit": [
+            f"{name} is {state[name].dtype}, in the model {tensor.dtype}"
+            for name, tensor in wanted.items()
+            if name in state and state[name].is_floating_point() != tensor.is_floating_point()
+        ],
+        "there are NaN or infinities in": [name for name, tensor in state.items() if not tensor.isfinite().all()],
+    }
+    for problem, names in ways.items():
+        if names:
+            raise ConversionError(f"{problem}: {offenders(names)}")
+    # copies: parts of one tensor share its memory, which saving would take for tied weights
+    copies = {
+        name: state[name].to(tensor.dtype, copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in wanted.items()
+    }
+    model.load_state_dict(copies, assign=True)
+    return model.eval()
+
+
+def offenders(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
+    text = ", ".join(shown(name, 160) for name in names[:SHOWN_OFFENDERS])
+    return text if len(names) <= SHOWN_OFFENDERS else f"{text} and {len(names) - SHOWN_OFFENDERS} more"
+
+
+def check_overrides(overrides: Mapping[str, Any], config_class: type, options: Sequence[str] = ()) -> None:
+    """Refuses an override that is no field of `config_class` itself and none of the converter's `options`.
+
+    Raises:
+        ConversionError: naming the override and what there is.
+    """
+    known = [*options, *config_class.__annotations__]
+    for name in overrides:
+        if name not in known:
+            raise ConversionError(f"there is no {shown(name)} to set; there are {', '.join(known)}")
+
+
+@contextmanager
+def conversion_errors(name: str) -> Iterator[None]:
+    """Turns what a configuration raises about sizes that came from a source into a `ConversionError`."""
+    try:
+        with config_errors(name):
+            yield
+    except CheckpointError as error:
+        raise ConversionError(str(error)) from error
+
+
+__all__ = [
+    "KeyTable",
+    "check_overrides",
+    "conversion_errors",
+    "count_of",
+    "fill",
+    "offenders",
+    "read_tensors",
+    "rename",
+    "shape_of",
+]

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading recordings block by block, and the other names of hubsep's audio layer.
+
+A header is never believed about size: nothing is allocated from the number of samples it claims, and at the end what
+it claimed is compared with what was decoded. Samples are float32 at the recording's own scale; nothing is normalised,
+mixed down or cut.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from .audio_files import Source
+from .audio_limits import AudioLimits
+from .audio_resampling import StreamResampler, Waveform, resample
+from .audio_sources import open_source
+from .audio_writer import AudioWriter, write_audio
+from .errors import AudioError
+
+
+OnShort = Literal["raise", "warn"]
+
+
+class AudioReader:
+    """A recording that is read once, from the start to the end; a context manager that closes it.
+
+    Attributes:
+        name: what to call it: the file name without folder and ending, "audio" for what has none.
+        sampling_rate: in Hz.
+        channels: of every block.
+        claimed_samples: how many there should be, None where the file does not say; it may be wrong.
+        format: "WAV", "FLAC", ..., None for arrays.
+        subtype: how samples are stored: "PCM_16", "FLOAT", ..., None for arrays.
+    """
+
+    def __init__(self, source: Source, on_short: OnShort, limits: AudioLimits):
+        self._source, self._on_short, self._limits = source, on_short, limits
+        self._started = False
+        self.name = source.name
+        self.sampling_rate = source.sampling_rate
+        self.channels = source.channels
+        self.claimed_samples = source.claimed_samples
+        self.format = source.format
+        self.subtype = source.subtype
+
+    def __enter__(self) -> AudioReader:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the recording; may be called twice."""
+        self._source.close()
+
+    def blocks(self, samples: int = 65_536) -> Iterator[Waveform]:
+        """The recording as float32 blocks of (channels, at most `samples`), each a copy.
+
+        Raises:
+            AudioError: if it cannot be decoded, holds NaN, infinity or absurd peaks, is empty, or (as `on_short` says)
+                ends before the samples it claims.
+        """
+        if samples < 1:
+            raise AudioError(f"a block must have at least one sample, got {samples}")
+        if self._started:
+            raise AudioError(f"{self.name}: a reader reads once; open the recording again")
+        self._started = True
+        done = 0
+        while (block := self._source.read(samples)).shape[1]:
+            self._limits.check_samples(block, done, self.name, lossy=self._source.lossy)
+            done += block.shape[1]
+            yield np.array(block, dtype=np.float32, order="C")
+        self._check_length(done)
+
+    def _check_length(self, samples: int) -> None:
+        if samples == 0:
+            raise AudioError(f"{self.name}: the recording holds no samples")
+        claimed = self.claimed_samples
+        if claimed is not None and samples + self._source.slack_samples < claimed and self._source.cut is None:
+            evidence = f"it claims {claimed} samples and holds {samples}"
+            warnings.warn(_cut_short(self.name, evidence, self._on_short), UserWarning, stacklevel=3)
+
+
+def _cut_short(name: str, evidence: str, on_short: OnShort) -> str:
+    """What to warn of, if nothing is to be raised."""
+    found = f"{name}: the recording is cut short: {evidence}"
+    if on_short == "raise":
+        raise AudioError(f'{found}; pass on_short="warn" to use what is there')
+    return found
+
+
+def open_audio(
+    source: Any,
+    *,
+    sampling_rate: int | None = None,
+    on_short: OnShort = "raise",
+    limits: AudioLimits | None = None,
+) -> AudioReader:
+    """Opens a recording.
+
+    Args:
+        source: a path, https URL, bytes, binary file object, array or tensor (channels, samples) or (samples,), a dict
+            with "array" or "raw" and "sampling_rate", or a torchcodec decoder. A file object is read from where it
+            stands and not closed.
+        sampling_rate: of a bare array, in Hz; every other kind says its own.
+        on_short: "raise" or "warn" when a file holds less than it claims.
+        limits: bounds on what is read.
+
+    Raises:
+        AudioError: if it is no recording, or one that cannot be read.
+    """
+    if on_short not in ("raise", "warn"):
+        raise AudioError(f'on_short must be "raise" or "warn", got {on_short!r}')
+    limits = limits or AudioLimits()
+    reader = AudioReader(open_source(source, sampling_rate, limits), on_short, limits)
+    if (cut := reader._source.cut) is not None:
+        try:
+            warnings.warn(_cut_short(reader.name, cut, on_short), UserWarning, stacklevel=2)
+        except BaseException:
+            reader.close()
+            raise
+    return reader
+
+
+@dataclass
+class Recording:
+    """A recording in memory: `waveform` is (channels, samples) float32, the rest is as in `AudioReader`."""
+
+    waveform: Waveform
+    sampling_rate: int
+    format: str | None = None
+    subtype: str | None = None
+    name: str = "audio"
+
+
+def read_audio(
+    source: Any,
+    *,
+    sampling_rate: int | None = None,
+    on_short: OnShort = "raise",
+    limits: AudioLimits | None = None,
+) -> Recording:
+    """Reads a whole recording; the arguments and errors are those of `open_audio` and `AudioReader.blocks`."""
+    with open_audio(source, sampling_rate=sampling_rate, on_short=on_short, limits=limits) as reader:
+        waveform = np.concatenate(list(reader.blocks()), axis=1)
+        return Recording(waveform, reader.sampling_rate, reader.format, reader.subtype, reader.name)
+
+
+__all__ = [
+    "AudioLimits",
+    "AudioReader",
+    "AudioWriter",
+    "Recording",
+    "StreamResampler",
+    "open_audio",
+    "read_audio",
+    "resample",
+    "write_audio",
+]

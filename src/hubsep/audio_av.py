@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The audio of m4a, aac, mp4, mkv, webm and avi files, read with PyAV (`pip install hubsep[video]`).
+
+The demuxer is named by the caller and the file is handed over as an object, so ffmpeg never guesses a format and opens
+no other file, playlist or address. The first audio stream is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .audio_limits import AudioLimits
+from .errors import AudioError
+
+
+SLACK_SECONDS = 0.25  # durations in containers are rounded, and count what decoders cut off
+
+
+class AVSource:
+    """What PyAV reads."""
+
+    lossy = True
+
+    def __init__(self, file: BinaryIO, name: str, container: str, limits: AudioLimits):
+        try:
+            import av
+        except ImportError as error:
+            raise AudioError(
+                f"{name}: reading {container} files needs PyAV; install it with `pip install hubsep[video]`, or "
+                "convert the recording to wav, flac, ogg or mp3"
+            ) from error
+        from .audio_files import decoding
+
+        self.name = name
+        self.cut: str | None = None
+        self._file = file
+        self._decoding = decoding
+        with decoding(name):
+            self._container = av.open(file, format=container, mode="r", metadata_errors="replace")
+        try:
+            self._describe(container, limits)
+        except BaseException:
+            self.close()
+            raise
+
+    def read(self, samples: int) -> NDArray[np.floating]:
+        """The next (channels, at most `samples`)."""
+        parts, there = [self._rest], self._rest.shape[1]
+        while there < samples and (part := next(self._frames, None)) is not None:
+            parts.append(part)
+            there += part.shape[1]
+        joined = np.concatenate(parts, axis=1)
+        self._rest = joined[:, samples:]
+        return joined[:, :samples]
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._container.close()
+        self._file.close()
+
+    def _describe(self, container: str, limits: AudioLimits) -> None:
+        stream = next(iter(self._container.streams.audio), None)
+        if stream is None:
+            raise AudioError(f"{self.name}: the file has no audio stream")
+        codec = stream.codec_context
+        if codec is None:
+            raise AudioError(f"{self.name}: cannot be decoded; it is damaged or its codec is not known")
+        self.format: str | None = container.upper()
+        self.subtype: str | None = codec.name.upper()
+        self.sampling_rate = limits.check_sampling_rate(codec.sample_rate, self.name)
+        limits.check_channels(codec.channels, self.name)
+        self.channels: int = codec.channels
+        self.slack_samples = round(SLACK_SECONDS * self.sampling_rate)
+        self.claimed_samples = self._claimed(stream, container)
+        self._frames = self._decode(stream)
+        self._rest = np.zeros((self.channels, 0), np.float32)
+
+    def _claimed(self, stream: Any, container: str) -> int | None:
+        if container == "aac":  # a bare stream has no header; ffmpeg estimates a length
+            return None
+        if stream.duration is not None and stream.time_base is not None:
+            return round(stream.duration * stream.time_base * self.sampling_rate)
+        if self._container.duration is not None:
+            return round(self._container.duration / 1_000_000 * self.sampling_rate)
+        return None
+
+    def _decode(self, stream: Any) -> Iterator[NDArray[np.float32]]:
+        import av
+
+        resampler = av.AudioResampler(format="fltp", layout=stream.codec_context.layout, rate=self.sampling_rate)
+        with self._decoding(self.name):
+            for frame in self._container.decode(stream):
+                if frame.sample_rate != self.sampling_rate or frame.layout.nb_channels != self.channels:
+                    raise AudioError(
+                        f"{self.name}: the audio changes from {self.channels} channels at {self.sampling_rate} Hz to "
+                        f"{frame.layout.nb_channels} at {frame.sample_rate} Hz; split the file there"
+                    )
+                for converted in resampler.resample(frame):
+                    yield converted.to_ndarray()
+
+
+__all__ = ["AVSource"]

@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Encoded recordings, read with libsndfile or, where it cannot, with PyAV.
+
+Decisions: what a file contains decides how it is read, never its name. Files are read forwards only, because soundfile
+would seek after each block and MP3 decoders answer a seek with other samples. Whatever a decoder raises on a damaged
+file arrives as an AudioError.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import FileIO
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+import soundfile as sf
+from numpy.typing import NDArray
+
+from . import audio_claims, audio_mp3
+from .audio_limits import AudioLimits
+from .errors import AudioError
+
+
+LOSSY_SUBTYPES = frozenset({"VORBIS", "OPUS", "MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III"})
+MP3_SLACK_SAMPLES = 2 * 1_152  # headers that count themselves, and decoders that drop a first incomplete frame
+UNKNOWN_LENGTH = 2**62  # libsndfile's largest number stands for "not known"
+
+
+class Source(Protocol):
+    """A recording that is read forwards.
+
+    Attributes:
+        claimed_samples: what its header promises, None if nothing.
+        slack_samples: how many fewer may come without anything being lost.
+        cut: what shows that its end is missing, if something does before it is decoded.
+        lossy: whether a lossy codec decodes it.
+    """
+
+    name: str
+    format: str | None
+    subtype: str | None
+    sampling_rate: int
+    channels: int
+    claimed_samples: int | None
+    slack_samples: int
+    cut: str | None
+    lossy: bool
+
+    def read(self, samples: int) -> NDArray[np.floating]:
+        """The next (channels, at most `samples`); no samples at the end."""
+
+    def close(self) -> None:
+        """Gives files back; may be called twice."""
+
+
+class Window:
+    """A part of a seekable binary file, as a file: from `start` to `stop`, perhaps with other bytes before it.
+
+    soundfile calls it from C, where an exception would be printed and taken for the end of the file; so it is kept in
+    `error` instead.
+    """
+
+    def __init__(self, file: Any, start: int = 0, stop: int | None = None, prefix: bytes = b""):
+        self._file, self._start, self._prefix = file, start, prefix
+        stop = file.seek(0, os.SEEK_END) if stop is None else stop
+        self._size = len(prefix) + max(0, stop - start)
+        self._position = 0
+        self.error: Exception | None = None
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """As of any file."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def tell(self) -> int:
+        """As of any file."""
+        return self._position
+
+    def read(self, size: int = -1) -> bytes:
+        """As of any file."""
+        left = max(0, self._size - self._position)
+        size = left if size < 0 else min(size, left)
+        parts = [self._prefix[self._position : self._position + size]]
+        size -= len(parts[0])
+        self._position += len(parts[0])
+        try:
+            if size:
+                self._file.seek(self._start + self._position - len(self._prefix))
+            while size and (part := self._file.read(size)):
+                parts.append(part)
+                size -= len(part)
+                self._position += len(part)
+        except Exception as error:
+            self.error = error
+        return b"".join(parts)
+
+    def close(self) -> None:
+        """Leaves the file open: it is the caller's."""
+
+
+def open_file(file: Any, name: str, limits: AudioLimits) -> Source:
+    """Opens an encoded recording from a seekable binary file, which is closed with it.
+
+    Raises:
+        AudioError: if it is no recording, or one that cannot be read.
+    """
+    try:
+        if file.seek(0, os.SEEK_END) == 0:
+            raise AudioError(f"{name}: the file is empty")
+        file.seek(0)
+        head = file.read(64)
+        demuxer = _demuxer_for(head)
+        if demuxer is not None:
+            from .audio_av import AVSource
+
+            return AVSource(file, name, demuxer, limits)
+        links = audio_claims.ogg_links(file) if head[:4] == b"OggS" else []
+        if len(links) > 1:
+            return ChainedSource(file, name, links, limits)
+        return FileSource(file, name, limits, cut=bool(links) and not links[0].ended)
+    except BaseException:
+        file.close()
+        raise
+
+
+@contextmanager
+def decoding(name: str) -> Iterator[None]:
+    """Turns whatever a decoder raises into an AudioError: on damaged files they raise all kinds of errors."""
+    try:
+        yield
+    except AudioError:
+        raise
+    except Exception as error:
+        reason = str(getattr(error, "error_string", "") or error).strip().removeprefix("Error : ").rstrip(".")
+        raise AudioError(
+            f"{name}: cannot be decoded; it is damaged, cut short or no audio ({reason or type(error).__name__})"
+        ) from error
+
+
+class _Forward(sf.SoundFile):
+    def seekable(self) -> bool:
+        return False
+
+
+class FileSource:
+    """What libsndfile reads."""
+
+    def __init__(self, file: Any, name: str, limits: AudioLimits, *, cut: bool = False):
+        self.name = name
+        self._file = self._seen = file
+        self._sound = self._open(file)
+        self.format: str | None = self._sound.format
+        self.subtype: str | None = self._sound.subtype
+        self.sampling_rate = limits.check_sampling_rate(self._sound.samplerate, name)
+        limits.check_channels(self._sound.channels, name)
+        self.channels: int = self._sound.channels
+        self.lossy = self.subtype in LOSSY_SUBTYPES
+        self.slack_samples = 0
+        self.cut = "its last page is missing" if cut else None
+        self.claimed_samples: int | None = None
+        if self.format == "MP3":
+            self._measure_mp3()
+        else:
+            self._measure()
+
+    def read(self, samples: int) -> NDArray[np.floating]:
+        """The next (channels, at most `samples`)."""
+        with decoding(self.name):
+            frames = self._sound.read(samples, dtype="float32", always_2d=True)
+            if isinstance(self._seen, Window) and self._seen.error is not None:
+                raise self._seen.error
+        return np.ascontiguousarray(frames.T)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._sound.close()
+        self._file.close()
+
+    def _open(self, file: Any) -> sf.SoundFile:
+        """Opens a real file by its descriptor, which spares a call into Python for each few kB."""
+        self._seen = file
+        file.seek(0)
+        with decoding(self.name):
+            return _Forward(file.fileno() if isinstance(file, FileIO) and os.name == "posix" else file, closefd=False)
+
+    def _measure(self) -> None:
+        frames = self._sound.frames
+        self.claimed_samples = frames if frames < UNKNOWN_LENGTH else None
+        position = self._file.tell()
+        found = audio_claims.missing_share(self._file)
+        self._file.seek(position)
+        if found is not None:
+            declared, there = found
+            self.claimed_samples = frames * declared // max(there, 1)
+            self.cut = f"it claims {declared} bytes of audio and holds {there}"
+
+    def _measure_mp3(self) -> None:
+        position = self._file.tell()
+        length = audio_mp3.measure(self._file)
+        self._file.seek(position)
+        if length is None:
+            return
+        if length.header:
+            self._sound.close()
+            self._sound = self._open(Window(self._file, length.start, prefix=length.header))
+        self.slack_samples = 0 if length.exact else MP3_SLACK_SAMPLES
+        self.claimed_samples = self._sound.frames
+        if length.lost_frames:
+            self.cut = f"its header counts {length.lost_frames} frames more than there are"
+        counted = length.counted_samples or 0
+        if counted > self._sound.frames + 2 * MP3_SLACK_SAMPLES:
+            raise AudioError(
+                f"{self.name}: {counted} samples of {self.subtype} at a changing bitrate, of which only "
+                f"{self._sound.frames} would be read; convert it to wav or flac"
+            )
+
+
+class ChainedSource:
+    """Ogg recordings that follow each other in one file, of which libsndfile would read the first alone."""
+
+    cut: str | None
+    claimed_samples: int | None = None
+    slack_samples = 0
+    lossy = True
+
+    def __init__(self, file: BinaryIO, name: str, links: list[audio_claims.OggLink], limits: AudioLimits):
+        self.name, self._file, self._limits = name, file, limits
+        self._links = iter(links)
+        self._link = first = self._next()
+        self.format, self.subtype = first.format, first.subtype
+        self.sampling_rate, self.channels = first.sampling_rate, first.channels
+        self.cut = None if links[-1].ended else "its last page is missing"
+
+    def read(self, samples: int) -> NDArray[np.floating]:
+        """The next (channels, at most `samples`)."""
+        block = self._link.read(samples)
+        while block.shape[1] == 0 and (link := next(self._links, None)) is not None:
+            self._link.close()
+            self._link = self._open(link)
+            block = self._link.read(samples)
+        return block
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._link.close()
+        self._file.close()
+
+    def _next(self) -> FileSource:
+        return self._open(next(self._links))
+
+    def _open(self, link: audio_claims.OggLink) -> FileSource:
+        opened = FileSource(Window(self._file, link.start, link.stop), self.name, self._limits)
+        shape = (opened.sampling_rate, opened.channels)
+        wanted = (getattr(self, "sampling_rate", shape[0]), getattr(self, "channels", shape[1]))
+        if shape != wanted:
+            opened.close()
+            raise AudioError(
+                f"{self.name}: the audio changes from {wanted[1]} channels at {wanted[0]} Hz to {shape[1]} at "
+                f"{shape[0]} Hz; split the file there"
+            )
+        return opened
+
+
+def _demuxer_for(head: bytes) -> str | None:
+    """PyAV's name of a format that libsndfile cannot read; picked here so that ffmpeg never opens a playlist."""
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
+        return "mp4"
+    if head[:4] == b"\x1a\x45\xdf\xa3":
+        return "matroska"
+    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+        return "avi"
+    if head[:4] == b"OggS" and head[28:35] not in (b"\x01vorbis", b"OpusHea"):
+        return "ogg"
+    if len(head) > 1 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:
+        return "aac"
+    return None
+
+
+__all__ = ["LOSSY_SUBTYPES", "ChainedSource", "FileSource", "Source", "Window", "decoding", "open_file"]

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Model cards from one source: a folder's `card.json` and `evaluation.json` make its README and `MODEL_CARDS.md`.
+
+`python -m hubsep.cards` writes the cards of the shipped models again; a test fails when they are out of date. Numbers
+come from the evaluation command's own file and are never typed in.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .registry import SHIPPED
+
+
+REPOSITORY = Path(__file__).parents[2]
+COLUMNS = {
+    "mixtures": "mixtures",
+    "sdri": "SDRi, dB",
+    "si_sdri": "SI-SDRi, dB",
+    "unseen_sdri": "SDRi in unseen words, dB",
+    "absent_level": "absent query, dB",
+    "score_present": "score, present",
+    "score_absent": "score, absent",
+}
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """The fields of `card.json`, with the numbers of `evaluation.json` as `results` where there are any."""
+    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    evaluation = folder / "evaluation.json"
+    if evaluation.is_file():
+        card["results"] = json.loads(evaluation.read_text(encoding="utf-8"))
+    return card
+
+
+def results_table(results: dict[str, Any]) -> str:
+    """Results by class and over all of them, as a Markdown table."""
+    shown = [name for name in COLUMNS if name in results]
+    rows = [("class", *(COLUMNS[name] for name in shown)), ("---", *("---:" for _ in shown))]
+    for label, row in [*results["classes"].items(), ("**all**", results)]:
+        rows.append((label, *(str(row.get(name, "")) for name in shown)))
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def front_matter(card: dict[str, Any]) -> str:
+    """What the Hub reads: licence, task, library, tags."""
+    lines = ["---", f"license: {card['licence'].lower()}", "library_name: hubsep"]
+    lines += [f"pipeline_tag: {card['pipeline_tag']}", "tags:", *(f"- {tag}" for tag in card["tags"]), "---"]
+    return "\n".join(lines)
+
+
+def render_card(folder: Path) -> str:
+    """The README of a model folder."""
+    card = read_card(folder)
+    use = "Commercial use is allowed." if card["commercial"] else "Commercial use is not allowed."
+    data = [f"- {d['name']}: {d['what']}; {d['licence']}. {d['attribution']}" for d in card["training_data"]]
+    parts = [
+        front_matter(card),
+        f"# {card['name']}",
+        card["summary"],
+        f"Licence: {card['licence']}. {use} System: {card['system']} ({card['paper']}).",
+        "## Use",
+        f"```python\n{card['use']}\n```",
+        "## What it knows",
+        ", ".join(card["known_sounds"]) + ".",
+        "## Limits",
+        "\n".join(f"- {limit}" for limit in card["limits"]),
+        "## Training data",
+        "\n".join(data),
+        "## How it was made",
+        card["training"],
+        "```bash\n" + "\n".join(card["commands"]) + "\n```",
+    ]
+    if "results" in card:
+        parts += ["## Results", card["measured_on"], f"```bash\n{card['evaluation_command']}\n```"]
+        parts += [results_table(card["results"])]
+    return "\n\n".join(parts) + "\n"
+
+
+def render_index(folders: list[Path]) -> str:
+    """`MODEL_CARDS.md`: one row a shipped model, then what its card says in full."""
+    rows = [
+        "| model | system | licence | commercial use | trained on | SDRi, dB |",
+        "| --- | --- | --- | --- | --- | ---: |",
+    ]
+    for folder in folders:
+        card = read_card(folder)
+        cells = (
+            f"[{card['name']}](src/hubsep/checkpoints/{folder.name}/README.md)",
+            card["system"],
+            card["licence"],
+            "yes" if card["commercial"] else "**no**",
+            ", ".join(data["name"] for data in card["training_data"]),
+            str(card.get("results", {}).get("sdri", "")),
+        )
+        rows.append("| " + " | ".join(cells) + " |")
+    bodies = [render_card(folder).split("---\n", 2)[2].strip().replace("\n#", "\n##") for folder in folders]
+    intro = "Every model shipped with hubsep. This page is made by `python -m hubsep.cards` from the models' folders."
+    return "\n\n".join(["# Model cards", intro, "\n".join(rows), *("#" + body for body in bodies)]) + "\n"
+
+
+def main() -> None:
+    """Writes the README of every shipped model, and MODEL_CARDS.md at the root of the repository."""
+    folders = list(SHIPPED.values())
+    for folder in folders:
+        (folder / "README.md").write_text(render_card(folder), encoding="utf-8")
+    (REPOSITORY / "MODEL_CARDS.md").write_text(render_index(folders), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
+
+__all__ = ["main", "read_card", "render_card", "render_index", "results_table"]

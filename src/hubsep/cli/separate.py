@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`hubsep separate`: recordings and folders of recordings in, one file per source out.
+
+Decisions: outputs keep the input's sampling rate, channels, container and sample format (`writing.py` has the rules).
+Finished inputs are skipped when the same command is run again. An input that fails does not stop the others; the
+failures are listed at the end.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from ..errors import HubsepError, QueryError
+from ..registry import DEFAULT_MODEL, SHIPPED
+
+
+if TYPE_CHECKING:
+    from .jobs import Job
+
+Inputs = Annotated[
+    list[Path], typer.Argument(exists=True, metavar="INPUT...", help="Recordings, or folders of them at any depth.")
+]
+Query = Annotated[
+    list[str] | None, typer.Option("--query", "-q", metavar="TEXT", help="What to separate; may be repeated.")
+]
+Negative = Annotated[
+    list[str] | None, typer.Option(metavar="TEXT", help="What to keep out of every source; may be repeated.")
+]
+Example = Annotated[
+    list[Path] | None,
+    typer.Option(exists=True, dir_okay=False, metavar="FILE", help="A recording that sounds like it, as a query."),
+]
+Residual = Annotated[bool, typer.Option("--residual", help="Also write what is left of the mixture.")]
+Output = Annotated[Path, typer.Option("--output", "-o", file_okay=False, metavar="FOLDER", help="For the results.")]
+Model = Annotated[str, typer.Option(metavar="NAME", help=f"Folder, Hub repository, or one of {', '.join(SHIPPED)}.")]
+Template = Annotated[
+    str, typer.Option(metavar="TEXT", help="File names, of {name}, {file} (with its ending), {label} and {ext}.")
+]
+Format = Annotated[
+    str | None, typer.Option("--format", metavar="EXT", help="wav, flac, mp3, ...; by default the input's, else wav.")
+]
+Subtype = Annotated[
+    str | None, typer.Option(metavar="NAME", help="PCM_16, PCM_24, FLOAT, ...; by default the input's.")
+]
+Clip = Annotated[
+    Literal["float", "clamp", "rescale", "raise"],
+    typer.Option(
+        help="When a peak does not fit an integer format: write that recording's sources as floating point, "
+        "cut off, turn all of them down alike, or fail."
+    ),
+]
+Device = Annotated[
+    str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, mps; by default the first accelerator.")
+]
+Dtype = Annotated[Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Precision of the model.")]
+BatchSize = Annotated[int, typer.Option(min=1, metavar="NUMBER", help="Segments the model works on at once.")]
+Plot = Annotated[bool, typer.Option("--plot", help="Also draw the spectrograms of mixture and sources.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Do finished inputs again.")]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One command line.
+
+    Attributes:
+        model: folder, Hub repository or shipped name.
+        options: what the pipeline is called with.
+        loading: how the model is loaded.
+        extension: of the outputs, or None for the input's.
+        subtype: of the outputs, or None for the input's.
+        clip: what to do with peaks that do not fit.
+        output: folder.
+        template: names in the folder.
+        plot: whether to draw.
+    """
+
+    model: str
+    options: dict[str, Any]
+    loading: dict[str, Any]
+    extension: str | None
+    subtype: str | None
+    clip: Literal["float", "clamp", "rescale", "raise"]
+    output: Path
+    template: str
+    plot: bool
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the content of the outputs; device and batch size do not."""
+        from .jobs import describe_source
+
+        examples = [describe_source(path) for path in self.options["query_audio"] or ()]
+        kept = {name: value for name, value in self.options.items() if name not in {"query_audio", "batch_size"}}
+        written = {name: getattr(self, name) for name in ("extension", "subtype", "clip", "plot")}
+        return {"model": self.model, "dtype": self.loading["dtype"], **kept, "examples": examples, **written}
+
+
+def separate(
+    inputs: Inputs,
+    query: Query = None,
+    negative: Negative = None,
+    example: Example = None,
+    residual: Residual = False,
+    output: Output = Path("separated"),
+    model: Model = DEFAULT_MODEL,
+    template: Template = "{name}/{label}.{ext}",
+    format_: Format = None,
+    subtype: Subtype = None,
+    clip: Clip = "float",
+    device: Device = None,
+    dtype: Dtype = "auto",
+    batch_size: BatchSize = 1,
+    plot: Plot = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Separate recordings into files, with the rate, channels and length of the recording."""
+    run = Run(
+        model=model,
+        options={
+            "queries": query or None,
+            "negative_queries": negative or None,
+            "query_audio": example or None,
+            "residual": residual,
+            "batch_size": batch_size,
+        },
+        loading={"device": device, "dtype": dtype},
+        extension=format_ and format_.lower().lstrip("."),
+        subtype=subtype and subtype.upper(),
+        clip=clip,
+        output=output,
+        template=template,
+        plot=plot,
+    )
+    failures = work_through(run, find_jobs(run, inputs), overwrite=overwrite)
+    if failures:
+        print(f"{len(failures)} of the inputs failed:", file=sys.stderr)
+        for source, error in failures:
+            print(f"  {source}: {error}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def find_jobs(run: Run, inputs: list[Path]) -> list[Job]:
+    """The inputs, checked against each other.
+
+    Raises:
+        typer.BadParameter: if names would collide or the template is wrong.
+    """
+    from .jobs import check_collisions, check_template, collect_jobs
+
+    try:
+        check_template(run.template)
+        jobs = collect_jobs(inputs, run.output)
+        check_collisions(jobs, run.output, run.template)
+    except HubsepError as error:
+        raise typer.BadParameter(str(error)) from error
+    return jobs
+
+
+def work_through(run: Run, jobs: list[Job], *, overwrite: bool) -> list[tuple[Path, Exception]]:
+    """Separates every input that is not finished; returns those that failed, with the reason.
+
+    Raises:
+        QueryError: if the queries do not suit the model; no input could succeed.
+        CheckpointError: if the model cannot be loaded.
+    """
+    from .jobs import is_finished
+
+    def finished(job: Job) -> bool:
+        return is_finished(job.output(run.output, run.template, "separated", "json"), job.source, run.settings)
+
+    pending = jobs if overwrite else [job for job in jobs if not finished(job)]
+    if len(pending) < len(jobs):
+        print(f"{len(jobs) - len(pending)} of {len(jobs)} inputs are finished already; --overwrite does them again")
+    if not pending:
+        return []
+
+    separator = load(run)
+    failures: list[tuple[Path, Exception]] = []
+    for job in pending:
+        try:
+            separate_one(run, separator, job)
+        except QueryError:
+            raise
+        except (HubsepError, OSError) as error:
+            failures.append((job.source, error))
+    return failures
+
+
+def load(run: Run) -> Any:
+    """The pipeline, without the progress bars and advice of transformers."""
+    from transformers.utils import logging
+
+    from ..pipelines import pipeline
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    return pipeline(model=SHIPPED.get(run.model, run.model), **run.loading)
+
+
+def separate_one(run: Run, separator: Any, job: Job) -> None:
+    """Separates one input, draws it if asked to, and says last that it is finished."""
+    from .jobs import write_marker
+    from .writing import Form, deliver, scratch_folder
+
+    def place(label: str, extension: str) -> Path:
+        return job.output(run.output, run.template, label, extension)
+
+    form = Form.of(job.source, run.extension, run.subtype)
+    with scratch_folder(run.output) as scratch:
+        results = separate_into(scratch, separator, job, run.options)
+        paths, remark = deliver({result["label"]: result["path"] for result in results}, place, form, run.clip)
+    outputs = [(paths[result["label"]], {"label": result["label"], "score": result["score"]}) for result in results]
+    for path, facts in outputs:
+        print(f"{path}  score {facts['score']:.2f}")
+    if remark:
+        print(f"{job.source}: {remark}", file=sys.stderr)
+    if run.plot:
+        picture = draw(job, results, paths, place("spectrograms", "png"))
+        outputs.append((picture, {"label": "spectrograms"}))
+        print(picture)
+    write_marker(place("separated", "json"), job.source, run.settings, outputs)
+
+
+def separate_into(scratch: Path, separator: Any, job: Job, options: dict[str, Any]) -> list[dict[str, Any]]:
+    """The sources as floating point files in `scratch`, with a progress bar."""
+    from tqdm import tqdm
+
+    with tqdm(desc=job.source.name, unit=" samples", unit_scale=True, disable=None, leave=False) as bar:
+
+        def on_progress(done: int, total: int | None) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        return separator.separate_file(
+            job.source, scratch, template="{label}.w64", subtype="FLOAT", on_progress=on_progress, **options
+        )
+
+
+def draw(job: Job, results: list[dict[str, Any]], paths: dict[str, Path], picture: Path) -> Path:
+    """Draws the written files below the mixture."""
+    from ..plotting import plot_separation
+
+    outputs = [{**result, "audio": paths[result["label"]]} for result in results]
+    return plot_separation(job.source, outputs, picture, title=str(job.file))
+
+
+__all__ = ["separate"]

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From separated waveforms to the files a user asked for: container, sample format, and what does not fit in it.
+
+Decisions: a lossless input keeps its container and sample format, a lossy one its codec; what libsndfile cannot write
+becomes WAV. Waveforms are kept as floating point until their peaks are known. A peak that an integer format cannot
+hold turns the files of that recording, and only those, into floating point: nothing is cut off or turned down unless
+the user asks for it, and then all sources of a recording are turned down alike, so that they still add up.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import soundfile as sf
+
+from ..audio import AudioLimits, AudioWriter, open_audio
+from ..audio_limits import LOSSLESS_FLOATS
+from ..audio_sources import LOSSY_SUBTYPES
+from ..audio_writer import FORMATS
+from ..errors import AudioError
+from ..hub_processes import host, in_use
+
+
+Clip = Literal["float", "clamp", "rescale", "raise"]
+# What reads back with as many samples as were written; ADPCM, GSM and the like come in blocks.
+KEPT_SUBTYPES = LOSSLESS_FLOATS | LOSSY_SUBTYPES | {"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "ULAW", "ALAW"}
+SCRATCH = ".separating-"
+
+
+@dataclass(frozen=True)
+class Form:
+    """How outputs are stored: the ending of their names, and a subtype or None for the ending's default."""
+
+    extension: str
+    subtype: str | None
+
+    @classmethod
+    def of(cls, source: Path, extension: str | None, subtype: str | None) -> Form:
+        """What the user asked for; where nothing was asked for, the form of the recording.
+
+        Raises:
+            AudioError: if the format is not one that can be written, or the recording cannot be read.
+        """
+        with open_audio(source) as reader:
+            own_format, own_subtype = reader.format, reader.subtype
+        if extension is None:
+            endings = [ending[1:] for ending, (name, _) in FORMATS.items() if name == own_format]
+            own_ending = source.suffix[1:].lower()
+            extension = own_ending if own_ending in endings else next(iter(endings), "wav")
+        if "." + extension not in FORMATS:
+            raise AudioError(f"cannot write {extension!r} files; use {', '.join(ending[1:] for ending in FORMATS)}")
+        container = FORMATS["." + extension][0]
+        kept = own_subtype in KEPT_SUBTYPES and (own_subtype not in LOSSY_SUBTYPES or container == own_format)
+        if subtype is None and kept and sf.check_format(container, own_subtype):
+            subtype = own_subtype
+        return cls(extension, subtype)
+
+    @property
+    def limit(self) -> float:
+        """The largest sample it can hold."""
+        subtype = self.subtype or FORMATS["." + self.extension][1]
+        if subtype in LOSSLESS_FLOATS:
+            return float("inf")
+        return AudioLimits().max_lossy_peak if subtype in LOSSY_SUBTYPES else 1.0
+
+    def as_float(self) -> Form:
+        """The same container with floating point samples, or WAV where it has none."""
+        container = FORMATS["." + self.extension][0]
+        return replace(self, subtype="FLOAT") if sf.check_format(container, "FLOAT") else Form("wav", "FLOAT")
+
+
+@contextmanager
+def scratch_folder(output: Path) -> Iterator[Path]:
+    """A hidden folder in `output` for waveforms that are not finished; removes those that killed processes left."""
+    output.mkdir(parents=True, exist_ok=True)
+    for left in output.glob(f"{SCRATCH}*-*-*"):
+        made_on, process, _ = left.name.removeprefix(SCRATCH).split("-", 2)
+        if process.isdigit() and not in_use(left, int(process), made_on):
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{host()}-{os.getpid()}-", dir=output) as folder:
+        yield Path(folder)
+
+
+def deliver(
+    waveforms: Mapping[str, Path], place: Callable[[str, str], Path], form: Form, clip: Clip
+) -> tuple[dict[str, Path], str]:
+    """Writes waveforms to their places, all or none.
+
+    Args:
+        waveforms: labels and floating point files.
+        place: from a label and an extension to the file to write.
+        form: how they are stored.
+        clip: what to do if one of them does not fit: see the module's docstring.
+
+    Returns:
+        Labels and the files written, and a remark on what did not fit, "" if all did.
+
+    Raises:
+        AudioError: if a file cannot be written, or a peak does not fit and `clip` is "raise".
+    """
+    peak = 0.0 if form.limit == float("inf") else max(map(peak_of, waveforms.values()))
+    gain, remark = 1.0, ""
+    if peak > form.limit:
+        problem = f"a peak of {peak:.4g} does not fit into {form.subtype or form.extension}"
+        if clip == "raise":
+            raise AudioError(f"{problem}; use --subtype FLOAT, or --clip float, rescale or clamp")
+        if clip == "rescale":
+            gain = form.limit / peak
+        form = form.as_float() if clip == "float" else form
+        done = {"float": "written as 32-bit floating point", "clamp": "cut off", "rescale": f"all times {gain:.4g}"}
+        remark = f"{problem}: {done[clip]}"
+    paths = {label: place(label, form.extension) for label in waveforms}
+    with ExitStack() as files:
+        for label, waveform in waveforms.items():
+            paths[label].parent.mkdir(parents=True, exist_ok=True)
+            reader = files.enter_context(open_audio(waveform))
+            writer = AudioWriter(
+                paths[label], reader.sampling_rate, reader.channels, subtype=form.subtype, clip="clamp"
+            )
+            files.enter_context(writer)
+            for block in reader.blocks():
+                writer.write(block * np.float32(gain))
+    return paths, remark
+
+
+def peak_of(waveform: Path) -> float:
+    """The largest magnitude of a recording."""
+    with open_audio(waveform) as reader:
+        return max(float(np.abs(block).max()) for block in reader.blocks())
+
+
+__all__ = ["Clip", "Form", "deliver", "peak_of", "scratch_folder"]

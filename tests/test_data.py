@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Datasets, mixtures on the fly, and the words for sounds."""
+
+from __future__ import annotations
+
+import random
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from sounds import corpus
+
+from hubsep.data.mixing import ClipSampler, MixingSettings, MixtureDataset, rms
+from hubsep.data.prompts import absent_labels, canonical_label, catalogue, group_of, heldout_phrases, random_prompt
+from hubsep.data.recordings import Clip, load_clips, read_metadata, split_clips
+from hubsep.errors import DataError
+from hubsep.evaluation import evaluate_pairs, pair_mixtures
+
+
+RATE = 8_000
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> list[Clip]:
+    return load_clips([corpus(tmp_path / "sounds")], RATE)
+
+
+def dataset(clips: list[Clip], **settings: float) -> MixtureDataset:
+    return MixtureDataset(ClipSampler(clips, {}), MixingSettings(RATE, seconds=0.5, **settings), 200)
+
+
+def test_heldout_phrases_are_not_taught():
+    known = catalogue()
+    taught = {phrase.lower() for e in [*known["sounds"].values(), *known["others"].values()] for phrase in e["words"]}
+    for label in known["sounds"]:
+        assert heldout_phrases(label)
+        assert taught.isdisjoint(phrase.lower() for phrase in heldout_phrases(label))
+    assert set(known["templates"]).isdisjoint(known["heldout_templates"])
+
+
+def test_labels_of_datasets_find_their_class():
+    assert canonical_label("bd haus") == "bass drum"
+    assert canonical_label("drum snare soft") == "snare drum"
+    assert canonical_label("rain") == "rain"
+    assert canonical_label("theremin") == "theremin"
+
+
+def test_absent_labels_are_nowhere_near_what_is_present():
+    absent = absent_labels({"rain", "speech"})
+    assert "rain" not in absent
+    assert "thunder" not in absent, "rain and thunder come together"
+    assert "baby crying" not in absent, "in the same group as speech"
+    assert {"chainsaw", "siren", "piano"} <= set(absent)
+
+
+def test_prompts_hold_the_phrase():
+    rng = random.Random(0)
+    prompts = {random_prompt("helicopter", rng).lower() for _ in range(200)}
+    assert len(prompts) > 60
+    assert all(re.search("helicopter|rotor", prompt) for prompt in prompts)
+
+
+def test_labels_of_speakers(clips: list[Clip]):
+    labels = {clip.labels for clip in clips}
+    assert labels == {("dog barking",), ("rain",), ("speech", "a man talking"), ("speech", "a woman talking")}
+
+
+def test_commercial_rows_only(tmp_path: Path):
+    folder = corpus(tmp_path)
+    assert len(read_metadata(folder)) - len(read_metadata(folder, commercial_only=True)) == 3
+
+
+def test_training_and_validation_share_no_group(clips: list[Clip]):
+    training, validation = split_clips(clips, 0.3)
+    assert {clip.group for clip in training}.isdisjoint(clip.group for clip in validation)
+    assert len(training) + len(validation) == len(clips)
+    assert {clip.labels[0] for clip in validation} >= {"dog barking", "rain"}
+    assert split_clips(clips, 0.3)[1] == validation
+
+
+def test_an_item_depends_on_its_number_alone(clips: list[Clip]):
+    first, again = dataset(clips), dataset(clips)
+    forwards = [first[i] for i in range(20)]
+    for i in reversed(range(20)):
+        item = again[i]
+        assert item["text"] == forwards[i]["text"]
+        assert torch.equal(item["input_values"], forwards[i]["input_values"])
+
+
+def test_targets_are_part_of_their_mixture(clips: list[Clip]):
+    items = [dataset(clips, third_probability=0.0, absent_probability=0.0, level_range_db=0.0)[i] for i in range(50)]
+    for item in items:
+        mixture, target = item["input_values"][0].numpy(), item["labels"][0, 0].numpy()
+        rest = mixture - target
+        assert abs(mixture).max() <= 0.951
+        if rms(rest) > 1e-5:
+            assert rms(rest) == pytest.approx(rms(target), rel=1e-3)
+
+
+def test_absent_targets_are_silent_and_named_otherwise(clips: list[Clip]):
+    data = dataset(clips, absent_probability=1.0, lone_probability=0.0)
+    for i in range(30):
+        item = data[i]
+        assert not item["labels"].any()
+        assert item["input_values"].abs().max() > 0.001
+
+
+def test_benchmark_mixtures_are_at_zero_db(clips: list[Clip]):
+    pairs = pair_mixtures(clips, RATE, per_class=3, seconds=0.5)
+    assert {pair.label for pair in pairs} == {"dog barking", "rain", "a man talking", "a woman talking"}
+    for pair in pairs:
+        assert rms(pair.target.numpy()) == pytest.approx(rms(pair.interferer.numpy()), rel=1e-4)
+        assert pair.label in pair.present
+        assert len(pair.present) >= 2
+    again = pair_mixtures(clips, RATE, per_class=3, seconds=0.5)
+    assert all(torch.equal(a.mixture, b.mixture) for a, b in zip(pairs, again, strict=True))
+
+
+def test_evaluation_of_a_model_that_does_nothing(clips: list[Clip]):
+    from tiny_audiosep import tiny_audiosep
+
+    model, processor = tiny_audiosep(presence_head=True)
+    pairs = pair_mixtures(clips, RATE, per_class=2, seconds=1.0)
+    result = evaluate_pairs(model, processor, pairs, unseen=True)
+    assert result["mixtures"] == len(pairs)
+    assert set(result["classes"]) == {pair.label for pair in pairs}
+    assert result["sdri"] < 5, "random weights cannot separate"
+    assert 0 <= result["score_absent"] <= 1
+    mean = sum(row["sdri"] for row in result["classes"].values()) / len(result["classes"])
+    assert result["sdri"] == pytest.approx(mean, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "no metadata.csv"),
+        ("file,label\na.wav,rain\n", "columns path and label"),
+        ("path,label\n../outside.wav,rain\n", "leaves the folder"),
+        ("path,label\n", "no rows"),
+    ],
+)
+def test_folders_that_do_not_keep_the_contract(tmp_path: Path, text: str | None, says: str):
+    if text is not None:
+        (tmp_path / "metadata.csv").write_text(text)
+    with pytest.raises(DataError, match=says):
+        load_clips([tmp_path], RATE)
+
+
+def test_groups_name_known_groups():
+    assert {group_of(label) for label in catalogue()["sounds"]} <= set(catalogue()["groups"])

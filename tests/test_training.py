@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training recipes on made-up data: they run, resume to the same bits, and refuse settings they do not have."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from sounds import corpus
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, BertTokenizerFast
+
+from hubsep.data.prompts import catalogue
+from hubsep.errors import DataError
+from hubsep.training import audiosep, text_tower
+from hubsep.training.recipe import load_recipe
+
+
+TINY = {
+    "query_pooling": "mean", "sampling_rate": 8_000, "n_fft": 64, "hop_length": 16, "stem_channels": 4,
+    "encoder_channels": [4, 8], "encoder_strides": [[2, 2], [2, 2]], "input_features": "compressed",
+    "film_gain": True, "normalize_input": True, "presence_head": True, "loss": "sdr", "segment_samples": 8_000,
+    "overlap_samples": 1_000,
+}  # fmt: skip
+TINY_AUDIO = {"depths": [1, 1], "num_attention_heads": [2, 2], "patch_embeds_hidden_size": 8, "hidden_size": 16}
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny sentence encoder in BERT's layout."""
+    folder = tmp_path_factory.mktemp("encoder")
+    letters = [chr(c) for c in range(97, 123)]
+    words = sorted({w for e in catalogue()["sounds"].values() for p in e["words"] for w in p.lower().split()})
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *("##" + c for c in letters), *words]
+    vocabulary = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
+    backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.post_processor = processors.TemplateProcessing(
+        "[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    BertTokenizerFast(tokenizer_object=backend).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32
+    )
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tower(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tower")
+    text_tower.main(None, encoder, folder, steps=0, projection_dim=16)
+    return folder
+
+
+def settings(tower: Path, **changes: Any) -> dict[str, Any]:
+    return {
+        "text_tower": str(tower), "model": TINY, "audio_tower": TINY_AUDIO, "mixing": {"seconds": 0.5},
+        "batch_size": 2, "steps": 4, "save_every": 2, "eval_every": 4, "warmup_steps": 1, "bf16": False, **changes,
+    }  # fmt: skip
+
+
+@torch.no_grad()
+def test_a_whole_tower_is_its_encoder(encoder: Path, tower: Path):
+    texts = ["a dog barking", "rain", "someone talking in the rain"]
+    original = AutoModel.from_pretrained(encoder).eval()
+    batch = AutoTokenizer.from_pretrained(encoder)(texts, padding=True, return_tensors="pt")
+    hidden = original(**batch).last_hidden_state
+    weight = batch["attention_mask"].unsqueeze(-1)
+    expected = torch.nn.functional.normalize((hidden * weight).sum(1) / weight.sum(1), dim=-1)
+    model, processor = audiosep.build_model(load_recipe(audiosep.AudioSepRecipe, None, **settings(tower)))
+    tokens = processor(text=texts)
+    embeds = model.eval().encode_text(tokens["input_ids"], tokens["attention_mask"])
+    # all 16 axes are kept, so the projection is a rotation and leaves the cosines as they were
+    torch.testing.assert_close(embeds @ embeds.T, expected @ expected.T, atol=1e-5, rtol=0)
+
+
+def test_a_small_tower_learns_from_the_whole(encoder: Path, tmp_path: Path):
+    options = {"projection_dim": 8, "layers": [0, 2], "common_tokens": 80, "sound_tokens": 5, "batch_size": 16}
+    before = text_tower.main(None, encoder, tmp_path / "a", steps=1, **options)
+    after = text_tower.main(None, encoder, tmp_path / "b", steps=60, learning_rate=3e-3, **options)
+    assert after["heldout_similarity"] > before["heldout_similarity"]
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "b")) < len(AutoTokenizer.from_pretrained(encoder))
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(tower: Path, tmp_path: Path):
+    data = corpus(tmp_path / "sounds")
+    audiosep.main(None, data, tmp_path / "whole", **settings(tower))
+    shutil.copytree(tmp_path / "whole", tmp_path / "resumed")
+    for name in ("checkpoint-4", "model"):
+        shutil.rmtree(tmp_path / "resumed" / name)
+    point = audiosep.main(None, data, tmp_path / "resumed", **settings(tower))
+    whole, resumed = (load_file(tmp_path / n / "model" / "model.safetensors") for n in ("whole", "resumed"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert point["step"] == 4
+    curve = json.loads((tmp_path / "resumed" / "curve.json").read_text())
+    assert [p["step"] for p in curve] == [4]
+    assert (tmp_path / "resumed" / "curve.png").stat().st_size > 1_000
+
+
+def test_a_run_starts_from_another_models_separator(tower: Path, tmp_path: Path):
+    data = corpus(tmp_path / "sounds")
+    audiosep.main(None, data, tmp_path / "first", **settings(tower, steps=1, save_every=1))
+    recipe = load_recipe(
+        audiosep.AudioSepRecipe, None, **settings(tower, initial_model=str(tmp_path / "first" / "model"))
+    )
+    model, _ = audiosep.build_model(recipe)
+    saved = load_file(tmp_path / "first" / "model" / "model.safetensors")
+    assert torch.equal(model.unet.head.weight, saved["unet.head.weight"])
+
+
+def test_settings_a_recipe_does_not_have(tmp_path: Path):
+    with pytest.raises(DataError, match="unknown recipe setting 'stepz'"):
+        load_recipe(audiosep.AudioSepRecipe, None, stepz=4)
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(DataError, match="must be a mapping"):
+        load_recipe(audiosep.AudioSepRecipe, tmp_path / "list.yaml")
+    with pytest.raises(DataError, match="does not exist"):
+        load_recipe(audiosep.AudioSepRecipe, tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("name", ["audiosep-small", "text-tower"])
+def test_shipped_recipes_are_complete(name: str):
+    path = Path(audiosep.__file__).parent / "recipes" / f"{name}.yaml"
+    kind = audiosep.AudioSepRecipe if name == "audiosep-small" else text_tower.TextTowerRecipe
+    assert load_recipe(kind, path).steps > 1_000
