@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoConfig
 
 from hubsep.auto import AutoModelForAudioSeparation
 from hubsep.errors import AudioError, CheckpointError
@@ -77,8 +76,11 @@ class ModelPromises:
         model.save_pretrained(tmp_path / "saved")
         again = AutoModelForAudioSeparation.from_pretrained(tmp_path / "saved")
         assert type(again) is type(model)
-        assert again.config.to_json_string() == AutoConfig.from_pretrained(tmp_path / "saved").to_json_string()
-        assert again.config.to_diff_dict().keys() >= model.config.to_diff_dict().keys()
+        before, after = (m.config.to_json_string(use_diff=False).splitlines() for m in (model, again))
+        set_on_loading = ('"dtype"', '"_name_or_path"')
+        assert [line for line in before if line.strip().split(":")[0] not in set_on_loading] == [
+            line for line in after if line.strip().split(":")[0] not in set_on_loading
+        ]
         for name, tensor in model.state_dict().items():
             assert torch.equal(tensor, again.state_dict()[name]), name
         assert torch.equal(again(mixture, **conditions).sources, model(mixture, **conditions).sources)

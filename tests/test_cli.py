@@ -40,13 +40,18 @@ def in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def record(
-    path: str, *, seconds: float = 1.0, channels: int = 1, rate: int = 8_000, peak: float = 0.5, **kind: str
-) -> Path:
+    path: str,
+    *,
+    seconds: float = 1.0,
+    channels: int = 1,
+    rate: int = 8_000,
+    peak: float = 0.5,
+    subtype: str | None = None,
+) -> None:
     """Writes noise of a given peak."""
     noise = np.random.default_rng(len(path)).uniform(-1, 1, (int(seconds * rate), channels))
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    sf.write(path, noise / np.abs(noise).max() * peak, rate, **kind)
-    return Path(path)
+    sf.write(path, noise / np.abs(noise).max() * peak, rate, subtype=subtype)
 
 
 def files(folder: str) -> list[str]:
@@ -62,20 +67,19 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"),
+    ("name", "subtype"),
     [
-        ("a.wav", {"subtype": "PCM_16"}),
-        ("a.wav", {"subtype": "PCM_24"}),
-        ("a.wav", {"subtype": "FLOAT"}),
-        ("a.flac", {"subtype": "PCM_16"}),
-        ("a.aiff", {"subtype": "PCM_16"}),
-        ("a.mp3", {"subtype": "MPEG_LAYER_III"}),
-        ("a.ogg", {"subtype": "VORBIS"}),
+        ("a.wav", "PCM_16"),
+        ("a.wav", "PCM_24"),
+        ("a.wav", "FLOAT"),
+        ("a.flac", "PCM_16"),
+        ("a.aiff", "PCM_16"),
+        ("a.mp3", "MPEG_LAYER_III"),
+        ("a.ogg", "VORBIS"),
     ],
-    ids=lambda value: value if isinstance(value, str) else value["subtype"],
 )
-def test_outputs_keep_what_the_input_is(model: Path, name: str, kind: dict[str, str]) -> None:
-    record(name, channels=2, rate=44_100, seconds=0.7, **kind)
+def test_outputs_keep_what_the_input_is(model: Path, name: str, subtype: str) -> None:
+    record(name, channels=2, rate=44_100, seconds=0.7, subtype=subtype)
     assert main(["separate", name, "-q", "rain", "--model", str(model), "--residual", "-o", "out"]) == 0
     assert files("out") == [f"a/rain{Path(name).suffix}", f"a/residual{Path(name).suffix}", "a/separated.json"]
     for output in Path("out/a").glob("r*"):
@@ -153,14 +157,14 @@ def loud(model: Path) -> list[str]:
     return ["separate", "loud.wav", "-q", "rain", "--residual", "--model", str(model), "-o", "out", "--clip"]
 
 
-def waveforms(folder: str) -> tuple[np.ndarray, np.ndarray]:
-    return tuple(sf.read(f"{folder}/loud/{name}.wav")[0] for name in ("rain", "residual"))  # type: ignore[return-value]
+def waveforms() -> tuple[np.ndarray, np.ndarray]:
+    return sf.read("out/loud/rain.wav")[0], sf.read("out/loud/residual.wav")[0]
 
 
 def test_a_peak_that_does_not_fit_becomes_float(loud: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*loud, "float"]) == 0
     assert "does not fit into PCM_16: written as 32-bit floating point" in capsys.readouterr().err
-    rain, residual = waveforms("out")
+    rain, residual = waveforms()
     assert np.abs(residual).max() > 1
     assert np.abs(rain + residual - sf.read("loud.wav")[0]).max() <= 1e-6
     assert {sf.info(path).subtype for path in Path("out/loud").glob("*.wav")} == {"FLOAT"}
@@ -168,12 +172,12 @@ def test_a_peak_that_does_not_fit_becomes_float(loud: list[str], capsys: pytest.
 
 def test_clamp_and_rescale_are_only_done_when_asked_for(loud: list[str]) -> None:
     assert main([*loud, "float"]) == 0
-    exact_rain, exact_residual = waveforms("out")
+    exact_rain, exact_residual = waveforms()
     assert main([*loud, "clamp"]) == 0
-    rain, residual = waveforms("out")
+    rain, residual = waveforms()
     assert np.abs(residual - exact_residual.clip(-1, 1)).max() <= 2**-15
     assert main([*loud, "rescale"]) == 0
-    rain, residual = waveforms("out")
+    rain, residual = waveforms()
     gain = 1 / np.abs(exact_residual).max()
     assert np.abs(residual - gain * exact_residual).max() <= 2**-15
     assert np.abs(rain - gain * exact_rain).max() <= 2**-15
@@ -190,8 +194,8 @@ def test_failures_are_listed_and_the_rest_is_done(model: Path, capsys: pytest.Ca
     Path("in/bad.wav").write_text("no audio")
     assert main(["separate", "in", "-q", "rain", "--model", str(model), "-o", "out"]) == 1
     error = capsys.readouterr().err
-    assert "1 of the inputs failed" in error
-    assert f"{Path('in/bad.wav')}: " in error
+    assert error.startswith(f"failed: {Path('in/bad.wav')}: ")
+    assert len(error.splitlines()) == 1
     assert "Traceback" not in error
     assert files("out") == ["good/rain.wav", "good/separated.json"]
 
@@ -244,10 +248,11 @@ def test_an_interrupted_run_leaves_no_half_file(model: Path) -> None:
     record("in/long.wav", seconds=600)
     record("in/a.wav")
     command = [sys.executable, "-m", "hubsep.cli", "separate", "in", "-q", "rain", "--model", str(model), "-o", "out"]
-    run = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(SOURCES)}, stderr=subprocess.DEVNULL)
+    with open("errors.txt", "w") as errors:
+        run = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(SOURCES)}, stderr=errors)
     deadline = time.monotonic() + 60
-    while not list(Path("out").glob(".separating-*/.rain*")) or not Path("out/a/separated.json").exists():
-        assert run.poll() is None, "the run ended before it could be interrupted"
+    while not list(Path("out").glob(".separating-*/*")) or not Path("out/a/separated.json").exists():
+        assert run.poll() is None, "ended before it could be interrupted: " + Path("errors.txt").read_text()
         assert time.monotonic() < deadline
         time.sleep(0.01)
     run.send_signal(signal.SIGINT)

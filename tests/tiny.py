@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +84,21 @@ def saved_tiny(folder: Path, **fields: Any) -> Path:
     """Save a seeded tiny model to `folder` and return that folder."""
     tiny_model(**fields).save_pretrained(folder)
     return folder
+
+
+def hub_cache(root: Path, folder: Path, *, shared: bool = False) -> Path:
+    """Lay out a folder as the Hub's cache does, and return the snapshot."""
+    repository = root / "models--someone--model"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    blobs, store = repository / "blobs", root / "blobs" / "ab"
+    blobs.mkdir()
+    store.mkdir(parents=True)
+    for number, path in enumerate(sorted(folder.iterdir())):
+        shutil.copy(path, (store if shared else blobs) / f"{number}")
+        if shared:
+            os.symlink(f"../../blobs/ab/{number}", blobs / f"{number}")
+        os.symlink(f"../../blobs/{number}", snapshot / path.name)
+    return snapshot

@@ -19,7 +19,7 @@ from .audio_files import Source
 from .audio_limits import AudioLimits
 from .audio_resampling import StreamResampler, Waveform, resample
 from .audio_sources import open_source
-from .audio_writer import AudioWriter, write_audio
+from .audio_writer import AudioWriter, kept_subtype, write_audio
 from .errors import AudioError
 
 
@@ -157,6 +157,7 @@ __all__ = [
     "AudioWriter",
     "Recording",
     "StreamResampler",
+    "kept_subtype",
     "open_audio",
     "read_audio",
     "resample",

@@ -23,9 +23,7 @@ SLACK_SECONDS = 0.25  # durations in containers are rounded, and count what deco
 class AVSource:
     """What PyAV reads."""
 
-    lossy = True
-
-    def __init__(self, file: BinaryIO, name: str, container: str, limits: AudioLimits):
+    def __init__(self, file: BinaryIO, name: str, container: str, limits: AudioLimits, *, cut: str | None = None):
         try:
             import av
         except ImportError as error:
@@ -36,7 +34,7 @@ class AVSource:
         from .audio_files import decoding
 
         self.name = name
-        self.cut: str | None = None
+        self.cut = cut
         self._file = file
         self._decoding = decoding
         with decoding(name):
@@ -71,6 +69,7 @@ class AVSource:
             raise AudioError(f"{self.name}: cannot be decoded; it is damaged or its codec is not known")
         self.format: str | None = container.upper()
         self.subtype: str | None = codec.name.upper()
+        self.lossy = not codec.name.startswith(("pcm", "flac", "alac"))
         self.sampling_rate = limits.check_sampling_rate(codec.sample_rate, self.name)
         limits.check_channels(codec.channels, self.name)
         self.channels: int = codec.channels
@@ -80,11 +79,12 @@ class AVSource:
         self._rest = np.zeros((self.channels, 0), np.float32)
 
     def _claimed(self, stream: Any, container: str) -> int | None:
+        """In Matroska only the whole file has a duration, and the audio may honestly end before the video does."""
         if container == "aac":  # a bare stream has no header; ffmpeg estimates a length
             return None
         if stream.duration is not None and stream.time_base is not None:
             return round(stream.duration * stream.time_base * self.sampling_rate)
-        if self._container.duration is not None:
+        if self._container.duration is not None and len(self._container.streams) == 1:
             return round(self._container.duration / 1_000_000 * self.sampling_rate)
         return None
 

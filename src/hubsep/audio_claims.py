@@ -6,6 +6,7 @@ AU, W64 and RF64 it reports only the samples that are left, of Ogg those up to t
 
 - chunked formats: the declared end of the audio chunk lies behind the end of the file;
 - Ogg: the last page does not carry the end-of-stream flag, or is incomplete;
+- Matroska and AVI: the outermost element reaches behind the end of the file;
 - MP3: `audio_mp3`; FLAC: the header counts the samples, and libsndfile reports it.
 
 Lengths that mean "not known when writing began" (0, all bits set, and what sox, arecord and espeak write into pipes)
@@ -22,6 +23,7 @@ from typing import BinaryIO, NamedTuple
 
 UNKNOWN_SIZES = frozenset({0, 0xFFFF_F000, 0xFFFF_FFFF, 2**63 - 1, 2**64 - 1, *range(0x7FFF_F000, 0x8000_0001)})
 MAX_CHUNKS = 10_000
+EBML_HEADER, EBML_SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 W64_AUDIO = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 
 
@@ -69,6 +71,33 @@ def ogg_links(file: BinaryIO) -> list[OggLink]:
         ended[-1] = bool(header[5] & 4) and stop <= file_size and len(header) >= 27 + segments
         position = stop
     return [OggLink(*link) for link in zip(starts, [*starts[1:], file_size], ended, strict=True)]
+
+
+def video_is_cut(file: BinaryIO) -> bool:
+    """Whether a Matroska, WebM or AVI file ends before its outermost element does; False where it does not say."""
+    file_size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    head = file.read(12)
+    if head[:4] == b"RIFF" and head[8:] == b"AVI ":
+        declared = int.from_bytes(head[4:8], "little")
+        return declared not in UNKNOWN_SIZES and 8 + declared > file_size
+    if head[:4] != EBML_HEADER:
+        return False
+    header_size, start = _ebml_size(file, 4)
+    file.seek(start + (header_size or 0))
+    if file.read(4) != EBML_SEGMENT:
+        return False
+    size, start = _ebml_size(file, start + (header_size or 0) + 4)
+    return size is not None and start + size > file_size
+
+
+def _ebml_size(file: BinaryIO, start: int) -> tuple[int | None, int]:
+    """A size as Matroska writes it, None if unknown, and the position behind it."""
+    file.seek(start)
+    data = file.read(8)
+    length = 9 - data[0].bit_length() if data and data[0] else 1
+    size = int.from_bytes(data[:length], "big") & (1 << 7 * length) - 1
+    return (None if size == (1 << 7 * length) - 1 else size), start + length
 
 
 def _audio_chunk(file: BinaryIO, file_size: int) -> tuple[int, int] | None:
@@ -127,4 +156,4 @@ def _find_w64(file: BinaryIO, file_size: int) -> tuple[int, int] | None:
     return None
 
 
-__all__ = ["OggLink", "missing_share", "ogg_links"]
+__all__ = ["OggLink", "missing_share", "ogg_links", "video_is_cut"]

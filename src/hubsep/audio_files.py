@@ -9,22 +9,24 @@ file arrives as an AudioError.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import FileIO
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import soundfile as sf
 from numpy.typing import NDArray
 
 from . import audio_claims, audio_mp3
+from .audio_claims import OggLink
 from .audio_limits import AudioLimits
 from .errors import AudioError
 
 
 LOSSY_SUBTYPES = frozenset({"VORBIS", "OPUS", "MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III"})
 MP3_SLACK_SAMPLES = 2 * 1_152  # headers that count themselves, and decoders that drop a first incomplete frame
+OGG_CUT = "its last page is missing"
 UNKNOWN_LENGTH = 2**62  # libsndfile's largest number stands for "not known"
 
 
@@ -112,15 +114,19 @@ def open_file(file: Any, name: str, limits: AudioLimits) -> Source:
             raise AudioError(f"{name}: the file is empty")
         file.seek(0)
         head = file.read(64)
+        links = audio_claims.ogg_links(file) if head[:4] == b"OggS" else []
+        cut = OGG_CUT if links and not links[-1].ended else None
         demuxer = _demuxer_for(head)
         if demuxer is not None:
             from .audio_av import AVSource
 
-            return AVSource(file, name, demuxer, limits)
-        links = audio_claims.ogg_links(file) if head[:4] == b"OggS" else []
+            if audio_claims.video_is_cut(file):
+                cut = "its outermost element reaches behind the end of the file"
+            file.seek(0)
+            return AVSource(file, name, demuxer, limits, cut=cut)
         if len(links) > 1:
-            return ChainedSource(file, name, links, limits)
-        return FileSource(file, name, limits, cut=bool(links) and not links[0].ended)
+            return ChainedSource(file, name, links, limits, cut=cut)
+        return FileSource(file, name, limits, cut=cut)
     except BaseException:
         file.close()
         raise
@@ -148,7 +154,7 @@ class _Forward(sf.SoundFile):
 class FileSource:
     """What libsndfile reads."""
 
-    def __init__(self, file: Any, name: str, limits: AudioLimits, *, cut: bool = False):
+    def __init__(self, file: Any, name: str, limits: AudioLimits, *, cut: str | None = None):
         self.name = name
         self._file = self._seen = file
         self._sound = self._open(file)
@@ -159,7 +165,7 @@ class FileSource:
         self.channels: int = self._sound.channels
         self.lossy = self.subtype in LOSSY_SUBTYPES
         self.slack_samples = 0
-        self.cut = "its last page is missing" if cut else None
+        self.cut = cut
         self.claimed_samples: int | None = None
         if self.format == "MP3":
             self._measure_mp3()
@@ -207,13 +213,12 @@ class FileSource:
             self._sound.close()
             self._sound = self._open(Window(self._file, length.start, prefix=length.header))
         self.slack_samples = 0 if length.exact else MP3_SLACK_SAMPLES
-        self.claimed_samples = self._sound.frames
+        self.claimed_samples = self._sound.frames if length.counted_samples is None else length.counted_samples
         if length.lost_frames:
             self.cut = f"its header counts {length.lost_frames} frames more than there are"
-        counted = length.counted_samples or 0
-        if counted > self._sound.frames + 2 * MP3_SLACK_SAMPLES:
+        if self.claimed_samples > self._sound.frames + 2 * MP3_SLACK_SAMPLES:
             raise AudioError(
-                f"{self.name}: {counted} samples of {self.subtype} at a changing bitrate, of which only "
+                f"{self.name}: {self.claimed_samples} samples of {self.subtype} at a changing bitrate, of which only "
                 f"{self._sound.frames} would be read; convert it to wav or flac"
             )
 
@@ -221,18 +226,16 @@ class FileSource:
 class ChainedSource:
     """Ogg recordings that follow each other in one file, of which libsndfile would read the first alone."""
 
-    cut: str | None
     claimed_samples: int | None = None
     slack_samples = 0
     lossy = True
 
-    def __init__(self, file: BinaryIO, name: str, links: list[audio_claims.OggLink], limits: AudioLimits):
-        self.name, self._file, self._limits = name, file, limits
+    def __init__(self, file: Any, name: str, links: Sequence[OggLink], limits: AudioLimits, *, cut: str | None = None):
+        self.name, self.cut, self._file, self._limits = name, cut, file, limits
         self._links = iter(links)
         self._link = first = self._next()
         self.format, self.subtype = first.format, first.subtype
         self.sampling_rate, self.channels = first.sampling_rate, first.channels
-        self.cut = None if links[-1].ended else "its last page is missing"
 
     def read(self, samples: int) -> NDArray[np.floating]:
         """The next (channels, at most `samples`)."""
@@ -251,7 +254,7 @@ class ChainedSource:
     def _next(self) -> FileSource:
         return self._open(next(self._links))
 
-    def _open(self, link: audio_claims.OggLink) -> FileSource:
+    def _open(self, link: OggLink) -> FileSource:
         opened = FileSource(Window(self._file, link.start, link.stop), self.name, self._limits)
         shape = (opened.sampling_rate, opened.channels)
         wanted = (getattr(self, "sampling_rate", shape[0]), getattr(self, "channels", shape[1]))

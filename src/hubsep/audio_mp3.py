@@ -45,7 +45,7 @@ class Length:
 
     Args:
         exact: whether the header tells the length to the sample.
-        counted_samples: of all frames, if they were counted.
+        counted_samples: of all frames, where nothing makes libsndfile tell it.
         lost_frames: frames that the header promises and the file lacks, where libsndfile would not notice.
         header: a frame that says how long the file is, to be read in place of everything before `start`.
         start: position in the file, in bytes.
@@ -73,14 +73,13 @@ def measure(file: BinaryIO) -> Length | None:
         return Length(exact=exact)
     skipped = start + frame.size if tag else start
     count = _count(file, skipped, file_size, frame.kind)
-    samples = count * frame.samples
     if tag == b"Xing" and promised is not None and count <= promised + 1:
-        return Length(exact=exact, counted_samples=samples)
+        return Length(exact=exact)
     if frame.kind[1] != 3:
-        return Length(counted_samples=samples)
+        return Length(counted_samples=count * frame.samples)
     lost = max(0, promised - count - 1) if promised is not None and tag == b"VBRI" else 0
     header = _with_length(head[: frame.size], frame, tag == b"Xing", count, file_size - start)
-    return Length(counted_samples=samples, lost_frames=lost, header=header, start=skipped)
+    return Length(lost_frames=lost, header=header, start=skipped)
 
 
 def parse_frame(head: bytes) -> Frame | None:

@@ -119,15 +119,10 @@ def separate(
     overwrite: Overwrite = False,
 ) -> None:
     """Separate recordings into files, with the rate, channels and length of the recording."""
+    asked = {"queries": query or None, "negative_queries": negative or None, "query_audio": example or None}
     run = Run(
         model=model,
-        options={
-            "queries": query or None,
-            "negative_queries": negative or None,
-            "query_audio": example or None,
-            "residual": residual,
-            "batch_size": batch_size,
-        },
+        options={**asked, "residual": residual, "batch_size": batch_size},
         loading={"device": device, "dtype": dtype},
         extension=format_ and format_.lower().lstrip("."),
         subtype=subtype and subtype.upper(),
@@ -137,10 +132,9 @@ def separate(
         plot=plot,
     )
     failures = work_through(run, find_jobs(run, inputs), overwrite=overwrite)
+    for source, error in failures:
+        print(f"failed: {source}: {error}", file=sys.stderr)
     if failures:
-        print(f"{len(failures)} of the inputs failed:", file=sys.stderr)
-        for source, error in failures:
-            print(f"  {source}: {error}", file=sys.stderr)
         raise typer.Exit(1)
 
 
@@ -185,7 +179,7 @@ def work_through(run: Run, jobs: list[Job], *, overwrite: bool) -> list[tuple[Pa
         try:
             separate_one(run, separator, job)
         except QueryError:
-            raise
+            raise  # the same for every input
         except (HubsepError, OSError) as error:
             failures.append((job.source, error))
     return failures

@@ -22,8 +22,8 @@ import numpy as np
 import soundfile as sf
 
 from ..audio import AudioLimits, AudioWriter, open_audio
+from ..audio_files import LOSSY_SUBTYPES
 from ..audio_limits import LOSSLESS_FLOATS
-from ..audio_sources import LOSSY_SUBTYPES
 from ..audio_writer import FORMATS
 from ..errors import AudioError
 from ..hub_processes import host, in_use

@@ -69,7 +69,7 @@ class AudioSepConfig(HubsepConfigMixin, PreTrainedConfig):
     loss: str = "l1"
     presence_weight: float = 2.0
     segment_samples: int = 307_200
-    overlap_samples: int = 64_000
+    overlap_samples: int = 61_440
     known_sounds: list[str] | tuple[str, ...] = ()
 
     is_text_queried = True
