@@ -22,8 +22,9 @@ extras = {
     "video": ["av>=16"],
     "demo": ["gradio>=6.6,<7"],  # below 6.6: CVE-2026-28416
 }
-extras["test"] = [*extras["eval"], *extras["video"], "hypothesis>=6.150", "pytest>=9", "pytest-timeout>=2.4"]
-extras["dev"] = [*extras["test"], *extras["train"], "mypy>=2.4", "ruff==0.17.5", "setuptools>=80"]
+runners = ["hypothesis>=6.150", "pytest>=9", "pytest-timeout>=2.4", "setuptools>=80"]
+extras["test"] = [*extras["eval"], *extras["video"], *runners]
+extras["dev"] = [*extras["test"], *extras["train"], "mypy>=2.4", "ruff==0.17.5"]
 
 setup(
     name="hubsep",

@@ -36,7 +36,8 @@ def pipeline(
 
     Args:
         task: "audio-separation", or any task of transformers, which is then asked to build it.
-        model: a folder, a name on the Hub, a loaded model, or None for the model shipped with the package.
+        model: a folder, a name on the Hub, the name of a shipped model, a loaded model, or None for the default of
+            the shipped ones.
         processor: goes with a loaded text-queried model; with a folder or name it is found there.
         dtype: precision of the weights; "auto" keeps the one they were saved in. Waveforms are float32 either way.
         device_map: where accelerate puts the parts of the model; not together with `device`.
@@ -52,7 +53,8 @@ def pipeline(
     """
     if task == TASK and (model is None or isinstance(model, str | Path)):
         hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
-        folder = resolve_folder(SHIPPED[DEFAULT_MODEL] if model is None else model, **hub)
+        name = DEFAULT_MODEL if model is None else model
+        folder = resolve_folder(SHIPPED.get(str(name), name), **hub)
         check_folder(folder)
         model = AutoModelForAudioSeparation.from_pretrained(
             folder, dtype=dtype, device_map=device_map, **(model_kwargs or {})

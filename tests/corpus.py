@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 import soundfile as sf
 
-from hubsep.audio import AudioError, read_audio
+from hubsep.audio import AudioWriter, open_audio, read_audio, write_audio
+from hubsep.errors import AudioError
 
 
 RATE = 44_100
+ID3_TAG = b"ID3\x03\0\0\0\0\x02\0" + b"\xff\xfb\x90\0" * 64  # its content looks like MP3 frames
 FORMATS: dict[str, dict[str, Any]] = {
     "wav": {"format": "WAV", "subtype": "PCM_16"},
     "flac": {"format": "FLAC", "subtype": "PCM_16"},
@@ -75,6 +77,16 @@ def mp3_without_header(data: bytes) -> bytes:
     return data[data.index(data[:2], 4) :]
 
 
+def mp3_with_vbri(data: bytes, frames: int) -> bytes:
+    """An MP3 of LAME whose length is told by a header of Fraunhofer's kind instead."""
+    stream = mp3_without_header(data)
+    first = bytearray(data[: len(data) - len(stream)])
+    first[4:] = bytes(len(first) - 4)
+    first[36:40] = b"VBRI"
+    first[50:54] = frames.to_bytes(4, "big")
+    return bytes(first) + stream
+
+
 def read_flipped(kind: str, first: str, last: str) -> dict[str, Any]:
     """Reads damaged files of one kind; says what came out, and on standard output which seed it is at."""
     data = encode(sound(), **FORMATS[kind])
@@ -108,3 +120,50 @@ def memory_of_reading(path: str) -> dict[str, Any]:
         error = str(caught)
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return {"grown_mb": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / unit, "error": error}
+
+
+def memory_of_copying(source: str, target: str) -> float:
+    """Reads a recording block by block and writes it; gives the growth of the peak memory in MB."""
+    write_audio(target, sound(RATE), RATE, subtype="PCM_16")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with open_audio(source) as reader, AudioWriter(target, RATE, reader.channels, subtype=reader.subtype) as writer:
+        for block in reader.blocks():
+            writer.write(block)
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / unit
+
+
+def write_with_room_for(room_bytes: str, path: str, seconds: str) -> str | None:
+    """Writes a recording where files cannot grow beyond a size, as on a full disk; gives the error."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(room_bytes), resource.RLIM_INFINITY))
+    try:
+        write_audio(path, sound(int(float(seconds) * RATE)), RATE)
+    except AudioError as error:
+        return str(error)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    return None
+
+
+def encode_video(
+    waveform: np.ndarray, container: str, codec: str, sampling_rate: int = RATE, kbps: int | None = None
+) -> bytes:
+    """A file as ffmpeg writes it, through PyAV."""
+    import av
+
+    file = io.BytesIO()
+    layout = "mono" if waveform.shape[0] == 1 else "stereo"
+    with av.open(file, "w", format=container) as output:
+        stream = output.add_stream(codec, rate=sampling_rate, layout=layout)
+        frame = av.AudioFrame.from_ndarray(waveform, format="fltp", layout=layout)
+        frame.sample_rate, frame.pts = sampling_rate, 0
+        context = stream.codec_context
+        if kbps is not None:
+            context.bit_rate = kbps * 1_000
+        resampler = av.AudioResampler(
+            format=context.format.name, layout=layout, rate=sampling_rate, frame_size=context.frame_size or 0
+        )
+        for part in [*resampler.resample(frame), *resampler.resample(None), None]:
+            output.mux(stream.encode(part))
+    return file.getvalue()

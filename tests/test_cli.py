@@ -150,6 +150,27 @@ def test_query_by_example_template_and_picture(model: Path) -> None:
     assert 0 <= recorded["outputs"][0]["score"] <= 1
 
 
+def test_processes_share_the_inputs(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("in/a.wav", "in/b.wav", "in/c.wav"):
+        record(name)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, folders in (("1", {"b"}), ("0", {"a", "b", "c"})):
+        monkeypatch.setenv("RANK", rank)
+        assert main(["separate", "in", "-q", "rain", "--model", str(model), "-o", "out"]) == 0
+        assert {path.name for path in Path("out").iterdir()} == folders
+
+
+def test_bitrate(model: Path) -> None:
+    record("a.wav", seconds=3)
+    command = ["separate", "a.wav", "-q", "rain", "--model", str(model), "--format", "mp3", "--bitrate"]
+    sizes = []
+    for bitrate in ("16", "32"):
+        assert main([*command, bitrate]) == 0
+        sizes.append(Path("separated/a/rain.mp3").stat().st_size)
+    assert sizes[1] > 1.8 * sizes[0]
+    assert main([*command, "1000"]) == 1
+
+
 @pytest.fixture
 def loud(model: Path) -> list[str]:
     """The residual of a full-scale recording has a peak above 1."""
@@ -247,7 +268,7 @@ def test_a_model_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_interrupted_run_leaves_no_half_file(model: Path) -> None:
     record("in/long.wav", seconds=600)
     record("in/a.wav")
-    command = [sys.executable, "-m", "hubsep.cli", "separate", "in", "-q", "rain", "--model", str(model), "-o", "out"]
+    command = [sys.executable, "-m", "hubsep", "separate", "in", "-q", "rain", "--model", str(model), "-o", "out"]
     with open("errors.txt", "w") as errors:
         run = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(SOURCES)}, stderr=errors)
     deadline = time.monotonic() + 60

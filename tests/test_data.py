@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ def clips(tmp_path: Path) -> list[Clip]:
     return load_clips([corpus(tmp_path / "sounds")], RATE)
 
 
-def dataset(clips: list[Clip], **settings: float) -> MixtureDataset:
+def dataset(clips: list[Clip], **settings: Any) -> MixtureDataset:
     return MixtureDataset(ClipSampler(clips, {}), MixingSettings(RATE, seconds=0.5, **settings), 200)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A seeded AudioSep of a few thousand parameters with its processor, for every test that needs a text-queried model."""
+"""A seeded AudioSep of a few thousand parameters with its processor, for tests that need a text-queried model."""
 
 from __future__ import annotations
 

@@ -155,6 +155,7 @@ __all__ = [
     "AudioLimits",
     "AudioReader",
     "AudioWriter",
+    "OnShort",
     "Recording",
     "StreamResampler",
     "kept_subtype",

@@ -7,7 +7,8 @@ no other file, playlist or address. The first audio stream is read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -37,6 +38,7 @@ class AVSource:
         self.cut = cut
         self._file = file
         self._decoding = decoding
+        self._ready: list[NDArray[np.float32]] = []
         with decoding(name):
             self._container = av.open(file, format=container, mode="r", metadata_errors="replace")
         try:
@@ -47,12 +49,12 @@ class AVSource:
 
     def read(self, samples: int) -> NDArray[np.floating]:
         """The next (channels, at most `samples`)."""
-        parts, there = [self._rest], self._rest.shape[1]
+        there = sum(part.shape[1] for part in self._ready)
         while there < samples and (part := next(self._frames, None)) is not None:
-            parts.append(part)
+            self._ready.append(part)
             there += part.shape[1]
-        joined = np.concatenate(parts, axis=1)
-        self._rest = joined[:, samples:]
+        joined = np.concatenate(self._ready, axis=1) if self._ready else np.zeros((self.channels, 0), np.float32)
+        self._ready = [joined[:, samples:]]
         return joined[:, :samples]
 
     def close(self) -> None:
@@ -61,22 +63,26 @@ class AVSource:
         self._file.close()
 
     def _describe(self, container: str, limits: AudioLimits) -> None:
+        """Rate and channels are those of the first frame: AAC can hold more than its header says."""
         stream = next(iter(self._container.streams.audio), None)
         if stream is None:
             raise AudioError(f"{self.name}: the file has no audio stream")
-        codec = stream.codec_context
-        if codec is None:
+        if stream.codec_context is None:
             raise AudioError(f"{self.name}: cannot be decoded; it is damaged or its codec is not known")
+        frames = self._container.decode(stream)
+        with self._decoding(self.name):
+            first = next(frames, None)
+        if first is None:
+            raise AudioError(f"{self.name}: the recording holds no samples")
         self.format: str | None = container.upper()
-        self.subtype: str | None = codec.name.upper()
-        self.lossy = not codec.name.startswith(("pcm", "flac", "alac"))
-        self.sampling_rate = limits.check_sampling_rate(codec.sample_rate, self.name)
-        limits.check_channels(codec.channels, self.name)
-        self.channels: int = codec.channels
+        self.subtype: str | None = stream.codec_context.name.upper()
+        self.lossy = not stream.codec_context.name.startswith(("pcm", "flac", "alac"))
+        self.sampling_rate = limits.check_sampling_rate(first.sample_rate, self.name)
+        self.channels: int = first.layout.nb_channels
+        limits.check_channels(self.channels, self.name)
         self.slack_samples = round(SLACK_SECONDS * self.sampling_rate)
         self.claimed_samples = self._claimed(stream, container)
-        self._frames = self._decode(stream)
-        self._rest = np.zeros((self.channels, 0), np.float32)
+        self._frames = self._decode(chain([first], frames), first.layout)
 
     def _claimed(self, stream: Any, container: str) -> int | None:
         """In Matroska only the whole file has a duration, and the audio may honestly end before the video does."""
@@ -88,12 +94,12 @@ class AVSource:
             return round(self._container.duration / 1_000_000 * self.sampling_rate)
         return None
 
-    def _decode(self, stream: Any) -> Iterator[NDArray[np.float32]]:
+    def _decode(self, frames: Iterable[Any], layout: Any) -> Iterator[NDArray[np.float32]]:
         import av
 
-        resampler = av.AudioResampler(format="fltp", layout=stream.codec_context.layout, rate=self.sampling_rate)
+        resampler = av.AudioResampler(format="fltp", layout=layout, rate=self.sampling_rate)
         with self._decoding(self.name):
-            for frame in self._container.decode(stream):
+            for frame in frames:
                 if frame.sample_rate != self.sampling_rate or frame.layout.nb_channels != self.channels:
                     raise AudioError(
                         f"{self.name}: the audio changes from {self.channels} channels at {self.sampling_rate} Hz to "
@@ -101,6 +107,8 @@ class AVSource:
                     )
                 for converted in resampler.resample(frame):
                     yield converted.to_ndarray()
+            if hasattr(self._file, "check"):
+                self._file.check()
 
 
 __all__ = ["AVSource"]

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from . import audio_claims, audio_mp3
 from .audio_claims import OggLink
+from .audio_io import Window
 from .audio_limits import AudioLimits
 from .errors import AudioError
 
@@ -57,52 +58,6 @@ class Source(Protocol):
         """Gives files back; may be called twice."""
 
 
-class Window:
-    """A part of a seekable binary file, as a file: from `start` to `stop`, perhaps with other bytes before it.
-
-    soundfile calls it from C, where an exception would be printed and taken for the end of the file; so it is kept in
-    `error` instead.
-    """
-
-    def __init__(self, file: Any, start: int = 0, stop: int | None = None, prefix: bytes = b""):
-        self._file, self._start, self._prefix = file, start, prefix
-        stop = file.seek(0, os.SEEK_END) if stop is None else stop
-        self._size = len(prefix) + max(0, stop - start)
-        self._position = 0
-        self.error: Exception | None = None
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """As of any file."""
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def tell(self) -> int:
-        """As of any file."""
-        return self._position
-
-    def read(self, size: int = -1) -> bytes:
-        """As of any file."""
-        left = max(0, self._size - self._position)
-        size = left if size < 0 else min(size, left)
-        parts = [self._prefix[self._position : self._position + size]]
-        size -= len(parts[0])
-        self._position += len(parts[0])
-        try:
-            if size:
-                self._file.seek(self._start + self._position - len(self._prefix))
-            while size and (part := self._file.read(size)):
-                parts.append(part)
-                size -= len(part)
-                self._position += len(part)
-        except Exception as error:
-            self.error = error
-        return b"".join(parts)
-
-    def close(self) -> None:
-        """Leaves the file open: it is the caller's."""
-
-
 def open_file(file: Any, name: str, limits: AudioLimits) -> Source:
     """Opens an encoded recording from a seekable binary file, which is closed with it.
 
@@ -110,26 +65,31 @@ def open_file(file: Any, name: str, limits: AudioLimits) -> Source:
         AudioError: if it is no recording, or one that cannot be read.
     """
     try:
-        if file.seek(0, os.SEEK_END) == 0:
-            raise AudioError(f"{name}: the file is empty")
-        file.seek(0)
-        head = file.read(64)
-        links = audio_claims.ogg_links(file) if head[:4] == b"OggS" else []
-        cut = OGG_CUT if links and not links[-1].ended else None
-        demuxer = _demuxer_for(head)
-        if demuxer is not None:
-            from .audio_av import AVSource
-
-            if audio_claims.video_is_cut(file):
-                cut = "its outermost element reaches behind the end of the file"
-            file.seek(0)
-            return AVSource(file, name, demuxer, limits, cut=cut)
-        if len(links) > 1:
-            return ChainedSource(file, name, links, limits, cut=cut)
-        return FileSource(file, name, limits, cut=cut)
+        with decoding(name):
+            return _open(file, name, limits)
     except BaseException:
         file.close()
         raise
+
+
+def _open(file: Any, name: str, limits: AudioLimits) -> Source:
+    if file.seek(0, os.SEEK_END) == 0:
+        raise AudioError(f"{name}: the file is empty")
+    file.seek(0)
+    head = file.read(64)
+    links = audio_claims.ogg_links(file) if head[:4] == b"OggS" else []
+    cut = OGG_CUT if links and not links[-1].ended else None
+    demuxer = _demuxer_for(head)
+    if demuxer is not None:
+        from .audio_av import AVSource
+
+        if audio_claims.video_is_cut(file):
+            cut = "its outermost element reaches behind the end of the file"
+        file.seek(0)
+        return AVSource(file, name, demuxer, limits, cut=cut)
+    if len(links) > 1:
+        return ChainedSource(file, name, links, limits, cut=cut)
+    return FileSource(file, name, limits, cut=cut)
 
 
 @contextmanager
@@ -141,6 +101,8 @@ def decoding(name: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = str(getattr(error, "error_string", "") or error).strip().removeprefix("Error : ").rstrip(".")
+        if "SF_INFO" in reason:
+            reason = "its header gives no possible sampling rate"
         raise AudioError(
             f"{name}: cannot be decoded; it is damaged, cut short or no audio ({reason or type(error).__name__})"
         ) from error
@@ -175,9 +137,10 @@ class FileSource:
     def read(self, samples: int) -> NDArray[np.floating]:
         """The next (channels, at most `samples`)."""
         with decoding(self.name):
-            frames = self._sound.read(samples, dtype="float32", always_2d=True)
-            if isinstance(self._seen, Window) and self._seen.error is not None:
-                raise self._seen.error
+            try:
+                frames = self._sound.read(samples, dtype="float32", always_2d=True)
+            finally:
+                self._check_file()
         return np.ascontiguousarray(frames.T)
 
     def close(self) -> None:
@@ -189,8 +152,16 @@ class FileSource:
         """Opens a real file by its descriptor, which spares a call into Python for each few kB."""
         self._seen = file
         file.seek(0)
+        real = isinstance(file, FileIO) and os.name == "posix"
         with decoding(self.name):
-            return _Forward(file.fileno() if isinstance(file, FileIO) and os.name == "posix" else file, closefd=False)
+            try:
+                return _Forward(file.fileno() if real else file, closefd=False)
+            finally:
+                self._check_file()
+
+    def _check_file(self) -> None:
+        if isinstance(self._seen, Window):
+            self._seen.check()
 
     def _measure(self) -> None:
         frames = self._sound.frames
@@ -233,7 +204,7 @@ class ChainedSource:
     def __init__(self, file: Any, name: str, links: Sequence[OggLink], limits: AudioLimits, *, cut: str | None = None):
         self.name, self.cut, self._file, self._limits = name, cut, file, limits
         self._links = iter(links)
-        self._link = first = self._next()
+        self._link = first = self._open(next(self._links))
         self.format, self.subtype = first.format, first.subtype
         self.sampling_rate, self.channels = first.sampling_rate, first.channels
 
@@ -242,8 +213,13 @@ class ChainedSource:
         block = self._link.read(samples)
         while block.shape[1] == 0 and (link := next(self._links, None)) is not None:
             self._link.close()
-            self._link = self._open(link)
-            block = self._link.read(samples)
+            self._link = following = self._open(link)
+            if (following.channels, following.sampling_rate) != (self.channels, self.sampling_rate):
+                raise AudioError(
+                    f"{self.name}: the audio changes from {self.channels} channels at {self.sampling_rate} Hz to "
+                    f"{following.channels} at {following.sampling_rate} Hz; split the file there"
+                )
+            block = following.read(samples)
         return block
 
     def close(self) -> None:
@@ -251,20 +227,8 @@ class ChainedSource:
         self._link.close()
         self._file.close()
 
-    def _next(self) -> FileSource:
-        return self._open(next(self._links))
-
     def _open(self, link: OggLink) -> FileSource:
-        opened = FileSource(Window(self._file, link.start, link.stop), self.name, self._limits)
-        shape = (opened.sampling_rate, opened.channels)
-        wanted = (getattr(self, "sampling_rate", shape[0]), getattr(self, "channels", shape[1]))
-        if shape != wanted:
-            opened.close()
-            raise AudioError(
-                f"{self.name}: the audio changes from {wanted[1]} channels at {wanted[0]} Hz to {shape[1]} at "
-                f"{shape[0]} Hz; split the file there"
-            )
-        return opened
+        return FileSource(Window(self._file, link.start, link.stop), self.name, self._limits)
 
 
 def _demuxer_for(head: bytes) -> str | None:
@@ -282,4 +246,4 @@ def _demuxer_for(head: bytes) -> str | None:
     return None
 
 
-__all__ = ["LOSSY_SUBTYPES", "ChainedSource", "FileSource", "Source", "Window", "decoding", "open_file"]
+__all__ = ["LOSSY_SUBTYPES", "ChainedSource", "FileSource", "Source", "decoding", "open_file"]

@@ -4,7 +4,7 @@
 libsndfile stops at the length mpg123 tells it: what the Xing header says, else an estimate from the bitrate of the
 first frames. Measured with libsndfile 1.2.2: of 20 s at a variable bitrate without a header 9.8 s were read, of two
 files joined together only the first, both without a word. So the frames are counted here where the header is missing
-or does not cover the file, and libsndfile is given a header that does. Counting an hour takes about 0.2 s.
+or does not cover the file, and libsndfile is given a header that does. Counting an hour takes 0.3 s.
 
 The layout of the frames is that of ISO/IEC 11172-3 and 13818-3; of the Xing and VBRI headers there is no standard.
 """

@@ -3,8 +3,8 @@
 
 Decisions: arrays are channels-first floating point, and one whose layout or scale would have to be guessed is refused.
 A file object is read from where it stands; what cannot seek is copied to a temporary file first. A torchcodec decoder
-is asked for all its samples at once, because it decodes from the start again for each range that does not begin
-between two packets.
+is asked for all its samples at once, because it knows parts only by seconds, and where those begin would depend on
+rounding.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .audio_files import Source, Window, open_file
+from .audio_files import Source, decoding, open_file
+from .audio_io import Window
 from .audio_limits import AudioLimits
 from .errors import AudioError
 
@@ -39,13 +41,17 @@ def open_source(source: Any, sampling_rate: int | None, limits: AudioLimits) -> 
     if isinstance(source, str | os.PathLike):
         return _open_named(source, limits)
     if isinstance(source, bytes | bytearray | memoryview):
-        return open_file(BytesIO(source), "audio", limits)
+        return open_file(Window(BytesIO(source)), "audio", limits)
     if isinstance(source, Mapping):
         return _open_mapping(source, limits)
     if hasattr(source, "read"):
-        return open_file(_seekable(source, limits), _stem(getattr(source, "name", None)), limits)
+        name = _stem(getattr(source, "name", None))
+        with decoding(name):
+            file = _seekable(source, limits)
+        return open_file(file, name, limits)
     if type(source).__name__ == "AudioDecoder":
-        decoded = source.get_all_samples()
+        with decoding("audio"):
+            decoded = source.get_all_samples()
         return ArraySource(decoded.data, decoded.sample_rate, limits)
     if hasattr(source, "__array__"):
         return ArraySource(source, sampling_rate, limits)
@@ -94,10 +100,8 @@ def _channels_first(array: Any) -> NDArray[np.floating]:
         array = tensor.float().numpy() if str(tensor.dtype) == "torch.bfloat16" else tensor.numpy()
     array = np.asarray(array)
     if array.dtype.kind != "f":
-        raise AudioError(
-            f"an array must hold floating point samples with full scale 1, got {array.dtype}; "
-            "divide 16-bit integers by 32768"
-        )
+        hint = "; divide 16-bit integers by 32768" if array.dtype.kind in "iu" else ""
+        raise AudioError(f"an array must hold floating point samples with full scale 1, got {array.dtype}{hint}")
     if array.ndim == 1:
         array = array[None]
     if array.ndim != 2:
@@ -123,7 +127,7 @@ def _open_named(source: str | os.PathLike[str], limits: AudioLimits) -> Source:
     if isinstance(source, str) and URL.match(source):
         from .audio_url import download
 
-        return open_file(download(source, limits), _stem(re.split("[?#]", source)[0]), limits)
+        return open_file(download(source, limits), _stem(unquote(re.split("[?#]", source)[0])), limits)
     path = Path(text)
     try:
         mode = path.stat().st_mode

@@ -90,7 +90,9 @@ def download(
                 url = urljoin(url, response.headers.get("Location") or "")
             finally:
                 connection.close()
-    except (OSError, http.client.HTTPException) as error:
+    except AudioError:
+        raise
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise AudioError(f"{_shown(url)} cannot be fetched: {error or type(error).__name__}") from error
     raise AudioError(f"{_shown(url)} cannot be fetched: more than {MAX_REDIRECTS} redirects")
 
@@ -133,7 +135,7 @@ def _save(response: http.client.HTTPResponse, url: str, limits: AudioLimits, dea
     except BaseException:
         file.close()
         raise
-    return file  # type: ignore[return-value]
+    return file
 
 
 def _shown(url: str) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
 
+from .errors import CheckpointError
+from .hub import HUB_OPTIONS, checked_folder
 from .registry import SYSTEMS, TASK, locate
 
 
@@ -18,8 +20,19 @@ class AutoModelForAudioSeparation(_BaseAutoModelClass):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, from a folder or repository that passed every check; code from it is never run.
+
+        Raises:
+            CheckpointError: naming the file and the reason.
+        """
         _fill(cls)
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        if kwargs.pop("trust_remote_code", None):
+            raise CheckpointError("trust_remote_code=True is refused: only .safetensors are loaded, and no code.")
+        options = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
+        folder = checked_folder(
+            pretrained_model_name_or_path, subfolder=kwargs.pop("subfolder", ""), finite=False, **options
+        )
+        return super().from_pretrained(folder, *args, **kwargs)
 
     @classmethod
     def from_config(cls, config: Any, **kwargs: Any) -> Any:

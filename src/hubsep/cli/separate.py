@@ -3,11 +3,12 @@
 
 Decisions: outputs keep the input's sampling rate, channels, container and sample format (`writing.py` has the rules).
 Finished inputs are skipped when the same command is run again. An input that fails does not stop the others; the
-failures are listed at the end.
+failures are listed at the end. Under `accelerate launch -m hubsep separate ...` the processes share the inputs.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,7 @@ Format = Annotated[
 Subtype = Annotated[
     str | None, typer.Option(metavar="NAME", help="PCM_16, PCM_24, FLOAT, ...; by default the input's.")
 ]
+Bitrate = Annotated[int | None, typer.Option(metavar="KBPS", help="Of mp3 files; by default the highest.")]
 Clip = Annotated[
     Literal["float", "clamp", "rescale", "raise"],
     typer.Option(
@@ -71,23 +73,17 @@ class Run:
         model: folder, Hub repository or shipped name.
         options: what the pipeline is called with.
         loading: how the model is loaded.
-        extension: of the outputs, or None for the input's.
-        subtype: of the outputs, or None for the input's.
-        clip: what to do with peaks that do not fit.
+        writing: how outputs are written: extension, subtype and bitrate, None for the input's own; clip; plot.
         output: folder.
         template: names in the folder.
-        plot: whether to draw.
     """
 
     model: str
     options: dict[str, Any]
     loading: dict[str, Any]
-    extension: str | None
-    subtype: str | None
-    clip: Literal["float", "clamp", "rescale", "raise"]
+    writing: dict[str, Any]
     output: Path
     template: str
-    plot: bool
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -96,8 +92,7 @@ class Run:
 
         examples = [describe_source(path) for path in self.options["query_audio"] or ()]
         kept = {name: value for name, value in self.options.items() if name not in {"query_audio", "batch_size"}}
-        written = {name: getattr(self, name) for name in ("extension", "subtype", "clip", "plot")}
-        return {"model": self.model, "dtype": self.loading["dtype"], **kept, "examples": examples, **written}
+        return {"model": self.model, "dtype": self.loading["dtype"], **kept, "examples": examples, **self.writing}
 
 
 def separate(
@@ -111,6 +106,7 @@ def separate(
     template: Template = "{name}/{label}.{ext}",
     format_: Format = None,
     subtype: Subtype = None,
+    bitrate: Bitrate = None,
     clip: Clip = "float",
     device: Device = None,
     dtype: Dtype = "auto",
@@ -119,23 +115,34 @@ def separate(
     overwrite: Overwrite = False,
 ) -> None:
     """Separate recordings into files, with the rate, channels and length of the recording."""
+    extension, subtype = format_ and format_.lower().lstrip("."), subtype and subtype.upper()
     asked = {"queries": query or None, "negative_queries": negative or None, "query_audio": example or None}
     run = Run(
         model=model,
         options={**asked, "residual": residual, "batch_size": batch_size},
-        loading={"device": device, "dtype": dtype},
-        extension=format_ and format_.lower().lstrip("."),
-        subtype=subtype and subtype.upper(),
-        clip=clip,
+        loading={"device": device or own_device(), "dtype": dtype},
+        writing={"extension": extension, "subtype": subtype, "bitrate": bitrate, "clip": clip, "plot": plot},
         output=output,
         template=template,
-        plot=plot,
     )
-    failures = work_through(run, find_jobs(run, inputs), overwrite=overwrite)
+    failures = work_through(run, own_share(find_jobs(run, inputs)), overwrite=overwrite)
     for source, error in failures:
         print(f"failed: {source}: {error}", file=sys.stderr)
     if failures:
         raise typer.Exit(1)
+
+
+def own_share(jobs: list[Job]) -> list[Job]:
+    """Every n-th job, for one of n processes that `accelerate launch` or `torchrun` started."""
+    return jobs[int(os.environ.get("RANK", "0")) :: int(os.environ.get("WORLD_SIZE", "1"))]
+
+
+def own_device() -> str | None:
+    """The GPU of this process, if it is one of several; else the pipeline chooses."""
+    import torch
+
+    rank = os.environ.get("LOCAL_RANK")
+    return f"cuda:{rank}" if rank is not None and torch.cuda.is_available() else None
 
 
 def find_jobs(run: Run, inputs: list[Path]) -> list[Job]:
@@ -204,16 +211,18 @@ def separate_one(run: Run, separator: Any, job: Job) -> None:
     def place(label: str, extension: str) -> Path:
         return job.output(run.output, run.template, label, extension)
 
-    form = Form.of(job.source, run.extension, run.subtype)
+    form = Form.of(job.source, run.writing)
     with scratch_folder(run.output) as scratch:
         results = separate_into(scratch, separator, job, run.options)
-        paths, remark = deliver({result["label"]: result["path"] for result in results}, place, form, run.clip)
+        paths, remark = deliver(
+            {result["label"]: result["path"] for result in results}, place, form, run.writing["clip"]
+        )
     outputs = [(paths[result["label"]], {"label": result["label"], "score": result["score"]}) for result in results]
     for path, facts in outputs:
         print(f"{path}  score {facts['score']:.2f}")
     if remark:
         print(f"{job.source}: {remark}", file=sys.stderr)
-    if run.plot:
+    if run.writing["plot"]:
         picture = draw(job, results, paths, place("spectrograms", "png"))
         outputs.append((picture, {"label": "spectrograms"}))
         print(picture)

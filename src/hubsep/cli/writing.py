@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From separated waveforms to the files a user asked for: container, sample format, and what does not fit in it.
 
-Decisions: a lossless input keeps its container and sample format, a lossy one its codec; what libsndfile cannot write
+Decisions: an input keeps its container, and its sample format if that is lossless; what libsndfile cannot write
 becomes WAV. Waveforms are kept as floating point until their peaks are known. A peak that an integer format cannot
 hold turns the files of that recording, and only those, into floating point: nothing is cut off or turned down unless
 the user asks for it, and then all sources of a recording are turned down alike, so that they still add up.
@@ -14,54 +14,54 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import soundfile as sf
 
 from ..audio import AudioLimits, AudioWriter, open_audio
 from ..audio_files import LOSSY_SUBTYPES
+from ..audio_formats import FORMATS, kept_subtype
 from ..audio_limits import LOSSLESS_FLOATS
-from ..audio_writer import FORMATS
 from ..errors import AudioError
 from ..hub_processes import host, in_use
 
 
 Clip = Literal["float", "clamp", "rescale", "raise"]
-# What reads back with as many samples as were written; ADPCM, GSM and the like come in blocks.
-KEPT_SUBTYPES = LOSSLESS_FLOATS | LOSSY_SUBTYPES | {"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "ULAW", "ALAW"}
 SCRATCH = ".separating-"
 
 
 @dataclass(frozen=True)
 class Form:
-    """How outputs are stored: the ending of their names, and a subtype or None for the ending's default."""
+    """How outputs are stored: the ending of their names, a subtype or None for the ending's default, an MP3's rate."""
 
     extension: str
     subtype: str | None
+    bitrate: int | None = None
 
     @classmethod
-    def of(cls, source: Path, extension: str | None, subtype: str | None) -> Form:
+    def of(cls, source: Path, asked: Mapping[str, Any]) -> Form:
         """What the user asked for; where nothing was asked for, the form of the recording.
+
+        Args:
+            source: the recording.
+            asked: `extension`, `subtype` and `bitrate`, each may be None.
 
         Raises:
             AudioError: if the format is not one that can be written, or the recording cannot be read.
         """
         with open_audio(source) as reader:
             own_format, own_subtype = reader.format, reader.subtype
+        extension = asked["extension"]
         if extension is None:
             endings = [ending[1:] for ending, (name, _) in FORMATS.items() if name == own_format]
             own_ending = source.suffix[1:].lower()
             extension = own_ending if own_ending in endings else next(iter(endings), "wav")
         if "." + extension not in FORMATS:
             raise AudioError(f"cannot write {extension!r} files; use {', '.join(ending[1:] for ending in FORMATS)}")
-        container = FORMATS["." + extension][0]
-        kept = own_subtype in KEPT_SUBTYPES and (own_subtype not in LOSSY_SUBTYPES or container == own_format)
-        if subtype is None and kept and sf.check_format(container, own_subtype):
-            subtype = own_subtype
-        return cls(extension, subtype)
+        return cls(extension, asked["subtype"] or kept_subtype(f"any.{extension}", own_subtype), asked["bitrate"])
 
     @property
     def limit(self) -> float:
@@ -74,7 +74,7 @@ class Form:
     def as_float(self) -> Form:
         """The same container with floating point samples, or WAV where it has none."""
         container = FORMATS["." + self.extension][0]
-        return replace(self, subtype="FLOAT") if sf.check_format(container, "FLOAT") else Form("wav", "FLOAT")
+        return Form(self.extension if sf.check_format(container, "FLOAT") else "wav", "FLOAT")
 
 
 @contextmanager
@@ -123,7 +123,13 @@ def deliver(
             paths[label].parent.mkdir(parents=True, exist_ok=True)
             reader = files.enter_context(open_audio(waveform))
             writer = AudioWriter(
-                paths[label], reader.sampling_rate, reader.channels, subtype=form.subtype, clip="clamp"
+                paths[label],
+                reader.sampling_rate,
+                reader.channels,
+                subtype=form.subtype,
+                clip="clamp",
+                bitrate_kbps=form.bitrate,
+                samples=reader.claimed_samples,
             )
             files.enter_context(writer)
             for block in reader.blocks():

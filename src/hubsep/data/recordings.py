@@ -38,7 +38,7 @@ class Clip:
     def waveform(self, start: int = 0, length: int | None = None) -> NDArray[np.float32]:
         """Samples from `start` on as float32, (samples,)."""
         stop = None if length is None else start + length
-        return self.samples[start:stop].astype(np.float32) / 32_768
+        return self.samples[start:stop].astype(np.float32) / np.float32(32_768)
 
 
 def read_metadata(folder: Path, *, commercial_only: bool = False) -> list[dict[str, str]]:

@@ -2,10 +2,10 @@
 """Makes CLAP text towers out of a published sentence encoder.
 
 A tower trained only on the captions of a small corpus understands no word outside it. So the towers come from a
-sentence encoder (BERT layout, read from a local folder): with `steps: 0` all its layers and words, mean pooling and a
-projection on its principal axes; with steps, a few of its layers over a shortened vocabulary, which learn to give the
-embeddings of the whole, on prompts for sounds and on words in general. A supervised contrastive loss that pulls
-paraphrases together was tried and left out: it cost more unseen words than it won.
+sentence encoder (BERT layout, read from a local folder): with `steps: 0` all of it, mean pooling and a projection on
+its principal axes; with steps, its layers with fewer hidden units over a shortened vocabulary, which learn to give the
+embeddings of the whole, on prompts for sounds and on words in general. Four of six layers at full width gave a cosine
+of 0.77 to the whole on unseen phrases after 1,800 steps: leaving layers out costs more words than narrowing them.
 """
 
 from __future__ import annotations
@@ -36,15 +36,16 @@ from .recipe import load_recipe
 
 @dataclass
 class TextTowerRecipe:
-    """Settings of a text tower: its layers, its vocabulary (0 common tokens: all of it), the distillation."""
+    """Settings of a text tower: its layers and their hidden units, its vocabulary, the distillation."""
 
-    layers: list[int] = field(default_factory=lambda: [0, 1, 3, 5])
+    layers: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4, 5])
+    hidden_units: int = 1_024
     projection_dim: int = 256
     common_tokens: int = 6_000
     sound_tokens: int = 1_500
-    steps: int = 3_000
-    batch_size: int = 128
-    learning_rate: float = 3e-4
+    steps: int = 1_300
+    batch_size: int = 96
+    learning_rate: float = 2e-4
     seed: int = 0
 
 
@@ -166,6 +167,26 @@ def whole_tower(folder: Path, projection_dim: int) -> Tower:
     return tower
 
 
+@torch.no_grad()
+def narrow(tower: Tower, units: int) -> None:
+    """Keeps the hidden units of every layer that move its output most on the prompts for sounds."""
+    texts = [phrase for group in all_phrases().values() for phrase in group]
+    for layer in tower.model.text_model.encoder.layer:
+        first, second = layer.intermediate.dense, layer.output.dense
+        seen: list[Tensor] = []
+        hook = layer.intermediate.register_forward_hook(
+            lambda _m, _i, out, seen=seen: seen.append(out.abs().mean((0, 1)))
+        )
+        tower.many(texts)
+        hook.remove()
+        effect = torch.stack(seen).mean(0) * second.weight.norm(dim=0)
+        kept = effect.topk(units).indices.sort().values
+        first.weight, first.bias = torch.nn.Parameter(first.weight[kept]), torch.nn.Parameter(first.bias[kept])
+        second.weight = torch.nn.Parameter(second.weight[:, kept].contiguous())
+        first.out_features = second.in_features = units
+    tower.model.config.intermediate_size = units
+
+
 def general_words(tower: Tower) -> list[str]:
     """The whole words of a tower's vocabulary, most common first."""
     vocabulary = tower.tokenizer.get_vocab()
@@ -178,7 +199,7 @@ def batches(recipe: TextTowerRecipe, words: list[str]) -> Iterator[list[str]]:
     rng = random.Random(recipe.seed)
     taught = list(all_phrases().values())
     while True:
-        general = [" ".join(rng.choices(words, k=rng.choice((1, 1, 2, 3)))) for _ in range(recipe.batch_size // 2)]
+        general = [" ".join(rng.choices(words, k=rng.choice((1, 1, 1, 2)))) for _ in range(recipe.batch_size // 2)]
         prompts = [rng.choice(rng.choice(taught)) for _ in range(recipe.batch_size // 2)]
         yield [dress(text, rng) if rng.random() < 0.6 else text for text in general + prompts]
 
@@ -230,6 +251,7 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
         tokens = choose_tokens(teacher, recipe) if recipe.common_tokens else None
         tower = tower_from_encoder(data, recipe.layers, recipe.projection_dim, tokens)
         tower.model.text_projection.load_state_dict(teacher.model.text_projection.state_dict())
+        narrow(tower, recipe.hidden_units)
         distil(tower, teacher, recipe)
     tower.save(output)
     unseen = [phrase for label in catalogue()["sounds"] for phrase in heldout_phrases(label)]

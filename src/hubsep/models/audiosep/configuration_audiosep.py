@@ -34,8 +34,10 @@ class AudioSepConfig(HubsepConfigMixin, PreTrainedConfig):
         input_features: "magnitude" as published, or "compressed": magnitude to the power 0.3 together with its
             product with the cosine and sine of the phase, three features instead of one.
         frequency_fold: neighbouring bins laid side by side as channels, for cheaper and wider convolutions.
-        query_hidden_size: width of a two-layer network between the query embedding and all FiLM layers; 0 as published,
-            where every FiLM layer takes the embedding itself.
+        query_hidden_size: width of a two-layer network between the query embedding and all FiLM layers; 0 as
+            published, where every FiLM layer takes the embedding itself.
+        query_noise: largest length of the random vector added to a query of unit length in training, so that words
+            never heard in training, which lie near the ones that were, are understood.
         film_gain: whether the query also scales the normalised activations; the published model only shifts them.
         normalize_input: whether the network sees each segment at unit level, so that output scales with input.
         presence_head: whether a head on the bottleneck says if the query is in the mixture at all.
@@ -63,6 +65,7 @@ class AudioSepConfig(HubsepConfigMixin, PreTrainedConfig):
     input_features: str = "magnitude"
     frequency_fold: int = 1
     query_hidden_size: int = 0
+    query_noise: float = 0.0
     film_gain: bool = False
     normalize_input: bool = False
     presence_head: bool = False
@@ -75,7 +78,7 @@ class AudioSepConfig(HubsepConfigMixin, PreTrainedConfig):
     is_text_queried = True
     source_names = ()
 
-    def __post_init__(self, **kwargs: Any):
+    def __post_init__(self, **kwargs: Any) -> None:
         if self.query_config is None:
             self.query_config = ClapConfig()
         elif isinstance(self.query_config, dict):
@@ -85,7 +88,8 @@ class AudioSepConfig(HubsepConfigMixin, PreTrainedConfig):
     @property
     def condition_size(self) -> int:
         """Size of a query embedding."""
-        return self.query_config.projection_dim
+        query_config: Any = self.query_config
+        return query_config.projection_dim
 
     @property
     def film_size(self) -> int:
@@ -128,6 +132,7 @@ class AudioSepConfig(HubsepConfigMixin, PreTrainedConfig):
         bounded("query_hidden_size", self.query_hidden_size, 0, 4_096)
         bounded("batch_norm_momentum", self.batch_norm_momentum, 0.0, 1.0, kind=float)
         bounded("batch_norm_eps", self.batch_norm_eps, 1e-12, 1.0, kind=float)
+        bounded("query_noise", self.query_noise, 0.0, 10.0, kind=float)
         bounded("presence_weight", self.presence_weight, 0.0, 1e3, kind=float)
         bounded("segment_samples", self.segment_samples, self.minimum_samples, 2**31)
         bounded("overlap_samples", self.overlap_samples, 0, self.segment_samples - 1)

@@ -24,6 +24,7 @@ from ...layers import istft, stft
 from ...losses import LOSSES
 from ...modeling_outputs import AudioSeparationOutput
 from .configuration_audiosep import AudioSepConfig
+from .inference_audiosep import can_fuse, decode, encode, transform
 
 
 class FilmNorm(nn.Module):
@@ -69,6 +70,8 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        if can_fuse(self, condition):
+            return transform(self, x, condition)
         hidden = self.conv1(self.film1(x, condition))
         hidden = self.conv2(self.film2(hidden, condition))
         return self.shortcut(x) + hidden
@@ -83,6 +86,8 @@ class EncoderBlock(nn.Module):
         self.pool = nn.AvgPool2d(tuple(stride))
 
     def forward(self, x: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        if can_fuse(self, condition):
+            return encode(self, x, condition)
         skip = self.block(x, condition)
         return self.pool(skip), skip
 
@@ -97,6 +102,8 @@ class DecoderBlock(nn.Module):
         self.block = ResidualBlock(config, 2 * out_channels, out_channels)
 
     def forward(self, x: Tensor, skip: Tensor, condition: Tensor) -> Tensor:
+        if can_fuse(self, condition):
+            return decode(self, x, skip, condition)
         x = self.upsample(self.film(x, condition))
         return self.block(torch.cat([x, skip], dim=1), condition)
 
@@ -266,14 +273,10 @@ class AudioSepForAudioSeparation(AudioSepPreTrainedModel):
         condition = self._condition(query_embeds, negative_query_embeds, input_values.shape[0])
 
         features, magnitude, cosine, sine, level = self._analyse(input_values)
-        stem = self._stem(features)
-        queries = condition.shape[1]
-        stem = stem.repeat_interleave(queries, dim=0) if queries > 1 else stem  # (batch * queries, channels, t, f)
-        logits, presence = self.unet(stem, self.query_network(condition.flatten(0, 1).to(stem.dtype)))
+        logits, presence = self._run_unet(self._stem(features), condition)
         spectrogram, masks = self._apply_masks(logits, magnitude, cosine, sine)
         samples = input_values.shape[-1]
         sources = istft(spectrogram, self.config.n_fft, self.config.hop_length, samples) * level.unsqueeze(1)
-        presence = None if presence is None else presence.unflatten(0, (-1, queries))
         loss = None if labels is None else self._loss(sources, labels, input_values, presence)
         return AudioSeparationOutput(loss=loss, sources=sources, masks=masks, presence_logits=presence)
 
@@ -290,12 +293,17 @@ class AudioSepForAudioSeparation(AudioSepPreTrainedModel):
             )
 
     def _condition(self, query_embeds: Tensor, negatives: Tensor | None, batch: int) -> Tensor:
-        """Query embeddings as (batch, queries, condition_size), negatives taken out."""
+        """Query embeddings as (batch, queries, condition_size), batch 1 if all share them, negatives taken out."""
         size, shape = self.config.condition_size, tuple(query_embeds.shape)
         if len(shape) not in (2, 3) or shape[-1] != size or (len(shape) == 3 and shape[0] != batch):
             raise QueryError(f"query_embeds must be (batch, queries, {size}) or (queries, {size}), got {shape}")
         if len(shape) == 2:
-            query_embeds = query_embeds.unsqueeze(0).expand(batch, -1, -1)
+            query_embeds = query_embeds.unsqueeze(0)
+        if self.training and self.config.query_noise:
+            query_embeds = query_embeds.expand(batch, -1, -1)
+            length = self.config.query_noise * torch.rand_like(query_embeds[..., :1])
+            noise = F.normalize(torch.randn_like(query_embeds), dim=-1)
+            query_embeds = F.normalize(query_embeds + length * noise, dim=-1)
         if negatives is None:
             return query_embeds
         basis, _ = torch.linalg.qr(negatives.float().T)  # orthonormal directions, (condition_size, negatives)
@@ -332,12 +340,31 @@ class AudioSepForAudioSeparation(AudioSepPreTrainedModel):
             features = features.unflatten(3, (-1, fold)).permute(0, 1, 4, 2, 3).flatten(1, 2)
         return self.stem(features.to(self.stem.weight.dtype).contiguous(memory_format=torch.channels_last))
 
+    def _run_unet(self, stem: Tensor, condition: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits (batch, queries, logits, frames, bins) and presence logits (batch, queries).
+
+        In training all queries of a batch share the statistics of its norms. Otherwise they go one after the other,
+        for the memory of one; recordings too, if each has queries of its own.
+        """
+        batch, groups, queries = stem.shape[0], *condition.shape[:2]
+        hidden = self.query_network(condition.to(stem.dtype))
+        if self.training:
+            logits, presence = self.unet(
+                stem.repeat_interleave(queries, dim=0), hidden.expand(batch, -1, -1).flatten(0, 1)
+            )
+            return logits.unflatten(0, (batch, -1)), None if presence is None else presence.unflatten(0, (batch, -1))
+        recordings = zip(stem.split(batch // groups), hidden, strict=True)
+        outputs = [[self.unet(part, row[None]) for row in rows] for part, rows in recordings]
+        logits = torch.cat([torch.stack([logits for logits, _ in run], dim=1) for run in outputs])
+        if self.unet.presence is None:
+            return logits, None
+        return logits, torch.cat([torch.stack([presence for _, presence in run], dim=1) for run in outputs])
+
     def _apply_masks(self, logits: Tensor, magnitude: Tensor, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor]:
         """Masked magnitude with the rotated phase, complex (batch, queries, channels, frames, bins), and the mask."""
         fold, channels, frames = self.config.frequency_fold, self.config.num_channels, magnitude.shape[2]
-        logits = logits.float().unflatten(1, (channels, 3, fold)).permute(0, 1, 2, 4, 5, 3).flatten(4)
-        logits = F.pad(logits[:, :, :, :frames], (0, 1))  # the Nyquist bin has no logits
-        logits = logits.unflatten(0, (magnitude.shape[0], -1))  # (batch, queries, channels, 3, frames, bins)
+        logits = logits.float().unflatten(2, (channels, 3, fold)).permute(0, 1, 2, 3, 5, 6, 4).flatten(5)
+        logits = F.pad(logits[..., :frames, :], (0, 1))  # the Nyquist bin has no logits
         masks = torch.sigmoid(logits[:, :, :, 0])
         real, imaginary = torch.tanh(logits[:, :, :, 1]), torch.tanh(logits[:, :, :, 2])
         scale = masks / (real.square() + imaginary.square()).sqrt().clamp_min(1e-10)

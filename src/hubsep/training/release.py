@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes a trained model small enough to ship: weights stored in half precision, loaded in single.
+
+Statistics and affine weights of norms stay in float32; they are a few kilobytes and their range is wide. The folder's
+`config.json` says float32, so that `dtype="auto"` gives a model that is fast on CPUs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoProcessor, PreTrainedModel
+
+from ..hub import atomic_folder, check_folder
+from ..models.audiosep.modeling_audiosep import AudioSepForAudioSeparation
+from .recipe import load_recipe
+
+
+@dataclass
+class ReleaseRecipe:
+    """Settings of a release: the largest weight file, in the form transformers takes."""
+
+    max_shard_size: str = "14MB"
+
+
+def halved_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The state dict with every floating-point tensor outside of norms in float16."""
+    norms = {name for name, module in model.named_modules() if isinstance(module, (nn.BatchNorm2d, nn.LayerNorm))}
+    return {
+        name: tensor.half() if tensor.is_floating_point() and name.rpartition(".")[0] not in norms else tensor
+        for name, tensor in model.state_dict().items()
+    }
+
+
+def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dict[str, float]:
+    """Writes the model of a training run in half precision; a card that `output` holds stays.
+
+    Args:
+        config: a YAML file of `ReleaseRecipe` settings.
+        data: the trained model's folder.
+        output: where the released model goes.
+
+    Returns:
+        `megabytes`, of all weight files together.
+    """
+    recipe = load_recipe(ReleaseRecipe, config, **overrides)
+    model = AudioSepForAudioSeparation.from_pretrained(data, dtype=torch.float32).eval()
+    processor = AutoProcessor.from_pretrained(data)
+    with atomic_folder(output, keep=lambda name: ".safetensors" not in name) as folder:
+        PreTrainedModel.save_pretrained(  # the plain one: this folder is atomic already
+            model, folder, state_dict=halved_state(model), max_shard_size=recipe.max_shard_size
+        )
+        processor.save_pretrained(folder)
+        check_folder(folder)
+    return {"megabytes": sum(path.stat().st_size for path in output.glob("*.safetensors")) / 1e6}
+
+
+__all__ = ["ReleaseRecipe", "main"]
