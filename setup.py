@@ -17,6 +17,7 @@ for name, folder in FOLDERS.items():
     packages += [name, *(f"{name}.{child}" for child in find_packages(folder))]
 
 extras = {
+    "conversion": [],  # the core reads every layout so far; the name is kept for those that will need more
     "train": ["peft>=0.21"],
     "eval": ["mir_eval>=0.8", "scipy>=1.15", "torchmetrics>=1.9"],
     "video": ["av>=16"],

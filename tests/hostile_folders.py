@@ -244,7 +244,7 @@ INDEXES: dict[str, tuple[Attack, str]] = {
     "parent": (index("../outside.safetensors"), "index.json' names '../outside.safetensors'"),
     "through a folder": (index("a/../../outside.safetensors"), "same folder"),
     "folder": (index("a/b.safetensors"), "same folder"),
-    "absolute": (index("/tmp/outside.safetensors"), "same folder"),
+    "absolute": (index("/outside.safetensors"), "same folder"),
     "drive": (index("C:\\x.safetensors"), "same folder"),
     "drive without a slash": (index("C:x.safetensors"), "same folder"),
     "share": (index("\\\\host\\x.safetensors"), "same folder"),

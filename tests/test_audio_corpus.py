@@ -285,7 +285,7 @@ def test_mp3_with_the_other_header() -> None:
     data = corpus.mp3_with_vbri(MP3, frames)
     assert np.array_equal(read_audio(data).waveform, read_audio(corpus.mp3_without_header(MP3)).waveform)
     refuse(data[: len(data) // 2], "frames more than there are")
-    assert read_short(data[: len(data) // 2]).shape[1] == pytest.approx(RATE, abs=2_000)
+    assert read_short(data[: len(data) // 2]).shape[1] == pytest.approx(RATE, abs=3_000)
 
 
 def test_layer_2_is_read_unless_its_end_would_be_lost() -> None:

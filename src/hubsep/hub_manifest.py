@@ -24,8 +24,11 @@ MANIFEST = "manifest.json"
 def write_manifest(folder: Path, *, skip: tuple[str, ...] = ()) -> None:
     """Put every file of a folder on the disk, list them in `manifest.json`, and put that on the disk as well."""
     listed = {}
+    readable = folder.stat().st_mode & 0o666  # safetensors makes files that only their owner can read
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
+        if path.is_file() and path.stat().st_mode & 0o666 != readable:
+            path.chmod(readable)
         if path.is_dir() or path.is_file():
             fsync(path)
         if path.is_file() and name not in (MANIFEST, *skip):

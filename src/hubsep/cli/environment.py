@@ -74,8 +74,7 @@ def _bfloat16(torch: Any, device: Any) -> str:
     if device.type == "cuda":
         return "yes" if torch.cuda.is_bf16_supported(including_emulation=False) else "emulated: use float32"
     if device.type == "cpu":
-        fast = torch.backends.cpu.get_cpu_capability() if hasattr(torch.backends.cpu, "get_cpu_capability") else "?"
-        return f"works, not faster than float32 ({fast})"
+        return f"yes ({torch.backends.cpu.get_cpu_capability()})"
     return "untested on this device"
 
 

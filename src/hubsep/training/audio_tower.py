@@ -92,28 +92,11 @@ def zero_shot_accuracy(
     return sum(names[i] == label for i, label in zip(nearest, labels, strict=True)) / len(labels)
 
 
-def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dict[str, float]:
-    """Trains the audio tower of `recipe.model` and writes the whole model and its processor to `output`.
-
-    Args:
-        config: a YAML file of `AudioTowerRecipe` settings.
-        data: the folder that `folders` of the recipe are relative to.
-        output: where the model goes.
-
-    Returns:
-        `zero_shot_accuracy` on recordings held out of training.
-    """
-    recipe = load_recipe(AudioTowerRecipe, config, **overrides)
-    torch.manual_seed(recipe.seed)
+def meet(
+    model: AudioSepForAudioSeparation, processor: Any, clips: list[Clip], features: Tensor, recipe: AudioTowerRecipe
+) -> None:
+    """Trains the audio tower to put every clip near the prompts of its class."""
     rng, generator = random.Random(recipe.seed), torch.Generator().manual_seed(recipe.seed)
-    model = AudioSepForAudioSeparation.from_pretrained(recipe.model, dtype=torch.float32)
-    processor = AutoProcessor.from_pretrained(recipe.model)
-    rate = model.config.sampling_rate
-    folders = [data / name for name in recipe.folders]
-    training, heldout = split_clips(load_clips(folders, rate, commercial_only=recipe.commercial_only))
-    training, heldout = (balanced(clips, recipe.most_per_class, rng) for clips in (training, heldout))
-    features, unseen = (features_of(clips, processor, rate) for clips in (training, heldout))
-
     tower = [*model.query_encoder.audio_model.parameters(), *model.query_encoder.audio_projection.parameters()]
     for parameter in tower:
         parameter.requires_grad = True
@@ -122,8 +105,8 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, recipe.steps, pct_start=0.1)
     bar = tqdm(range(recipe.steps), desc="audio tower", mininterval=10)
     for step in bar:
-        chosen = rng.sample(range(len(training)), recipe.batch_size)
-        labels = [rng.choice(training[i].labels) for i in chosen]
+        chosen = rng.sample(range(len(clips)), recipe.batch_size)
+        labels = [rng.choice(clips[i].labels) for i in chosen]
         tokens = processor(text=[random_prompt(label, rng) for label in labels])
         with torch.no_grad():
             text = model.encode_text(tokens["input_ids"], tokens["attention_mask"])
@@ -138,6 +121,31 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
         optimizer.zero_grad()
         if step % 50 == 0:
             bar.set_postfix(loss=f"{loss.item():.3f}")
+
+
+def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dict[str, float]:
+    """Trains the audio tower of `recipe.model` and writes the whole model and its processor to `output`.
+
+    Args:
+        config: a YAML file of `AudioTowerRecipe` settings.
+        data: the folder that `folders` of the recipe are relative to.
+        output: where the model goes.
+
+    Returns:
+        `zero_shot_accuracy` on recordings held out of training.
+    """
+    recipe = load_recipe(AudioTowerRecipe, config, **overrides)
+    torch.manual_seed(recipe.seed)
+    rng = random.Random(recipe.seed)
+    model = AudioSepForAudioSeparation.from_pretrained(recipe.model, dtype=torch.float32)
+    processor = AutoProcessor.from_pretrained(recipe.model)
+    rate = model.config.sampling_rate
+    folders = [data / name for name in recipe.folders]
+    training, heldout = split_clips(load_clips(folders, rate, commercial_only=recipe.commercial_only))
+    training, heldout = (balanced(clips, recipe.most_per_class, rng) for clips in (training, heldout))
+    features, unseen = (features_of(clips, processor, rate) for clips in (training, heldout))
+
+    meet(model, processor, training, features, recipe)
     model.eval()
     model.save_pretrained(output)
     processor.save_pretrained(output)

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What README and cards say: the commands run, the numbers are those of the evaluation, the cards are up to date."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+from typer.testing import CliRunner
+
+from hubsep.cards import render_card, render_index
+from hubsep.cli.main import app
+from hubsep.registry import SHIPPED
+
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def block(language: str, number: int = 0) -> str:
+    """The text of a code block of README.md."""
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)[number]
+
+
+def test_the_first_block_is_two_lines():
+    lines = block("bash").splitlines()
+    assert len(lines) == 2
+    assert "hubsep separate" in lines[0]
+    assert "pytest" in lines[1]
+
+
+def test_the_first_line_writes_what_it_says(tmp_path: Path):
+    command = shlex.split(block("bash").splitlines()[0].split("&&")[-1])[1:]
+    command[command.index("examples/street.wav")] = str(ROOT / "examples" / "street.wav")
+    command[command.index("separated")] = str(tmp_path)
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    mixture, sampling_rate = sf.read(ROOT / "examples" / "street.wav")
+    parts = {path.stem: sf.read(path)[0] for path in tmp_path.rglob("*.wav")}
+    assert set(parts) == {"dog_barking", "rain", "residual"}
+    assert all(part.shape == mixture.shape for part in parts.values())
+    assert {sf.info(path).samplerate for path in tmp_path.rglob("*.wav")} == {sampling_rate}
+    # three files of 16 bits, each rounded by half a step
+    assert np.abs(sum(parts.values()) - mixture).max() <= 1.5 / 32_768
+    picture = next(tmp_path.rglob("*.png"))
+    assert picture.stat().st_size > 20_000
+
+
+def test_the_python_example_prints_what_it_says(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.chdir(ROOT)
+    exec(compile(block("python"), "README.md", "exec"), {})
+    shown = block("text")
+    for printed, expected in zip(capsys.readouterr().out.splitlines(), shown.splitlines(), strict=True):
+        assert printed.rsplit(" ", 1)[0] == expected.rsplit(" ", 1)[0]
+        # the score is a rounded probability; other processors may round its last digit differently
+        assert float(printed.rsplit(" ", 1)[1]) == pytest.approx(float(expected.rsplit(" ", 1)[1]), abs=0.02)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_cards_are_up_to_date(name: str):
+    folder = SHIPPED[name]
+    assert (folder / "README.md").read_text(encoding="utf-8") == render_card(folder)
+
+
+def test_the_index_of_cards_is_up_to_date():
+    assert (ROOT / "MODEL_CARDS.md").read_text(encoding="utf-8") == render_index(list(SHIPPED.values()))
+
+
+def test_readme_states_the_measured_numbers():
+    result = json.loads((SHIPPED["audiosep-small"] / "evaluation.json").read_text(encoding="utf-8"))
+    for name in ("sdri", "si_sdri", "seen_sdri", "unseen_sdri", "absent_level", "score_present", "score_absent"):
+        assert str(result[name]) in README, name
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_weights_are_small_enough(name: str):
+    sizes = [path.stat().st_size for path in SHIPPED[name].iterdir()]
+    assert max(sizes) <= 15e6
+    assert sum(sizes) <= 30e6
