@@ -620,3 +620,26 @@ def test_soundfile_agrees(waveform: np.ndarray, tmp_path: Path) -> None:
         samples, rate = sf.read(write_audio(tmp_path / f"a.{ending}", waveform, RATE), dtype="float32")
         assert rate == RATE
         assert np.abs(samples.T - waveform).max() <= 2**-23
+
+
+def test_a_long_block_of_vorbis(tmp_path: Path):
+    waveform = 0.1 * np.random.default_rng(0).standard_normal((2, 60 * 44_100)).astype(np.float32)
+    with AudioWriter(tmp_path / "long.ogg", 44_100, 2) as writer:
+        writer.write(waveform)
+    assert read_audio(tmp_path / "long.ogg").waveform.shape == waveform.shape
+
+
+def test_rows_of_datasets_that_were_not_decoded(tmp_path: Path):
+    write_audio(tmp_path / "a.wav", np.zeros((1, 100), np.float32) + 0.1, 8_000)
+    for row in (
+        {"bytes": (tmp_path / "a.wav").read_bytes(), "path": None},
+        {"bytes": None, "path": str(tmp_path / "a.wav")},
+    ):
+        assert read_audio(row).waveform.shape == (1, 100)
+
+
+@pytest.mark.parametrize("kind", ["meta", "sparse"])
+def test_tensors_that_hold_no_samples(kind: str):
+    tensor = torch.zeros(1, 100, device="meta") if kind == "meta" else torch.zeros(1, 100).to_sparse()
+    with pytest.raises(AudioError, match="must hold its samples"):
+        read_audio(tensor, sampling_rate=8_000)

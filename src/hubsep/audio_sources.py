@@ -96,6 +96,8 @@ class ArraySource:
 
 def _channels_first(array: Any) -> NDArray[np.floating]:
     if hasattr(array, "detach"):
+        if array.is_meta or array.is_sparse:
+            raise AudioError("a tensor must hold its samples; this one is on the meta device or sparse")
         tensor = array.detach().cpu()
         array = tensor.float().numpy() if str(tensor.dtype) == "torch.bfloat16" else tensor.numpy()
     array = np.asarray(array)
@@ -115,6 +117,9 @@ def _channels_first(array: Any) -> NDArray[np.floating]:
 
 
 def _open_mapping(source: Mapping[str, Any], limits: AudioLimits) -> Source:
+    if source.get("array") is None and source.get("raw") is None and source.keys() & {"bytes", "path"}:
+        # what `datasets` gives with `Audio(decode=False)`
+        return open_source(source.get("bytes") or source.get("path"), None, limits)
     arrays = [key for key in ("array", "raw") if source.get(key) is not None]
     if len(arrays) != 1 or source.get("sampling_rate") is None:
         keys = ", ".join(map(str, source)) or "nothing"

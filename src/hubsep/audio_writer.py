@@ -126,7 +126,9 @@ class AudioWriter:
         self._samples = total
         try:
             try:
-                self._sound.write(np.ascontiguousarray(frames))
+                # 60 s of stereo in one call crash the Vorbis encoder of libsndfile 1.2.2: it keeps them on the stack
+                for start in range(0, len(frames), 65_536):
+                    self._sound.write(np.ascontiguousarray(frames[start : start + 65_536]))
             finally:
                 self._sink.check()
         except (sf.SoundFileError, AssertionError, OSError) as error:

@@ -32,7 +32,7 @@ ITEM_BYTES = {
     **dict.fromkeys(("F64", "I64", "U64"), 8),
     **dict.fromkeys(("F32", "I32", "U32"), 4),
     **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
-    **dict.fromkeys(("BOOL", "I8", "U8"), 1),
+    **dict.fromkeys(("BOOL", "I8", "U8", "F8_E4M3"), 1),
 }
 # unsigned view of a float type and the bits that are all set in infinities and NaNs, and only there
 EXPONENT_BITS = {
@@ -40,6 +40,7 @@ EXPONENT_BITS = {
     "F32": (np.uint32, 0x7F80_0000),
     "F16": (np.uint16, 0x7C00),
     "BF16": (np.uint16, 0x7F80),
+    "F8_E4M3": (np.uint8, 0x7F),  # it has no infinities, and one pattern for NaN
 }
 
 

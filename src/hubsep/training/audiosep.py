@@ -48,6 +48,7 @@ class AudioSepRecipe:
     initial_model: str = ""
     model: dict[str, Any] = field(default_factory=dict)
     audio_tower: dict[str, Any] = field(default_factory=dict)
+    audio_features: dict[str, Any] = field(default_factory=dict)
     mixing: dict[str, Any] = field(default_factory=dict)
     folders: list[str] = field(default_factory=lambda: ["."])
     corpus_weights: dict[str, float] = field(default_factory=dict)
@@ -127,7 +128,9 @@ def build_model(recipe: AudioSepRecipe) -> tuple[AudioSepForAudioSeparation, Aud
         start = AudioSepForAudioSeparation.from_pretrained(recipe.initial_model, dtype=torch.float32)
         for name in ("input_norm", "stem", "query_network", "unet"):
             getattr(model, name).load_state_dict(getattr(start, name).state_dict())
-    extractor = ClapFeatureExtractor(frequency_min=50, truncation="rand_trunc", padding="repeatpad")
+    extractor = ClapFeatureExtractor(
+        frequency_min=50, truncation="rand_trunc", padding="repeatpad", **recipe.audio_features
+    )
     processor = AudioSepProcessor(extractor, AutoTokenizer.from_pretrained(recipe.text_tower))
     return model, processor
 

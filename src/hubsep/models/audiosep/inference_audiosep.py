@@ -25,46 +25,45 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from .modeling_audiosep import DecoderBlock, EncoderBlock, FilmNorm, ResidualBlock
 
-STRIP_ELEMENTS = 2**22
+STRIP_BYTES = 2**23  # of the widest map of a block; 1 to 16 MB were measured, in both precisions
 CONTEXT = 2  # frames that two 3x3 convolutions see to either side
 
 
 def can_fuse(block: nn.Module, condition: Tensor) -> bool:
-    """Whether a block may run as here: nothing is learnt or traced, its weights are in place, and there is one query."""
+    """Whether a block may run as here: nothing is learnt or traced, its weights are in place, there is one query."""
     if block.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or condition.shape[0] != 1:
         return False
     return not any(parameter.is_meta for parameter in block.parameters())  # accelerate brings those only in `forward`
 
 
+def statistics(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Running mean and variance in float32; in float32 the norm's own tensors."""
+    assert norm.running_mean is not None  # torch leaves them out only on request
+    assert norm.running_var is not None
+    return norm.running_mean.float(), norm.running_var.float()
+
+
 def encode(block: EncoderBlock, x: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
     """What `EncoderBlock.forward` does: the pooled map, and the map itself for the decoder."""
-    residual = _folded(block.block, condition, x.dtype)
-    stride = block.pool.kernel_size[0]
-    channels, frames, start = block.block.conv1.out_channels, x.shape[2], 0
-    skip = x.new_empty(x.shape[0], frames, x.shape[3], channels).permute(0, 3, 1, 2)
-    pooled = []
-    for outer, inner in _strips(x, channels, stride):
-        part = residual(x[:, :, outer])[:, :, inner]
+    residual, channels = _folded(block.block, condition, x.dtype), block.block.conv1.out_channels
+    skip, pooled = _empty(x, channels), []
+    for outer, inner, kept in _strips(skip, block.stride[0]):
+        part = residual(x[:, :, outer].contiguous(memory_format=torch.channels_last))[:, :, inner]
         pooled.append(block.pool(part))
-        skip[:, :, start : start + part.shape[2]] = part
-        start += part.shape[2]
+        skip[:, :, kept] = part
     return torch.cat(pooled, dim=2), skip
 
 
-def decode(
-    block: DecoderBlock, x: Tensor, skip: Tensor, condition: Tensor, head: Callable[[Tensor], Tensor] | None = None
-) -> Tensor:
-    """What `DecoderBlock.forward` does, with `head` applied to each strip of the result."""
-    residual = _folded(block.block, condition, x.dtype)
-    activated = _activated(block.film, condition)
-    stride = block.upsample.stride[0]
-    parts = []
-    for outer, inner in _strips(skip, skip.shape[1], stride):
-        hidden = x[:, :, outer.start // stride : outer.stop // stride]
-        hidden = block.upsample(activated(hidden))
-        hidden = residual(torch.cat([hidden, skip[:, :, outer]], dim=1))[:, :, inner]
-        parts.append(hidden if head is None else head(hidden))
-    return torch.cat(parts, dim=2)
+def decode(block: DecoderBlock, x: Tensor, skip: Tensor, condition: Tensor, head: nn.Conv2d | None = None) -> Tensor:
+    """What `DecoderBlock.forward` does, with `head` on each strip of the result."""
+    residual, activated = _folded(block.block, condition, x.dtype), _activated(block.film, condition)
+    result = _empty(skip, (head or block.block.conv2).out_channels)
+    stride = block.stride[0]
+    for outer, inner, kept in _strips(skip, stride):
+        hidden = activated(x[:, :, outer.start // stride : outer.stop // stride])
+        hidden = residual(torch.cat([block.upsample(hidden), skip[:, :, outer]], dim=1))[:, :, inner]
+        result[:, :, kept] = hidden if head is None else head(hidden)
+    return result
 
 
 def transform(block: ResidualBlock, x: Tensor, condition: Tensor) -> Tensor:
@@ -74,10 +73,9 @@ def transform(block: ResidualBlock, x: Tensor, condition: Tensor) -> Tensor:
 
 def _activated(film: FilmNorm, condition: Tensor) -> Callable[[Tensor], Tensor]:
     """The norm with one query's FiLM inside, and the leaky ReLU, for maps of any length."""
-    norm = film.norm
+    mean, variance = statistics(film.norm)
     weight, bias = _film(film, condition)
-    mean, variance = norm.running_mean.float(), norm.running_var.float()
-    return lambda x: F.leaky_relu_(F.batch_norm(x, mean, variance, weight, bias, False, 0.0, norm.eps), 0.01)
+    return lambda x: F.leaky_relu_(F.batch_norm(x, mean, variance, weight, bias, False, 0.0, film.norm.eps), 0.01)
 
 
 def _film(film: FilmNorm, condition: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,10 +89,11 @@ def _film(film: FilmNorm, condition: Tensor) -> tuple[Tensor, Tensor]:
 
 def _folded(block: ResidualBlock, condition: Tensor, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
     """The residual block for one query, its second norm inside the first convolution."""
-    activated1, norm2 = _activated(block.film1, condition), block.film2.norm
+    activated1 = _activated(block.film1, condition)
+    mean, variance = statistics(block.film2.norm)
     scale, bias = _film(block.film2, condition)
-    scale = scale * (norm2.running_var.float() + norm2.eps).rsqrt()
-    bias = (bias - norm2.running_mean.float() * scale).to(dtype)
+    scale = scale * (variance + block.film2.norm.eps).rsqrt()
+    bias = (bias - mean * scale).to(dtype)
     weight = (block.conv1.weight * scale[:, None, None, None]).to(dtype)
 
     def run(x: Tensor) -> Tensor:
@@ -112,17 +111,22 @@ def _shortcut(block: ResidualBlock, x: Tensor) -> Tensor:
     return F.linear(x.permute(0, 2, 3, 1), weight, block.shortcut.bias).permute(0, 3, 1, 2)
 
 
-def _strips(x: Tensor, channels: int, stride: int) -> Iterator[tuple[slice, slice]]:
-    """Pairs of slices: the frames to compute from, and which of the computed ones to keep; all of them on a GPU."""
+def _empty(like: Tensor, channels: int) -> Tensor:
+    """A map of `channels` for all frames, channels last in memory."""
+    batch, _, frames, bins = like.shape
+    return like.new_empty(batch, frames, bins, channels).permute(0, 3, 1, 2)
+
+
+def _strips(x: Tensor, stride: int) -> Iterator[tuple[slice, slice, slice]]:
+    """The frames to compute from, which of the computed ones to keep, and where those belong; one strip on a GPU."""
     frames = x.shape[2]
     length, context = frames, -(-CONTEXT // stride) * stride
     if x.device.type == "cpu":
-        a_frame = x.shape[0] * channels * x.shape[3]
-        length = max(STRIP_ELEMENTS // a_frame, 8 * CONTEXT) // stride * stride
+        length = max(STRIP_BYTES * frames // (x.numel() * x.element_size()), 8 * CONTEXT) // stride * stride
     for start in range(0, frames, length):
         stop = min(start + length, frames)
         outer = slice(max(start - context, 0), min(stop + context, frames))
-        yield outer, slice(start - outer.start, stop - outer.start)
+        yield outer, slice(start - outer.start, stop - outer.start), slice(start, stop)
 
 
-__all__ = ["can_fuse", "decode", "encode", "transform"]
+__all__ = ["can_fuse", "decode", "encode", "statistics", "transform"]

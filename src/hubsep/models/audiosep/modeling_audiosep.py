@@ -24,7 +24,7 @@ from ...layers import istft, stft
 from ...losses import LOSSES
 from ...modeling_outputs import AudioSeparationOutput
 from .configuration_audiosep import AudioSepConfig
-from .inference_audiosep import can_fuse, decode, encode, transform
+from .inference_audiosep import can_fuse, decode, encode, statistics, transform
 
 
 class FilmNorm(nn.Module):
@@ -83,7 +83,8 @@ class EncoderBlock(nn.Module):
     def __init__(self, config: AudioSepConfig, in_channels: int, out_channels: int, stride: tuple[int, int]):
         super().__init__()
         self.block = ResidualBlock(config, in_channels, out_channels)
-        self.pool = nn.AvgPool2d(tuple(stride))
+        self.stride = stride
+        self.pool = nn.AvgPool2d(stride)
 
     def forward(self, x: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
         if can_fuse(self, condition):
@@ -93,19 +94,24 @@ class EncoderBlock(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """A transposed convolution back to the resolution of the encoder's `skip`, joined with it in a residual block."""
+    """A transposed convolution back to the resolution of the encoder's `skip`, joined with it in a residual block.
+
+    A `head` is applied to the result; given here, the result is never there in full length when nothing is learnt.
+    """
 
     def __init__(self, config: AudioSepConfig, in_channels: int, out_channels: int, stride: tuple[int, int]):
         super().__init__()
         self.film = FilmNorm(config, in_channels)
-        self.upsample = nn.ConvTranspose2d(in_channels, out_channels, tuple(stride), stride=tuple(stride), bias=False)
+        self.stride = stride
+        self.upsample = nn.ConvTranspose2d(in_channels, out_channels, stride, stride=stride, bias=False)
         self.block = ResidualBlock(config, 2 * out_channels, out_channels)
 
-    def forward(self, x: Tensor, skip: Tensor, condition: Tensor) -> Tensor:
+    def forward(self, x: Tensor, skip: Tensor, condition: Tensor, head: nn.Conv2d | None = None) -> Tensor:
         if can_fuse(self, condition):
-            return decode(self, x, skip, condition)
+            return decode(self, x, skip, condition, head)
         x = self.upsample(self.film(x, condition))
-        return self.block(torch.cat([x, skip], dim=1), condition)
+        x = self.block(torch.cat([x, skip], dim=1), condition)
+        return x if head is None else head(x)
 
 
 class AudioSepUNet(nn.Module):
@@ -115,7 +121,7 @@ class AudioSepUNet(nn.Module):
         super().__init__()
         inputs = [config.stem_channels, *config.encoder_channels[:-1]]
         outputs = list(config.encoder_channels)
-        strides = list(config.encoder_strides)
+        strides = [(time, frequency) for time, frequency in config.encoder_strides]
         self.encoder = nn.ModuleList(map(EncoderBlock, [config] * len(inputs), inputs, outputs, strides))
         self.bottleneck = ResidualBlock(config, outputs[-1], outputs[-1])
         self.decoder = nn.ModuleList(
@@ -135,9 +141,9 @@ class AudioSepUNet(nn.Module):
             evidence = self.presence(F.leaky_relu(x, 0.01).mean(dim=3).transpose(1, 2)).float()  # (batch, frames, 1)
             # A smooth maximum over time: one bark in ten seconds is a dog.
             presence = (torch.logsumexp(2 * evidence[..., 0], dim=1) - math.log(evidence.shape[1])) / 2
-        for block in self.decoder:
+        for block in self.decoder[:-1]:
             x = block(x, skips.pop(), condition)
-        return self.head(x), presence
+        return self.decoder[-1](x, skips.pop(), condition, self.head), presence
 
 
 class AudioSepPreTrainedModel(HubsepModelMixin, PreTrainedModel):
@@ -329,9 +335,10 @@ class AudioSepForAudioSeparation(AudioSepPreTrainedModel):
     def _stem(self, features: Tensor) -> Tensor:
         """Norm per frequency bin, padding of time to whole bottleneck frames, Nyquist bin dropped, 1x1 convolution."""
         norm = self.input_norm
+        mean, variance = statistics(norm)
         features = F.batch_norm(  # in float32 whatever the model's dtype; in float32 these are the norm's own tensors
-            features.transpose(1, 3), norm.running_mean.float(), norm.running_var.float(), norm.weight.float(),
-            norm.bias.float(), self.training, norm.momentum, norm.eps,
+            features.transpose(1, 3), mean, variance, norm.weight.float(), norm.bias.float(), self.training,
+            self.config.batch_norm_momentum, norm.eps,
         ).transpose(1, 3)  # (batch, features, frames, bins)  # fmt: skip
         frames = features.shape[2]
         features = F.pad(features, (0, -1, 0, -frames % self.config.time_stride))
