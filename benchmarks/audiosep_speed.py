@@ -50,9 +50,9 @@ class PlainUNet(nn.Module):
         self.unet = unet
         self.presence = unet.presence
 
-    def forward(self, x: Tensor, condition: Tensor) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x: Tensor, condition: Tensor, stem: Any) -> tuple[Tensor, Tensor | None]:
         unet, skips, presence = self.unet, [], None
-        x = x.contiguous()
+        x = stem(x.contiguous())
         for block in unet.encoder:
             skips.append(self.residual(block.block, x, condition))
             x = block.pool(skips[-1])

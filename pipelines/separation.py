@@ -161,7 +161,14 @@ class AudioSeparationPipeline(AudioPipeline):
                     paths = output_paths(source, track.reader.name, plan.labels, output, template)
                     for path in paths:
                         path.parent.mkdir(parents=True, exist_ok=True)
-                        writer = AudioWriter(path, track.sampling_rate, track.channels, subtype=subtype, clip=clip)
+                        writer = AudioWriter(
+                            path,
+                            track.sampling_rate,
+                            track.channels,
+                            subtype=subtype,
+                            clip=clip,
+                            samples=track.total_samples,
+                        )
                         writers.append(files.enter_context(writer))
                 for writer, audio in zip(writers, block, strict=True):
                     writer.write(audio)

@@ -18,6 +18,7 @@ from promises_pipeline import PipelinePromises, audio, recording
 from tiny_audiosep import tiny_audiosep, tiny_audiosep_with_presence
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
 from transformers.pipelines.pt_utils import KeyDataset
 
 from hubsep import AutoModelForAudioSeparation
@@ -60,9 +61,9 @@ class FilterForAudioSeparation(HubsepModelMixin, PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Conv1d):
-            transformers.initialization.constant_(module.weight, 1 / self.config.taps)
+            init.constant_(module.weight, 1 / self.config.taps)
         if isinstance(module, FilterForAudioSeparation):
-            transformers.initialization.constant_(module.offset, 1e-3)
+            init.constant_(module.offset, 1e-3)
 
     def forward(self, input_values: Tensor, labels: Tensor | None = None) -> AudioSeparationOutput:
         if input_values.shape[-1] < self.config.minimum_samples or input_values.shape[1] != self.config.num_channels:

@@ -33,7 +33,7 @@ class AudioTowerRecipe:
     folders: list[str] = field(default_factory=lambda: ["."])
     commercial_only: bool = True
     most_per_class: int = 60
-    steps: int = 900
+    steps: int = 400
     batch_size: int = 32
     learning_rate: float = 5e-4
     temperature: float = 0.05

@@ -43,12 +43,13 @@ def statistics(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     return norm.running_mean.float(), norm.running_var.float()
 
 
-def encode(block: EncoderBlock, x: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
-    """What `EncoderBlock.forward` does: the pooled map, and the map itself for the decoder."""
+def encode(block: EncoderBlock, x: Tensor, condition: Tensor, stem: nn.Conv2d | None = None) -> tuple[Tensor, Tensor]:
+    """What `EncoderBlock.forward` does, with `stem` on each strip: the pooled map, and the map itself."""
     residual, channels = _folded(block.block, condition, x.dtype), block.block.conv1.out_channels
     skip, pooled = _empty(x, channels), []
     for outer, inner, kept in _strips(skip, block.stride[0]):
-        part = residual(x[:, :, outer].contiguous(memory_format=torch.channels_last))[:, :, inner]
+        part = x[:, :, outer] if stem is None else stem(x[:, :, outer])
+        part = residual(part.contiguous(memory_format=torch.channels_last))[:, :, inner]
         pooled.append(block.pool(part))
         skip[:, :, kept] = part
     return torch.cat(pooled, dim=2), skip

@@ -78,7 +78,10 @@ class ResidualBlock(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """A residual block and average pooling; also returns what it pooled, for the decoder."""
+    """A residual block and average pooling; also returns what it pooled, for the decoder.
+
+    A `stem` goes before it; given here, its result is never there in full length when nothing is learnt.
+    """
 
     def __init__(self, config: AudioSepConfig, in_channels: int, out_channels: int, stride: tuple[int, int]):
         super().__init__()
@@ -86,10 +89,10 @@ class EncoderBlock(nn.Module):
         self.stride = stride
         self.pool = nn.AvgPool2d(stride)
 
-    def forward(self, x: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, condition: Tensor, stem: nn.Conv2d | None = None) -> tuple[Tensor, Tensor]:
         if can_fuse(self, condition):
-            return encode(self, x, condition)
-        skip = self.block(x, condition)
+            return encode(self, x, condition, stem)
+        skip = self.block(x if stem is None else stem(x), condition)
         return self.pool(skip), skip
 
 
@@ -115,7 +118,10 @@ class DecoderBlock(nn.Module):
 
 
 class AudioSepUNet(nn.Module):
-    """The U-Net after the first convolution: (batch, stem_channels, frames, bins) and a condition -> mask logits."""
+    """The U-Net after the first convolution: (batch, stem_channels, frames, bins) and a condition -> mask logits.
+
+    Or with that convolution, if it is given as `stem` and the features come instead.
+    """
 
     def __init__(self, config: AudioSepConfig):
         super().__init__()
@@ -130,11 +136,12 @@ class AudioSepUNet(nn.Module):
         self.head = nn.Conv2d(outputs[0], 3 * config.num_channels * config.frequency_fold, 1)
         self.presence = nn.Linear(outputs[-1], 1) if config.presence_head else None
 
-    def forward(self, x: Tensor, condition: Tensor) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x: Tensor, condition: Tensor, stem: nn.Conv2d | None = None) -> tuple[Tensor, Tensor | None]:
         skips = []
         for block in self.encoder:
-            x, skip = block(x, condition)
+            x, skip = block(x, condition, stem)
             skips.append(skip)
+            stem = None
         x = self.bottleneck(x, condition)
         presence = None
         if self.presence is not None:
@@ -279,7 +286,7 @@ class AudioSepForAudioSeparation(AudioSepPreTrainedModel):
         condition = self._condition(query_embeds, negative_query_embeds, input_values.shape[0])
 
         features, magnitude, cosine, sine, level = self._analyse(input_values)
-        logits, presence = self._run_unet(self._stem(features), condition)
+        logits, presence = self._run_unet(self._normalise(features), condition)
         spectrogram, masks = self._apply_masks(logits, magnitude, cosine, sine)
         samples = input_values.shape[-1]
         sources = istft(spectrogram, self.config.n_fft, self.config.hop_length, samples) * level.unsqueeze(1)
@@ -332,8 +339,8 @@ class AudioSepForAudioSeparation(AudioSepPreTrainedModel):
             features = torch.cat([compressed, compressed * cosine, compressed * sine], dim=1)
         return features, magnitude, cosine, sine, level
 
-    def _stem(self, features: Tensor) -> Tensor:
-        """Norm per frequency bin, padding of time to whole bottleneck frames, Nyquist bin dropped, 1x1 convolution."""
+    def _normalise(self, features: Tensor) -> Tensor:
+        """Norm per frequency bin, padding of time to whole bottleneck frames, Nyquist bin dropped, bins folded."""
         norm = self.input_norm
         mean, variance = statistics(norm)
         features = F.batch_norm(  # in float32 whatever the model's dtype; in float32 these are the norm's own tensors
@@ -345,23 +352,23 @@ class AudioSepForAudioSeparation(AudioSepPreTrainedModel):
         fold = self.config.frequency_fold
         if fold > 1:
             features = features.unflatten(3, (-1, fold)).permute(0, 1, 4, 2, 3).flatten(1, 2)
-        return self.stem(features.to(self.stem.weight.dtype).contiguous(memory_format=torch.channels_last))
+        return features.to(self.stem.weight.dtype).contiguous(memory_format=torch.channels_last)
 
-    def _run_unet(self, stem: Tensor, condition: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _run_unet(self, features: Tensor, condition: Tensor) -> tuple[Tensor, Tensor | None]:
         """Logits (batch, queries, logits, frames, bins) and presence logits (batch, queries).
 
         In training all queries of a batch share the statistics of its norms. Otherwise they go one after the other,
         for the memory of one; recordings too, if each has queries of its own.
         """
-        batch, groups, queries = stem.shape[0], *condition.shape[:2]
-        hidden = self.query_network(condition.to(stem.dtype))
+        batch, groups, queries = features.shape[0], *condition.shape[:2]
+        hidden = self.query_network(condition.to(features.dtype))
         if self.training:
             logits, presence = self.unet(
-                stem.repeat_interleave(queries, dim=0), hidden.expand(batch, -1, -1).flatten(0, 1)
+                self.stem(features).repeat_interleave(queries, dim=0), hidden.expand(batch, -1, -1).flatten(0, 1)
             )
             return logits.unflatten(0, (batch, -1)), None if presence is None else presence.unflatten(0, (batch, -1))
-        recordings = zip(stem.split(batch // groups), hidden, strict=True)
-        outputs = [[self.unet(part, row[None]) for row in rows] for part, rows in recordings]
+        recordings = zip(features.split(batch // groups), hidden, strict=True)
+        outputs = [[self.unet(part, row[None], self.stem) for row in rows] for part, rows in recordings]
         logits = torch.cat([torch.stack([logits for logits, _ in run], dim=1) for run in outputs])
         if self.unet.presence is None:
             return logits, None

@@ -21,9 +21,6 @@ class AudioSepProcessor(ProcessorMixin):
         tokenizer: the tokenizer of the CLAP text tower.
     """
 
-    feature_extractor_class = "ClapFeatureExtractor"
-    tokenizer_class = "AutoTokenizer"
-
     def __init__(self, feature_extractor: Any, tokenizer: Any):
         super().__init__(feature_extractor, tokenizer)
 
