@@ -27,13 +27,22 @@ if TYPE_CHECKING:
 
 STRIP_BYTES = 2**23  # of the widest map of a block; 1 to 16 MB were measured, in both precisions
 CONTEXT = 2  # frames that two 3x3 convolutions see to either side
+# Modules whose weights are used here without calling them. An adapter around one of them must be called.
+FOLDED: dict[str, type | tuple[type, ...]] = {
+    "norm": nn.BatchNorm2d,
+    "conv1": nn.Conv2d,
+    "shortcut": (nn.Conv2d, nn.Identity),
+}
 
 
 def can_fuse(block: nn.Module, condition: Tensor) -> bool:
     """Whether a block may run as here: nothing is learnt or traced, its weights are in place, there is one query."""
     if block.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or condition.shape[0] != 1:
         return False
-    return not any(parameter.is_meta for parameter in block.parameters())  # accelerate brings those only in `forward`
+    if any(parameter.is_meta for parameter in block.parameters()):  # accelerate fetches those when a module is called
+        return False
+    named = ((name.rpartition(".")[2], module) for name, module in block.named_modules())
+    return all(isinstance(module, FOLDED.get(name, nn.Module)) for name, module in named)
 
 
 def statistics(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -58,7 +67,7 @@ def encode(block: EncoderBlock, x: Tensor, condition: Tensor, stem: nn.Conv2d | 
 def decode(block: DecoderBlock, x: Tensor, skip: Tensor, condition: Tensor, head: nn.Conv2d | None = None) -> Tensor:
     """What `DecoderBlock.forward` does, with `head` on each strip of the result."""
     residual, activated = _folded(block.block, condition, x.dtype), _activated(block.film, condition)
-    result = _empty(skip, (head or block.block.conv2).out_channels)
+    result = _empty(skip, (block.block.conv1 if head is None else head).weight.shape[0])
     stride = block.stride[0]
     for outer, inner, kept in _strips(skip, stride):
         hidden = activated(x[:, :, outer.start // stride : outer.stop // stride])
