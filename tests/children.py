@@ -71,7 +71,8 @@ def serve(module: str) -> None:
             status = os.waitpid(process, 0)[1]
             result = Path(place, "result")
             answer = json.loads(result.read_text()) if result.exists() else None
-            output = Path(place, "output").read_text(errors="replace")
+            printed = Path(place, "output")  # not there if the process was killed in its first moment
+            output = printed.read_text(errors="replace") if printed.exists() else ""
         print(json.dumps([status, answer, output]), flush=True)
 
 
@@ -81,7 +82,8 @@ def _call(function: Any, arguments: list[Any], place: Path) -> None:
     os.dup2(output, 2)
     code = 1
     try:
-        (place / "result").write_text(json.dumps(function(*arguments)))
+        (place / "part").write_text(json.dumps(function(*arguments)))
+        (place / "part").rename(place / "result")
         code = 0
     except BaseException:
         traceback.print_exc()
