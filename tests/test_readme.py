@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from hubsep.cards import render_card, render_index
 from hubsep.cli.main import app
+from hubsep.hub import verify_manifest
 from hubsep.registry import SHIPPED
 
 
@@ -65,6 +66,11 @@ def test_the_python_example_prints_what_it_says(monkeypatch: pytest.MonkeyPatch,
 def test_cards_are_up_to_date(name: str):
     folder = SHIPPED[name]
     assert (folder / "README.md").read_text(encoding="utf-8") == render_card(folder)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_folders_are_what_was_written(name: str):
+    verify_manifest(SHIPPED[name])
 
 
 def test_the_index_of_cards_is_up_to_date():

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .hub_manifest import write_manifest
 from .registry import SHIPPED
 
 
@@ -106,6 +107,7 @@ def main() -> None:
     folders = list(SHIPPED.values())
     for folder in folders:
         (folder / "README.md").write_text(render_card(folder), encoding="utf-8")
+        write_manifest(folder)
     (REPOSITORY / "MODEL_CARDS.md").write_text(render_index(folders), encoding="utf-8")
 
 

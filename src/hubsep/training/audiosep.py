@@ -115,6 +115,7 @@ def build_model(recipe: AudioSepRecipe) -> tuple[AudioSepForAudioSeparation, Aud
     """A new separator around the frozen text tower, and its processor."""
     tower = ClapTextModelWithProjection.from_pretrained(recipe.text_tower, dtype=torch.float32)
     text_config = tower.config.to_dict()
+    text_config.pop("_name_or_path", None)  # a folder of the machine that trains
     query_config = ClapConfig(
         text_config=text_config,
         audio_config=recipe.audio_tower,
