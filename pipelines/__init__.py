@@ -14,7 +14,7 @@ from typing import Any
 import transformers
 
 from hubsep.auto import AutoModelForAudioSeparation
-from hubsep.hub import check_folder, resolve_folder
+from hubsep.hub import resolve_folder
 from hubsep.pipelines.separation import AudioSeparationPipeline
 from hubsep.registry import DEFAULT_MODEL, SHIPPED, TASK
 
@@ -55,7 +55,6 @@ def pipeline(
         hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
         name = DEFAULT_MODEL if model is None else model
         folder = resolve_folder(SHIPPED.get(str(name), name), **hub)
-        check_folder(folder)
         model = AutoModelForAudioSeparation.from_pretrained(
             folder, dtype=dtype, device_map=device_map, **(model_kwargs or {})
         )

@@ -25,7 +25,7 @@ from .data.mixing import excerpt, rms
 from .data.prompts import absent_labels, heldout_phrases
 from .data.recordings import Clip, load_clips, split_clips
 from .errors import DataError
-from .metrics import level_change, sdr, si_sdr
+from .metrics import level_change, sdr_improvement, si_sdr
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def evaluate_pairs(
 def improvements(estimate: Tensor, pair: Pair) -> dict[str, float]:
     """SDR and SI-SDR improvement of an estimate over the mixture, in dB."""
     gains = {
-        "sdri": sdr(estimate, pair.target) - sdr(pair.mixture, pair.target),
+        "sdri": sdr_improvement(estimate, pair.target, pair.mixture),
         "si_sdri": si_sdr(estimate, pair.target) - si_sdr(pair.mixture, pair.target),
     }
     return {name: value.item() for name, value in gains.items()}
