@@ -7,16 +7,17 @@ charged the level of what came out, relative to the mixture.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+from .losses_permutation import SILENCE_LIMIT_DB, mixit_loss, pit_si_snr, pit_snr
 
 
 def energy(waveform: Tensor) -> Tensor:
     """Sum of squares over channels and samples, (batch, num_sources, channels, samples) -> (batch, num_sources)."""
     return waveform.float().square().sum(dim=(-2, -1))
-
-
-SILENCE_LIMIT_DB = 15.0
 
 
 def sdr_loss(sources: Tensor, labels: Tensor, mixture: Tensor, *, limit_db: float = 30.0) -> Tensor:
@@ -53,6 +54,13 @@ def l1_loss(sources: Tensor, labels: Tensor, mixture: Tensor) -> Tensor:
     return (sources.float() - labels.float()).abs().mean()
 
 
-LOSSES = {"l1": l1_loss, "sdr": sdr_loss, "si_sdr": si_sdr_loss}
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "l1": l1_loss,
+    "sdr": sdr_loss,
+    "si_sdr": si_sdr_loss,
+    "pit_si_snr": pit_si_snr,
+    "pit_snr": pit_snr,
+    "mixit": mixit_loss,
+}
 
 __all__ = ["LOSSES", "l1_loss", "sdr_loss", "si_sdr_loss"]

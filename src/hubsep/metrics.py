@@ -1,10 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics of separation, each as its paper's own code defines it (no mean removal, the same floors)."""
+"""Metrics of separation, each as its paper's own code defines it (the same mean removal or none, the same floors).
+
+Metrics of speech take one recording at a time and find the order of the outputs themselves. They need no extra:
+torchmetrics has the same ones, and the tests hold ours against it.
+"""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from .losses_permutation import pairwise_si_snr, permutation
 
 
 def sdr(estimate: Tensor, reference: Tensor) -> Tensor:
@@ -33,4 +40,76 @@ def level_change(estimate: Tensor, mixture: Tensor) -> Tensor:
     return 10 * torch.log10(estimate.square().mean(-1).clamp_min(1e-12) / mixture.square().mean(-1).clamp_min(1e-12))
 
 
-__all__ = ["level_change", "sdr", "sdr_improvement", "si_sdr"]
+def si_snr(estimate: Tensor, reference: Tensor) -> Tensor:
+    """SI-SDR in dB with means removed, over the last axis, (..., samples) -> (...)."""
+    estimates, references = (x.reshape(-1, 1, 1, x.shape[-1]) for x in (estimate, reference))
+    return pairwise_si_snr(estimates, references).reshape(estimate.shape[:-1])
+
+
+def filtered_sdr(estimate: Tensor, reference: Tensor, *, taps: int = 512) -> Tensor:
+    """SDR in dB of BSS Eval (Vincent et al., 2006): whatever a filter of `taps` makes of the reference is forgiven.
+
+    Args:
+        estimate: (..., samples).
+        reference: of the same shape.
+        taps: length of the filter; 512 in all publications.
+
+    Returns:
+        (...), in double precision; the filter solves a Toeplitz system of correlations.
+    """
+    from scipy.linalg import solve_toeplitz
+
+    length = estimate.shape[-1] + taps
+    estimate, reference = (F.normalize(x.detach().double().cpu(), dim=-1) for x in (estimate, reference))
+    spectrum, other = torch.fft.rfft(reference, n=length), torch.fft.rfft(estimate, n=length)
+    own = torch.fft.irfft(spectrum.abs().square(), n=length)[..., :taps]
+    own[..., 0] *= 1 + 1e-12  # a pure tone has no unique filter
+    cross = torch.fft.irfft(spectrum.conj() * other, n=length)[..., :taps]
+    rows = []
+    for correlation, shared in zip(own.reshape(-1, taps), cross.reshape(-1, taps), strict=True):
+        filter_ = solve_toeplitz(correlation.numpy(), shared.numpy()) if correlation[0] > 0 else shared.numpy()
+        explained = (shared @ torch.as_tensor(filter_)).clamp(1e-10, 1 - 1e-10)
+        rows.append(10 * torch.log10(explained / (1 - explained)))
+    return torch.stack(rows).reshape(estimate.shape[:-1])
+
+
+def match_outputs(sources: Tensor, references: Tensor) -> Tensor:
+    """Which output is which reference, by SI-SNR; outputs beyond the references are left over.
+
+    Args:
+        sources: outputs in any order, (outputs, samples).
+        references: (num_sources, samples), at most as many.
+
+    Returns:
+        The output of each reference, (num_sources,).
+    """
+    spare = sources.shape[0] - references.shape[0]
+    padded = F.pad(references, (0, 0, 0, spare))  # silence is as far from every output
+    return permutation(sources[None, :, None], padded[None, :, None])[0, : references.shape[0]]
+
+
+def separation_scores(sources: Tensor, references: Tensor, mixture: Tensor) -> dict[str, Tensor]:
+    """Improvements of one separated recording over its mixture, in the best order of the outputs.
+
+    Args:
+        sources: outputs in any order, (outputs, samples).
+        references: the true sources, (num_sources, samples), at most as many.
+        mixture: (samples,).
+
+    Returns:
+        `si_snri`, `si_snr` and `sdri` (BSS Eval) in dB, each (num_sources,); `order`, the output of each.
+    """
+    order = match_outputs(sources, references)
+    sources, mixtures = sources[order], mixture.expand_as(references)
+    after = si_snr(sources, references)
+    return {
+        "si_snri": after - si_snr(mixtures, references),
+        "si_snr": after,
+        "sdri": filtered_sdr(sources, references) - filtered_sdr(mixtures, references),
+        "order": order,
+    }
+
+
+__all__ = [
+    "filtered_sdr", "level_change", "match_outputs", "sdr", "sdr_improvement", "separation_scores", "si_sdr", "si_snr",
+]  # fmt: skip
