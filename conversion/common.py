@@ -2,9 +2,10 @@
 """What every converter does: read tensors safely, rename them by a table, and accept nothing half-fitting.
 
 A pickle is read by PyTorch's restricted unpickler, which knows tensors and plain containers; the numpy scalars some
-authors saved along are added by name. What it refuses is refused: there is no second way. A key map is a list of rows
-(pattern, replacement), the first pattern that matches a whole key wins; a key is used, or dropped by a row that says
-so, or an error. A state must fill its model exactly, in every name, shape and kind of number.
+authors saved along, and torch's version, which is a text of its own class, are added by name. What it refuses is
+refused: there is no second way. A key map is a list of rows (pattern, replacement), the first pattern that matches a
+whole key wins; a key is used, or dropped by a row that says so, or an error. A state must fill its model exactly, in
+every name, shape and kind of number.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.torch_version import TorchVersion
 
 from ..errors import CheckpointError, ConversionError
 from ..hub_bounds import shown
@@ -65,13 +67,35 @@ def _read_safetensors(path: Path) -> dict[Any, Any]:
         raise ConversionError(f"{shown(path.name)} cannot be read: {error}") from error
 
 
+def read_metadata(path: Path) -> dict[Any, Any]:
+    """Reads what a PyTorch checkpoint holds beside the weights under its `state_dict`; other files hold nothing.
+
+    Nothing in it has been checked.
+
+    Raises:
+        ConversionError: the file is broken or holds more than data.
+    """
+    content = {} if path.suffix == ".safetensors" else _unpickle(path)
+    if not isinstance(content, Mapping) or "state_dict" not in content:
+        return {}
+    return {name: value for name, value in content.items() if name != "state_dict"}
+
+
 def _read_pickle(path: Path) -> dict[Any, Any]:
+    content = _unpickle(path)
+    tensors = content.get("state_dict", content) if isinstance(content, Mapping) else content
+    if not isinstance(tensors, Mapping):
+        raise ConversionError(f"{shown(path.name)} holds a {type(tensors).__name__}, not a table of tensors")
+    return dict(tensors)
+
+
+def _unpickle(path: Path) -> Any:
     is_archive = zipfile.is_zipfile(path)
     try:
         if is_archive:
             _check_archive(path)
-        with torch.serialization.safe_globals(_numpy_globals()):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
+        with torch.serialization.safe_globals(_plain_globals()):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
     except ConversionError:
         raise
     except Exception as error:  # a broken or hostile pickle can raise anything
@@ -80,10 +104,6 @@ def _read_pickle(path: Path) -> dict[Any, Any]:
             f"{shown(path.name)} was not opened: it is damaged, or no PyTorch checkpoint, or holds more than tensors "
             f"and plain values ({reason[:200]})"
         ) from error
-    tensors = content.get("state_dict", content) if isinstance(content, Mapping) else content
-    if not isinstance(tensors, Mapping):
-        raise ConversionError(f"{shown(path.name)} holds a {type(tensors).__name__}, not a table of tensors")
-    return dict(tensors)
 
 
 def _check_archive(path: Path) -> None:
@@ -94,12 +114,12 @@ def _check_archive(path: Path) -> None:
             )
 
 
-def _numpy_globals() -> list[Any]:
-    """What a scalar such as `numpy.float64(0.9)` needs, under the names of numpy 1 and 2."""
+def _plain_globals() -> list[Any]:
+    """What a scalar such as `numpy.float64(0.9)` needs, under the names of numpy 1 and 2, and `torch.__version__`."""
     core = np._core if hasattr(np, "_core") else np.core
     names = [f"numpy.{package}.multiarray.scalar" for package in ("core", "_core")]
     kinds = {type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"}
-    return [*((core.multiarray.scalar, name) for name in names), np.dtype, *kinds, _codecs.encode]
+    return [*((core.multiarray.scalar, name) for name in names), np.dtype, *kinds, _codecs.encode, TorchVersion]
 
 
 def _check_name(name: Any, path: Path) -> None:
@@ -252,6 +272,7 @@ __all__ = [
     "count_of",
     "fill",
     "offenders",
+    "read_metadata",
     "read_tensors",
     "rename",
     "shape_of",

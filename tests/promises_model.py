@@ -83,7 +83,10 @@ class ModelPromises:
         ]
         for name, tensor in model.state_dict().items():
             assert torch.equal(tensor, again.state_dict()[name]), name
-        assert torch.equal(again(mixture, **conditions).sources, model(mixture, **conditions).sources)
+        # weights mapped from a file may lie at odd addresses, which changes the last bit of a convolution
+        torch.testing.assert_close(
+            again(mixture, **conditions).sources, model(mixture, **conditions).sources, atol=1e-7, rtol=0
+        )
 
     @torch.no_grad()
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from .models.audiosep.configuration_audiosep import AudioSepConfig
     from .models.audiosep.modeling_audiosep import AudioSepForAudioSeparation
     from .models.audiosep.processing_audiosep import AudioSepProcessor
+    from .models.audioslots.configuration_audioslots import AudioSlotsConfig
+    from .models.audioslots.modeling_audioslots import AudioSlotsForAudioSeparation
+    from .models.conv_tasnet.configuration_conv_tasnet import ConvTasNetConfig
+    from .models.conv_tasnet.modeling_conv_tasnet import ConvTasNetForAudioSeparation
+    from .models.conv_tasnet.streaming_conv_tasnet import ConvTasNetStream
+    from .models.sepformer.configuration_sepformer import SepFormerConfig
+    from .models.sepformer.modeling_sepformer import SepFormerForAudioSeparation
     from .pipelines import AudioSeparationPipeline, pipeline
 
 __version__ = "0.1.0"
@@ -31,8 +38,15 @@ _HOMES = {
     "AudioSepForAudioSeparation": "models.audiosep.modeling_audiosep",
     "AudioSepProcessor": "models.audiosep.processing_audiosep",
     "AudioSeparationOutput": "modeling_outputs",
+    "AudioSlotsConfig": "models.audioslots.configuration_audioslots",
+    "AudioSlotsForAudioSeparation": "models.audioslots.modeling_audioslots",
+    "SepFormerConfig": "models.sepformer.configuration_sepformer",
+    "SepFormerForAudioSeparation": "models.sepformer.modeling_sepformer",
     "AudioSeparationPipeline": "pipelines",
     "AutoModelForAudioSeparation": "auto",
+    "ConvTasNetConfig": "models.conv_tasnet.configuration_conv_tasnet",
+    "ConvTasNetForAudioSeparation": "models.conv_tasnet.modeling_conv_tasnet",
+    "ConvTasNetStream": "models.conv_tasnet.streaming_conv_tasnet",
     "Recording": "audio",
     "convert": "conversion",
     "open_audio": "audio",
@@ -65,11 +79,18 @@ __all__ = [
     "AudioSepProcessor",
     "AudioSeparationOutput",
     "AudioSeparationPipeline",
+    "AudioSlotsConfig",
+    "AudioSlotsForAudioSeparation",
     "AutoModelForAudioSeparation",
     "CheckpointError",
+    "ConvTasNetConfig",
+    "ConvTasNetForAudioSeparation",
+    "ConvTasNetStream",
     "ConversionError",
     "DataError",
     "HubsepError",
+    "SepFormerConfig",
+    "SepFormerForAudioSeparation",
     "QueryError",
     "Recording",
     "__version__",

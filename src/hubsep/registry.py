@@ -29,12 +29,13 @@ class System:
         config: configuration class.
         model: model class, or None where the pipeline is put together from several models.
         processor: processor class, or None where the model takes bare waveforms.
-        sampling_rate: of the published weights, in Hz.
+        sampling_rate: of the published weights, in Hz; if none were published, of the default configuration.
         task: what `pipeline(task, ...)` calls it.
         pipeline: class that users call.
         converter: module with a `convert` function for the authors' checkpoints, or None if none were published.
         paper: where the system was published.
-        status: "trained" if weights are shipped with the package, else "converted" from the authors' weights.
+        status: "trained" if weights are shipped with the package, "converted" if the authors' weights can be, and
+            "implemented" if there are neither.
     """
 
     model_type: str
@@ -64,6 +65,42 @@ SYSTEMS: dict[str, System] = {
         converter="hubsep.conversion.audiosep",
         paper="https://arxiv.org/abs/2308.05037",
         status="trained",
+    ),
+    "sepformer": System(
+        model_type="sepformer",
+        config="hubsep.models.sepformer.configuration_sepformer.SepFormerConfig",
+        model="hubsep.models.sepformer.modeling_sepformer.SepFormerForAudioSeparation",
+        processor=None,
+        sampling_rate=8_000,
+        task=TASK,
+        pipeline=PIPELINE,
+        converter="hubsep.conversion.sepformer",
+        paper="https://arxiv.org/abs/2010.13154",
+        status="converted",
+    ),
+    "conv_tasnet": System(
+        model_type="conv_tasnet",
+        config="hubsep.models.conv_tasnet.configuration_conv_tasnet.ConvTasNetConfig",
+        model="hubsep.models.conv_tasnet.modeling_conv_tasnet.ConvTasNetForAudioSeparation",
+        processor=None,
+        sampling_rate=8_000,
+        task=TASK,
+        pipeline=PIPELINE,
+        converter="hubsep.conversion.conv_tasnet",
+        paper="https://arxiv.org/abs/1809.07454",
+        status="converted",
+    ),
+    "audioslots": System(
+        model_type="audioslots",
+        config="hubsep.models.audioslots.configuration_audioslots.AudioSlotsConfig",
+        model="hubsep.models.audioslots.modeling_audioslots.AudioSlotsForAudioSeparation",
+        processor=None,
+        sampling_rate=16_000,
+        task=TASK,
+        pipeline=PIPELINE,
+        converter=None,
+        paper="https://arxiv.org/abs/2305.05591",
+        status="implemented",
     ),
 }
 
