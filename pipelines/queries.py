@@ -20,6 +20,8 @@ from torch import Tensor
 from hubsep.audio import OnShort, read_audio
 from hubsep.chunking import Segments
 from hubsep.errors import AudioError, CheckpointError, QueryError
+from hubsep.pipelines.scores import ACTIVE_SCORE
+from hubsep.pipelines.unordered import is_unordered
 
 
 RESIDUAL = "residual"
@@ -37,6 +39,8 @@ class SeparationOptions:
     query_embeds: Any = None
     negative_queries: str | Sequence[str] | None = None
     residual: bool = False
+    rescale: bool = True
+    only_active: bool = False
     batch_size: int = 1
     segment_s: float | None = None
     overlap_s: float | None = None
@@ -232,17 +236,27 @@ class Plan:
         """Labels of everything that is returned, the residual last."""
         return (*self.targets.labels, RESIDUAL) if self.options.residual else self.targets.labels
 
+    def keeps(self, label: str, score: float) -> bool:
+        """Whether a source is handed out, now that its score is known."""
+        return not self.options.only_active or label == RESIDUAL or score > ACTIVE_SCORE
+
 
 def make_plan(model: Any, processor: Any, options: SeparationOptions) -> Plan:
     """Works out a call before anything is read.
 
     Raises:
-        QueryError: see `find_targets`.
+        QueryError: see `find_targets`; also if the scores of the model do not say how many sources there are and only
+            the active ones are asked for.
         CheckpointError: see `find_targets`; also if the model is in training mode.
         AudioError: if segment or overlap do not suit the model.
     """
     if model.training:
         raise CheckpointError("the model is in training mode, where its norms follow the input; call model.eval()")
+    if options.only_active and not is_unordered(model.config):
+        raise QueryError(
+            "only_active is for models that separate an unknown number of speakers; this one returns what it is asked "
+            "for or was made for, so choose by label or score"
+        )
     return Plan(options, find_targets(model, processor, options), options.segments(model.config))
 
 

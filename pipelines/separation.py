@@ -4,7 +4,8 @@
 Decisions: a call, `stream` and `separate_file` are one path, `_run`, collected differently. Nothing of a call is kept
 on the pipeline, so threads may share it. Text is encoded once per call, and the model computes what does not depend on
 the query once per segment. Mono models see the channels of a recording one by one; nothing is downmixed. Segments that
-are digital silence stay digital silence and never reach the model.
+are digital silence stay digital silence and never reach the model. Where a model leaves level or order of its sources
+open, `unordered.py` settles them segment by segment.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from hubsep.audio_writer import Clip
 from hubsep.chunking import overlap_add_many
 from hubsep.errors import AudioError
 from hubsep.pipelines.base import AudioPipeline, check_output, from_rows, many, output_paths, to_rows
-from hubsep.pipelines.queries import Plan, SeparationOptions, Targets, make_plan
+from hubsep.pipelines.queries import Plan, SeparationOptions, make_plan
 from hubsep.pipelines.tracks import Tape, Track, Waveform
+from hubsep.pipelines.unordered import Arranger, has_free_scale, is_unordered, order_channels, set_levels
 
 
 QUERIES = {"queries", "query_audio", "query_embeds"}
@@ -46,6 +48,8 @@ class AudioSeparationPipeline(AudioPipeline):
         query_embeds: Any = None,
         negative_queries: str | Sequence[str] | None = None,
         residual: bool | None = None,
+        rescale: bool | None = None,
+        only_active: bool | None = None,
         batch_size: int | None = None,
         segment_s: float | None = None,
         overlap_s: float | None = None,
@@ -64,6 +68,10 @@ class AudioSeparationPipeline(AudioPipeline):
             query_embeds: embeddings of unit length, (dim,), (num_queries, dim), or a dict of labels and (dim,).
             negative_queries: what to leave out, in words; applies to every query.
             residual: whether to add what is left of the mixture as a last source.
+            rescale: whether sources of models trained without regard to level get the level with which they add up to
+                the mixture as well as they can; yes by default.
+            only_active: whether to leave out sources with a score of at most 0.5, for models with unordered sources.
+                What they hold is then part of no source, not even of the residual.
             batch_size: segments the model sees at once; they may come from different recordings.
             segment_s: length of a segment in seconds, instead of the model's own; shorter needs less memory.
             overlap_s: what neighbouring segments share, in seconds.
@@ -74,8 +82,8 @@ class AudioSeparationPipeline(AudioPipeline):
 
         Returns:
             For one recording a list of {"label", "audio", "sampling_rate", "score"}; audio is (channels, samples)
-            float32, and score says from 0 to 1 whether the source is there at all. For a list, a list of those; for a
-            dataset or generator, an iterator.
+            float32, and score says from 0 to 1 whether the source is there at all: those above 0.5 are the speakers
+            of a model with unordered sources. For a list, a list of those; for a dataset or generator, an iterator.
 
         Raises:
             QueryError: if queries are missing, or do not suit the model.
@@ -87,6 +95,8 @@ class AudioSeparationPipeline(AudioPipeline):
             query_embeds=query_embeds,
             negative_queries=negative_queries,
             residual=residual,
+            rescale=rescale,
+            only_active=only_active,
             batch_size=batch_size,
             segment_s=segment_s,
             overlap_s=overlap_s,
@@ -97,11 +107,10 @@ class AudioSeparationPipeline(AudioPipeline):
         recordings = many(inputs)
         if recordings is None:
             return next(self._results([inputs], plan))
-        if not isinstance(recordings, list | tuple):
-            return self._results(recordings, plan)
         if not recordings:
             raise AudioError("the list of recordings is empty; pass at least one")
-        return list(self._results(recordings, plan))
+        results = self._results(recordings, plan)
+        return list(results) if isinstance(recordings, list | tuple) else results
 
     def stream(self, source: Any, **options: Any) -> Iterator[list[dict[str, Any]]]:
         """Separates one recording block by block; memory does not grow with its length.
@@ -115,9 +124,11 @@ class AudioSeparationPipeline(AudioPipeline):
 
         Raises:
             QueryError: as a call does, at once.
-            AudioError: as a call does.
+            AudioError: as a call does; at once with `only_active`, because scores are known at the end.
         """
         plan = self._plan(**options)
+        if plan.options.only_active:
+            raise AudioError("only the end of a stream shows which sources are active; leave out only_active")
         return (
             [_entry(label, audio, track) for label, audio in zip(plan.labels, block, strict=True)]
             for track, block, _ in self._run([source], plan)
@@ -159,23 +170,21 @@ class AudioSeparationPipeline(AudioPipeline):
             for track, block, _ in self._run([source], plan):
                 if not writers:
                     paths = output_paths(source, track.reader.name, plan.labels, output, template)
+                    form: dict[str, Any] = {"subtype": subtype, "clip": clip, "samples": track.total_samples}
                     for path in paths:
                         path.parent.mkdir(parents=True, exist_ok=True)
-                        writer = AudioWriter(
-                            path,
-                            track.sampling_rate,
-                            track.channels,
-                            subtype=subtype,
-                            clip=clip,
-                            samples=track.total_samples,
-                        )
+                        writer = AudioWriter(path, track.sampling_rate, track.channels, **form)
                         writers.append(files.enter_context(writer))
                 for writer, audio in zip(writers, block, strict=True):
                     writer.write(audio)
-        return [
-            {"label": label, "path": path, "sampling_rate": track.sampling_rate, "score": score}
-            for label, path, score in zip(plan.labels, paths, track.scores(), strict=True)
-        ]
+            results: list[dict[str, Any]] = []
+            for label, score, writer in zip(plan.labels, track.scores(), writers, strict=True):
+                if plan.keeps(label, score):
+                    facts = {"path": writer.path, "sampling_rate": track.sampling_rate, "score": score}
+                    results.append({"label": label, **facts})
+                else:
+                    writer.discard()
+        return results
 
     def preprocess(self, input_: Any, plan: Plan) -> Track:
         """Opens a recording."""
@@ -184,6 +193,7 @@ class AudioSeparationPipeline(AudioPipeline):
             self.model.config.sampling_rate,
             len(plan.targets.labels),
             residual=plan.options.residual,
+            unordered=is_unordered(self.model.config),
             sampling_rate=plan.options.sampling_rate,
             on_short=plan.options.on_short,
         )
@@ -194,10 +204,13 @@ class AudioSeparationPipeline(AudioPipeline):
         kept = {"sources": output.sources, "presence": output.presence_logits}
         return {name: tensor.float() for name, tensor in kept.items() if tensor is not None}
 
-    def postprocess(self, model_outputs: Sequence[Tape], track: Track, labels: Sequence[str]) -> list[dict[str, Any]]:
+    def postprocess(self, model_outputs: Sequence[Tape], track: Track, plan: Plan) -> list[dict[str, Any]]:
         """Hands out what was recorded of each source."""
-        scored = zip(labels, model_outputs, track.scores(), strict=True)
-        return [{**_entry(label, tape.waveform(), track), "score": score} for label, tape, score in scored]
+        return [
+            {**_entry(label, tape.waveform(), track), "score": score}
+            for label, tape, score in zip(plan.labels, model_outputs, track.scores(), strict=True)
+            if plan.keeps(label, score)
+        ]
 
     def _sanitize_parameters(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """Checks the names of the options; all of them are kept in the first dict."""
@@ -224,11 +237,11 @@ class AudioSeparationPipeline(AudioPipeline):
             for tape, audio in zip(tapes, block, strict=True):
                 tape.write(audio)
             if last:
-                yield self.postprocess(tapes, track, plan.labels)
+                yield self.postprocess(tapes, track, plan)
                 tapes = []
 
     def _run(self, recordings: Iterable[Any], plan: Plan) -> Iterator[tuple[Track, Waveform, bool]]:
-        """Read, resample, cut, separate, merge, resample back, add the residual: block by block."""
+        """Read, resample, cut, separate, arrange, merge, resample back, add the residual: block by block."""
         tracks: deque[Track] = deque()
         presences: deque[Tensor | None] = deque()  # one entry a segment, in the order the segments come out again
 
@@ -238,24 +251,26 @@ class AudioSeparationPipeline(AudioPipeline):
                 yield tracks[-1].blocks()
 
         def process(mixture: Tensor) -> Tensor:
-            sources, presence = self._separate(mixture, plan.targets)
+            sources, presence = self._separate(mixture, plan)
             presences.extend(presence)
             return sources
 
-        batch_size, on_progress = plan.options.batch_size, plan.options.on_progress
-        for _, sources, last in overlap_add_many(opened(), process, plan.segments, batch_size=batch_size):
+        options: dict[str, Any] = {"batch_size": plan.options.batch_size}
+        if is_unordered(self.model.config):
+            options["arrange"] = Arranger(self.model.config.sampling_rate, plan.segments.overlap, presences)
+        for _, sources, last in overlap_add_many(opened(), process, plan.segments, **options):
             track = tracks.popleft() if last else tracks[0]
             block = track.restore(sources, presences.popleft(), last=last)
-            if on_progress is not None:
-                on_progress(track.done_samples, track.total_samples)
+            if plan.options.on_progress is not None:
+                plan.options.on_progress(track.done_samples, track.total_samples)
             yield track, block, last
 
-    def _separate(self, mixture: Tensor, targets: Targets) -> tuple[Tensor, Sequence[Tensor | None]]:
+    def _separate(self, mixture: Tensor, plan: Plan) -> tuple[Tensor, Sequence[Tensor | None]]:
         """Sources (batch, num_sources, channels, samples) of a batch of segments, and presence logits or Nones."""
-        config, samples = self.model.config, mixture.shape[-1]
+        config, (batch, channels, samples), targets = self.model.config, mixture.shape, plan.targets
         rows = to_rows(mixture, config.num_channels)
         sources = torch.zeros(rows.shape[0], len(targets.labels), *rows.shape[1:])
-        presence = torch.full(sources.shape[:2], -torch.inf)
+        logits = torch.full(sources.shape[:2], -torch.inf)
         audible = rows.flatten(1).any(dim=1)
         output: dict[str, Tensor] = {}
         if audible.any():
@@ -263,11 +278,15 @@ class AudioSeparationPipeline(AudioPipeline):
             output = self.forward({"input_values": padded, **targets.embeds})
             check_output(output["sources"], (padded.shape[0], len(targets.labels), *padded.shape[1:]))
             sources[audible] = output["sources"][..., :samples]
-        sources = from_rows(sources, mixture.shape[0], mixture.shape[1])
-        if "presence" not in output:
-            return sources, [None] * mixture.shape[0]
-        presence[audible] = output["presence"]
-        return sources, list(presence.unflatten(0, (mixture.shape[0], -1)).amax(dim=1))
+        if plan.options.rescale and has_free_scale(config):
+            sources = set_levels(rows, sources)
+        sources, presence = from_rows(sources, batch, channels), None
+        if "presence" in output:
+            logits[audible] = output["presence"]
+            presence = logits.unflatten(0, (batch, -1))
+        if config.num_channels == 1 and is_unordered(config):
+            sources, presence = order_channels(sources, presence, config.sampling_rate)
+        return sources, [None] * batch if presence is None else list(presence.amax(dim=1))
 
 
 def _entry(label: str, audio: Waveform, track: Track) -> dict[str, Any]:

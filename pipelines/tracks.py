@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hubsep.audio import OnShort, StreamResampler, open_audio
+from hubsep.pipelines.scores import Scores
 
 
 Waveform = NDArray[np.float32]
@@ -35,6 +36,7 @@ class Track:
         model_rate: sampling rate of the model in Hz.
         num_sources: sources the model returns.
         residual: whether the residual follows as one more source.
+        unordered: whether the model's sources come in no order; their scores then say how many there are.
         sampling_rate: of a bare array, in Hz.
         on_short: "raise" or "warn" when a file holds less than it claims.
     """
@@ -46,6 +48,7 @@ class Track:
         num_sources: int,
         *,
         residual: bool,
+        unordered: bool = False,
         sampling_rate: int | None = None,
         on_short: OnShort = "raise",
     ):
@@ -60,9 +63,7 @@ class Track:
         self._waiting: deque[Waveform] = deque()
         self._backward = StreamResampler(model_rate, self.sampling_rate, num_sources * self.channels)
         self._ahead = np.zeros((num_sources, self.channels, 0), np.float32)
-        self._energies = np.zeros(num_sources + residual)
-        self._mixture_energy = 0.0
-        self._presence: Tensor | None = None
+        self._scores = Scores(num_sources, self.sampling_rate, residual=residual, unordered=unordered)
 
     def blocks(self) -> Iterator[Tensor]:
         """The mixture at the model's rate, (channels, samples) each, and at least one sample of it."""
@@ -102,19 +103,13 @@ class Track:
         if self.residual:
             rest = mixture - restored.sum(axis=0, dtype=np.float64)
             restored = np.concatenate([restored, rest[None].astype(np.float32)])
-        self._measure(mixture, restored, presence)
+        self.done_samples += samples
+        self._scores.add(mixture, restored, presence)
         return restored
 
     def scores(self) -> list[float]:
-        """For each source, from 0 to 1, whether it is there at all.
-
-        What the model says about its most certain segment, if it has a presence head. Otherwise, and always for the
-        residual, the source's share of the mixture's energy.
-        """
-        shares = np.clip(self._energies / (self._mixture_energy or 1.0), 0.0, 1.0).tolist()
-        if self._presence is None:
-            return shares
-        return torch.sigmoid(self._presence).tolist() + shares[self.num_sources :]
+        """For each source, from 0 to 1, whether it is there at all; see `scores.py`."""
+        return self._scores.values()
 
     def _unflat(self, flat: Waveform) -> Waveform:
         return flat.reshape(self.num_sources, self.channels, flat.shape[-1])
@@ -132,13 +127,6 @@ class Track:
                 missing -= block.shape[1]
             taken.append(block)
         return np.concatenate(taken, axis=1)
-
-    def _measure(self, mixture: Waveform, sources: Waveform, presence: Tensor | None) -> None:
-        self.done_samples += mixture.shape[-1]
-        self._mixture_energy += float(np.square(mixture, dtype=np.float64).sum())
-        self._energies += np.square(sources, dtype=np.float64).sum(axis=(1, 2))
-        if presence is not None:
-            self._presence = presence if self._presence is None else torch.maximum(self._presence, presence)
 
 
 class Tape:

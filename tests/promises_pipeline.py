@@ -194,7 +194,8 @@ class PipelinePromises:
         assert type(loaded) is AudioSeparationPipeline
         mixture = recording(9_000)
         expected = audio(separate(mixture, sampling_rate=rate, **options))
-        assert np.array_equal(audio(loaded(mixture, sampling_rate=rate, **options)), expected)
+        # weights from a file lie elsewhere in memory, which changes the order of float32 sums: measured 3e-8
+        assert np.abs(audio(loaded(mixture, sampling_rate=rate, **options)) - expected).max() <= 1e-6
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
     def test_half_precision_models_take_and_give_float32(self, separate, options, rate, dtype):

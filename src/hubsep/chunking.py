@@ -28,6 +28,7 @@ from .errors import AudioError
 
 Process = Callable[[Tensor], Tensor]
 Align = Callable[[Tensor, Tensor], Tensor]
+Arrange = Callable[[int, Tensor, bool], Tensor]
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ def overlap_add_many(
     *,
     batch_size: int = 1,
     align: Align | None = None,
+    arrange: Arrange | None = None,
 ) -> Iterator[tuple[int, Tensor, bool]]:
     """`overlap_add` over one recording after the other, with batches that may span several of them.
 
@@ -121,6 +123,9 @@ def overlap_add_many(
         segments: as in `overlap_add`.
         batch_size: as in `overlap_add`.
         align: as in `overlap_add`.
+        arrange: for models whose sources come in no order, when the overlap alone does not tell them apart. Gets the
+            index of the recording, the sources (num_sources, channels, samples) of its segments one after the other,
+            and whether it is the last; returns the sources in the recording's order.
 
     Yields:
         Index of the recording, a block of its sources, and whether it is the recording's last block.
@@ -135,6 +140,8 @@ def overlap_add_many(
     merger = _Merger(segments, align)
     for batch in _batches(_pieces(recordings, segments), batch_size):
         for piece, sources in zip(batch, _checked(process, batch), strict=True):
+            if arrange is not None:
+                sources = arrange(piece.recording, sources, piece.last)
             yield piece.recording, merger.add(sources, last=piece.last), piece.last
 
 
@@ -229,4 +236,4 @@ class _Merger:
         return total[..., :hop] / weights[:hop]
 
 
-__all__ = ["Align", "Process", "Segments", "overlap_add", "overlap_add_many"]
+__all__ = ["Align", "Arrange", "Process", "Segments", "overlap_add", "overlap_add_many"]

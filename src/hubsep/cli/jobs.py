@@ -137,6 +137,7 @@ def write_marker(
         ],
     }
     unfinished = marker.with_name(f".{marker.name}.{os.getpid()}.part")
+    marker.parent.mkdir(parents=True, exist_ok=True)
     try:
         with open(unfinished, "w", encoding="utf-8") as file:
             json.dump(record, file, indent=2, ensure_ascii=False)

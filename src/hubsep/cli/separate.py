@@ -37,6 +37,9 @@ Example = Annotated[
     typer.Option(exists=True, dir_okay=False, metavar="FILE", help="A recording that sounds like it, as a query."),
 ]
 Residual = Annotated[bool, typer.Option("--residual", help="Also write what is left of the mixture.")]
+OnlyActive = Annotated[
+    bool, typer.Option("--only-active", help="Write no file for a speaker who is not there (score of at most 0.5).")
+]
 Output = Annotated[Path, typer.Option("--output", "-o", file_okay=False, metavar="FOLDER", help="For the results.")]
 Model = Annotated[str, typer.Option(metavar="NAME", help=f"Folder, Hub repository, or one of {', '.join(SHIPPED)}.")]
 Template = Annotated[
@@ -101,6 +104,7 @@ def separate(
     negative: Negative = None,
     example: Example = None,
     residual: Residual = False,
+    only_active: OnlyActive = False,
     output: Output = Path("separated"),
     model: Model = DEFAULT_MODEL,
     template: Template = "{name}/{label}.{ext}",
@@ -119,7 +123,7 @@ def separate(
     asked = {"queries": query or None, "negative_queries": negative or None, "query_audio": example or None}
     run = Run(
         model=model,
-        options={**asked, "residual": residual, "batch_size": batch_size},
+        options={**asked, "residual": residual, "only_active": only_active, "batch_size": batch_size},
         loading={"device": device or own_device(), "dtype": dtype},
         writing={"extension": extension, "subtype": subtype, "bitrate": bitrate, "clip": clip, "plot": plot},
         output=output,
@@ -220,6 +224,7 @@ def separate_one(run: Run, separator: Any, job: Job) -> None:
     outputs = [(paths[result["label"]], {"label": result["label"], "score": result["score"]}) for result in results]
     for path, facts in outputs:
         print(f"{path}  score {facts['score']:.2f}")
+    report_count(separator.model.config, job, results)
     if remark:
         print(f"{job.source}: {remark}", file=sys.stderr)
     if run.writing["plot"]:
@@ -227,6 +232,22 @@ def separate_one(run: Run, separator: Any, job: Job) -> None:
         outputs.append((picture, {"label": "spectrograms"}))
         print(picture)
     write_marker(place("separated", "json"), job.source, run.settings, outputs)
+
+
+def report_count(config: Any, job: Job, results: list[dict[str, Any]]) -> None:
+    """Says how many speakers there are, and which files were not written, for models that find that out."""
+    from ..pipelines.scores import ACTIVE_SCORE
+    from ..pipelines.unordered import is_unordered
+
+    if not is_unordered(config):
+        return
+    scores = {result["label"]: result["score"] for result in results}
+    names = config.source_names
+    active = sum(scores.get(name, 0.0) > ACTIVE_SCORE for name in names)
+    silent = [name for name in names if name not in scores]
+    kind = names[0].rstrip("0123456789 ") or "source"
+    left_out = f"; no file for {', '.join(silent)}, silent" if silent else ""
+    print(f"{job.source}: {active} {kind}{'' if active == 1 else 's'}{left_out}")
 
 
 def separate_into(scratch: Path, separator: Any, job: Job, options: dict[str, Any]) -> list[dict[str, Any]]:
@@ -248,6 +269,7 @@ def draw(job: Job, results: list[dict[str, Any]], paths: dict[str, Path], pictur
     """Draws the written files below the mixture."""
     from ..plotting import plot_separation
 
+    picture.parent.mkdir(parents=True, exist_ok=True)
     outputs = [{**result, "audio": paths[result["label"]]} for result in results]
     return plot_separation(job.source, outputs, picture, title=str(job.file))
 

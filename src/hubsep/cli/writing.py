@@ -106,7 +106,7 @@ def deliver(
     Raises:
         AudioError: if a file cannot be written, or a peak does not fit and `clip` is "raise".
     """
-    peak = 0.0 if form.limit == float("inf") else max(map(peak_of, waveforms.values()))
+    peak = 0.0 if form.limit == float("inf") else max(map(peak_of, waveforms.values()), default=0.0)
     gain, remark = 1.0, ""
     if peak > form.limit:
         problem = f"a peak of {peak:.4g} does not fit into {form.subtype or form.extension}"
