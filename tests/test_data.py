@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from hubsep.evaluation import evaluate_pairs, pair_mixtures
 
 
 RATE = 8_000
+MAX_KNOWN, MIN_UNTAUGHT = 15, 168  # held-out phrases of taught words alone; words only they have
 
 
 @pytest.fixture
@@ -44,6 +46,23 @@ def test_heldout_phrases_are_not_taught():
     for label in known["sounds"]:
         assert heldout_phrases(label)
         assert taught.isdisjoint(phrase.lower() for phrase in heldout_phrases(label))
+
+
+def test_words_of_heldout_phrases_are_not_taught():
+    known = catalogue()
+    entries = [*known["sounds"].values(), *known["others"].values()]
+    taught = stems(
+        [*(p for e in entries for p in e["words"]), *(p for words in known["groups"].values() for p in words)]
+    )
+    heldout = [stems([phrase]) for label in known["sounds"] for phrase in heldout_phrases(label)]
+    assert sum(not words - taught for words in heldout) <= MAX_KNOWN, "a held-out phrase lost its last untaught word"
+    assert len(set().union(*heldout) - taught) >= MIN_UNTAUGHT, "a word of a held-out phrase is taught"
+
+
+def stems(texts: list[str]) -> set[str]:
+    """Words without their usual endings: "yaps" and "yapping" are one."""
+    words = {word for text in texts for word in re.findall(r"\w+", text.lower())}
+    return {re.sub(r"(?<=...)(ings?|ers?|ies|ied|es|ed|ly|s|y|e)$", "", word) for word in words}
 
 
 def test_labels_of_datasets_find_their_class():
@@ -104,6 +123,18 @@ def test_targets_are_part_of_their_mixture(clips: list[Clip]):
         assert abs(mixture).max() <= 0.951
         if rms(rest) > 1e-5:
             assert rms(rest) == pytest.approx(rms(target), rel=1e-3)
+
+
+def test_both_sources_of_a_mixture_are_asked_for(clips: list[Clip]):
+    data = dataset(clips, queries=2, lone_probability=0.2, third_probability=0.0, absent_probability=0.0)
+    for i in range(30):
+        item = data[i]
+        assert item["labels"].shape == (2, 1, item["input_values"].shape[-1])
+        assert len(item["text"]) == 2
+        torch.testing.assert_close(item["labels"].sum(dim=0), item["input_values"], atol=1e-6, rtol=0)
+    alone = [not data[i]["labels"][1].any() for i in range(60)]
+    assert any(alone)
+    assert not all(alone)
 
 
 def test_absent_targets_are_silent_and_named_otherwise(clips: list[Clip]):

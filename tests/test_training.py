@@ -26,6 +26,7 @@ from hubsep import AutoModelForAudioSeparation
 from hubsep.data.prompts import catalogue
 from hubsep.errors import DataError
 from hubsep.training import audio_tower, audiosep, release, text_tower
+from hubsep.training.query_classes import class_phrases, embed, teach_classes
 from hubsep.training.recipe import load_recipe
 
 
@@ -124,6 +125,26 @@ def test_a_release_is_smaller_and_nearly_the_same(tower: Path, tmp_path: Path):
     before, after = (m.eval().encode_text(tokens["input_ids"], tokens["attention_mask"]) for m in (model, again))
     # 0.986 with these 16 random numbers a layer; 0.996 and more with trained ones
     assert (before * after).sum(-1).min() > 0.98
+
+
+def test_classes_are_taught_and_taken_over(tower: Path, tmp_path: Path):
+    model_fields = {**TINY, "query_hidden_size": 8}
+    recipe = load_recipe(audiosep.AudioSepRecipe, None, **settings(tower, model=model_fields))
+    start, processor = audiosep.build_model(recipe)
+    start.save_pretrained(tmp_path / "start")
+    recipe.teach_classes, recipe.initial_model = True, str(tmp_path / "start")
+    model, _ = audiosep.build_model(recipe)
+    assert torch.equal(model.stem.weight, start.stem.weight)
+    teach_classes(model, processor, noise=0.0, templates=1)
+    rows = class_phrases(list(model.config.query_classes))
+    embeds = embed(model, processor, [phrase for phrase, _ in rows])
+    network: Any = model.query_network
+    right = network.classify(embeds).argmax(dim=-1) == torch.tensor([number for _, number in rows])
+    assert right.float().mean() > 0.2  # of 47 classes, on 16 numbers from a sentence encoder nobody trained
+    dog = model.config.query_classes.index("dog barking")
+    effects = start.query_network(embeds[[index for index, (_, number) in enumerate(rows) if number == dog]])
+    torch.testing.assert_close(network.values.weight[:, dog], effects.mean(dim=0), atol=1e-5, rtol=0)
+    assert not any(parameter.requires_grad for parameter in network.linear2.parameters())
 
 
 def test_a_killed_run_goes_on_to_the_same_bits(tower: Path, tmp_path: Path):

@@ -18,7 +18,10 @@ from .registry import SHIPPED
 REPOSITORY = Path(__file__).parents[2]
 COLUMNS = {
     "mixtures": "mixtures",
+    "si_snri": "SI-SNRi, dB",
+    "si_snri_median": "median",
     "sdri": "SDRi, dB",
+    "sdri_median": "median",
     "si_sdri": "SI-SDRi, dB",
     "unseen_sdri": "SDRi in unseen words, dB",
     "absent_level": "absent query, dB",
@@ -45,6 +48,17 @@ def results_table(results: dict[str, Any]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
+def conversations(results: dict[str, Any]) -> list[str]:
+    """What was measured on long conversations, as a Markdown list; nothing where there were none."""
+    lines = [
+        f"- Conversation of {row['minutes']:g} minutes, {label}: SI-SNRi {row['si_snri']} dB over the whole of it; "
+        f"outputs swap {row['swaps']} times in {row['seconds']} spoken seconds, {row['wrong_seconds']:.1%} of which "
+        "are on the wrong output."
+        for label, row in results.get("conversations", {}).items()
+    ]
+    return ["\n".join(lines)] if lines else []
+
+
 def front_matter(card: dict[str, Any]) -> str:
     """What the Hub reads: licence, task, library, tags."""
     lines = ["---", f"license: {card['licence'].lower()}", "library_name: hubsep"]
@@ -64,8 +78,7 @@ def render_card(folder: Path) -> str:
         f"Licence: {card['licence']}. {use} System: {card['system']} ({card['paper']}).",
         "## Use",
         f"```python\n{card['use']}\n```",
-        "## What it knows",
-        ", ".join(card["known_sounds"]) + ".",
+        *(["## What it knows", ", ".join(card["known_sounds"]) + "."] if card["known_sounds"] else []),
         "## Limits",
         "\n".join(f"- {limit}" for limit in card["limits"]),
         "## Training data",
@@ -76,7 +89,7 @@ def render_card(folder: Path) -> str:
     ]
     if "results" in card:
         parts += ["## Results", card["measured_on"], f"```bash\n{card['evaluation_command']}\n```"]
-        parts += [results_table(card["results"])]
+        parts += [results_table(card["results"]), *conversations(card["results"])]
     return "\n\n".join(parts) + "\n"
 
 

@@ -24,7 +24,6 @@ from tqdm.auto import tqdm
 from .data.mixing import excerpt, rms
 from .data.prompts import absent_labels, heldout_phrases
 from .data.recordings import Clip, load_clips, split_clips
-from .errors import DataError
 from .metrics import level_change, sdr_improvement, si_sdr
 
 
@@ -165,29 +164,37 @@ def format_table(result: dict[str, Any]) -> str:
 
 def main(
     model: str, data: Path, *, json_file: Path | None = None, folders: tuple[str, ...] = (), per_class: int = 20,
-    seconds: float = 5.0, seed: int = 1, all_recordings: bool = False,
+    seconds: float | None = None, seed: int = 1, all_recordings: bool = False, mixtures: int = 200,
+    speakers: int = 0, conversation_minutes: float = 0.0,
 ) -> dict[str, Any]:  # fmt: skip
-    """Evaluates a text-queried model and prints the table.
+    """Evaluates a model and prints the table; one that is not queried with text is given speakers to separate.
 
     Args:
         model: a shipped name, a folder or a Hub repository.
         data: folder with `metadata.csv`, or the parent of `folders`.
         json_file: where to write the numbers.
         folders: sub-folders of `data` to read.
-        per_class: mixtures a class.
-        seconds: length of a mixture.
+        per_class: mixtures a class, of a text-queried model.
+        seconds: length of a mixture, 5 by default, 4 of speakers.
         seed: decides partners and excerpts.
         all_recordings: use every recording (of data no training saw) rather than the validation part of the split.
+        mixtures: how many mixtures of speakers.
+        speakers: in each of them, 0 for as many as the model has outputs.
+        conversation_minutes: length of conversations in which changes of outputs are counted, 0 for none.
     """
+    from .evaluation_speech import main as evaluate_speech
     from .pipelines import pipeline
 
     separator = pipeline(model=model)
     if not separator.model.config.is_text_queried:
-        raise DataError(f"{model} takes no queries; this evaluation is for text-queried models")
+        return evaluate_speech(
+            separator, data, json_file=json_file, folders=folders, mixtures=mixtures, seconds=seconds or 4.0,
+            speakers=speakers, seed=seed, all_recordings=all_recordings, conversation_minutes=conversation_minutes,
+        )  # fmt: skip
     rate = separator.model.config.sampling_rate
     clips = load_clips([data / name for name in folders or (".",)], rate, commercial_only=not all_recordings)
     heldout = clips if all_recordings else split_clips(clips)[1]
-    pairs = pair_mixtures(heldout, rate, per_class=per_class, seconds=seconds, seed=seed)
+    pairs = pair_mixtures(heldout, rate, per_class=per_class, seconds=seconds or 5.0, seed=seed)
     with tqdm(total=len(pairs), desc="mixtures") as bar:
         result = evaluate_pairs(separator.model, separator.processor, pairs, unseen=True, on_progress=bar.update)
     print(format_table(result))

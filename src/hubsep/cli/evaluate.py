@@ -15,15 +15,20 @@ def evaluate(
     model: Annotated[str, typer.Argument(help=f"Folder, Hub repository, or one of {', '.join(SHIPPED)}.")],
     data: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder of recordings with metadata.csv.")],
     folder: Annotated[list[str] | None, typer.Option(help="Sub-folder of --data to read; may be repeated.")] = None,
-    per_class: Annotated[int, typer.Option(min=1, help="Mixtures per class.")] = 20,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Length of a mixture.")] = 5.0,
+    per_class: Annotated[int, typer.Option(min=1, help="Text-queried models: mixtures per class.")] = 20,
+    mixtures: Annotated[int, typer.Option(min=1, help="Separators of speakers: mixtures in all.")] = 200,
+    speakers: Annotated[int, typer.Option(min=0, help="Speakers in a mixture; 0: one for each output.")] = 0,
+    conversation_minutes: Annotated[
+        float, typer.Option(min=0, help="Separators of speakers: also count swaps in conversations this long.")
+    ] = 0.0,
+    seconds: Annotated[float | None, typer.Option(min=0.1, help="Length of a mixture; 5, or 4 of speakers.")] = None,
     seed: Annotated[int, typer.Option(help="Decides partners and excerpts.")] = 1,
     all_recordings: Annotated[
         bool, typer.Option("--all-recordings", help="For data no training saw: use it all, not the held-out part.")
     ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", dir_okay=False, help="Also write the numbers.")] = None,
 ) -> None:
-    """Measure a text-queried model on held-out recordings."""
+    """Measure a model on held-out recordings."""
     from ..evaluation import main as measure
 
     measure(
@@ -32,6 +37,9 @@ def evaluate(
         json_file=json_file,
         folders=tuple(folder or ()),
         per_class=per_class,
+        mixtures=mixtures,
+        speakers=speakers,
+        conversation_minutes=conversation_minutes,
         seconds=seconds,
         seed=seed,
         all_recordings=all_recordings,

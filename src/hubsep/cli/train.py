@@ -13,7 +13,7 @@ import typer
 from .settings import parse_settings
 
 
-RECIPES = ("audiosep", "audio_tower", "text_tower")
+RECIPES = ("audiosep", "speech", "audio_tower", "text_tower")
 
 
 def train(

@@ -28,7 +28,7 @@ Waveform = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class MixingSettings:
-    """How mixtures are made: lengths in seconds, levels in dB, the rest are probabilities."""
+    """How mixtures are made: lengths in seconds, levels in dB, queries a mixture; the rest are probabilities."""
 
     sampling_rate: int
     seconds: float = 3.0
@@ -40,6 +40,7 @@ class MixingSettings:
     third_probability: float = 0.2
     absent_probability: float = 0.12
     group_probability: float = 0.08
+    queries: int = 1
 
 
 class ClipSampler:
@@ -86,7 +87,10 @@ def rms(waveform: Waveform) -> float:
 
 
 class MixtureDataset(Dataset[dict[str, Any]]):
-    """`length` training items: `input_values` (1, samples), `labels` (1, 1, samples) and the `text` of the query."""
+    """`length` training items: `input_values` (1, samples), `labels` (queries, 1, samples), a `text` for each query.
+
+    With two queries a mixture, both of its sources are asked for at once: what one query must give the other must not.
+    """
 
     def __init__(self, sampler: ClipSampler, settings: MixingSettings, length: int, seed: int = 0):
         self.sampler, self.settings, self.length, self.seed = sampler, settings, length, seed
@@ -102,20 +106,22 @@ class MixtureDataset(Dataset[dict[str, Any]]):
         others = 0 if draw < settings.lone_probability else 2 if draw > 1 - settings.third_probability else 1
         for _ in range(others):
             clips.append(self.sampler.draw(rng, avoid={label for clip in clips for label in clip.labels}))
-        target, *noises = (self._excerpt(clip, rng) for clip in clips)
-        for noise in noises:
+        sources = [self._excerpt(clip, rng) for clip in clips]
+        for source in sources[1:]:
             level = rng.uniform(-settings.level_range_db, settings.level_range_db)
-            target_level = rms(target)
-            noise *= target_level / rms(noise) * 10 ** (level / 20)
-        mixture = np.sum([target, *noises], axis=0)
+            source *= rms(sources[0]) / rms(source) * 10 ** (level / 20)
+        mixture = np.sum(sources, axis=0)
         gain = 10 ** (rng.uniform(*settings.loudness_db) / 20) / rms(mixture)
         gain = min(gain, 0.95 / max(float(np.abs(mixture).max()), 1e-6))
-        absent = bool(noises) and rng.random() < settings.absent_probability
-        text = self._text(clips, rng, absent=absent)
+        targets, texts = [], []
+        for number in range(settings.queries):
+            absent = number >= len(clips) or (others > 0 and rng.random() < settings.absent_probability)
+            targets.append(np.zeros_like(mixture) if absent else sources[number] * gain)
+            texts.append(self._text(clips, None if absent else number, rng))
         return {
             "input_values": torch.from_numpy(mixture * gain)[None],
-            "labels": torch.from_numpy(target * (0.0 if absent else gain))[None, None].float(),
-            "text": text,
+            "labels": torch.from_numpy(np.stack(targets))[:, None].float(),
+            "text": texts,
         }
 
     def _excerpt(self, clip: Clip, rng: random.Random) -> Waveform:
@@ -124,13 +130,15 @@ class MixtureDataset(Dataset[dict[str, Any]]):
         waveform = excerpt(clip, self.samples, rng, speed)
         return waveform if rng.random() < 0.5 else -waveform
 
-    def _text(self, clips: list[Clip], rng: random.Random, *, absent: bool) -> str:
+    def _text(self, clips: list[Clip], number: int | None, rng: random.Random) -> str:
+        """Words for the clip of that number; with None, for a sound that none of them is."""
         present = {label for clip in clips for label in clip.labels}
-        if absent:
+        if number is None:
             return random_prompt(rng.choice(absent_labels(present)), rng)
-        label = rng.choice(clips[0].labels)
+        label = rng.choice(clips[number].labels)
         group = group_of(label)
-        alone = group is not None and all(group_of(clip.labels[0]) != group for clip in clips[1:])
+        others = clips[:number] + clips[number + 1 :]
+        alone = group is not None and all(group_of(clip.labels[0]) != group for clip in others)
         if group and alone and rng.random() < self.settings.group_probability:
             return random_group_prompt(group, rng)
         return random_prompt(label, rng)

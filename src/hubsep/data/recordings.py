@@ -27,13 +27,14 @@ from .prompts import canonical_label
 
 @dataclass(frozen=True)
 class Clip:
-    """One mono recording with everything that may be said of it; `labels[0]` is its class."""
+    """One mono recording with everything that may be said of it; `labels[0]` is its class, `gender` a speaker's."""
 
     samples: NDArray[np.int16]
     labels: tuple[str, ...]
     group: str
     corpus: str
     path: str
+    gender: str = ""
 
     def waveform(self, start: int = 0, length: int | None = None) -> NDArray[np.float32]:
         """Samples from `start` on as float32, (samples,)."""
@@ -93,7 +94,8 @@ def load_clips(folders: Iterable[Path], sampling_rate: int, *, commercial_only: 
         mono = resample(mono, recording.sampling_rate, sampling_rate)[0]
         samples = (np.clip(mono, -1, 1 - 2**-15) * 32_768).astype(np.int16)
         group = row.get("source_id") or row.get("speaker") or row.get("group") or row["path"]
-        clips.append(Clip(samples, labels_of(row), group, row.get("corpus", ""), row["path"]))
+        told = row.get("corpus", ""), row["path"], row.get("gender") or ""
+        clips.append(Clip(samples, labels_of(row), group, *told))
     return clips
 
 

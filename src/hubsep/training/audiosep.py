@@ -34,6 +34,7 @@ from ..models.audiosep.configuration_audiosep import AudioSepConfig
 from ..models.audiosep.modeling_audiosep import AudioSepForAudioSeparation
 from ..models.audiosep.processing_audiosep import AudioSepProcessor
 from .curves import plot_curve
+from .query_classes import class_names, class_phrases, embed, teach_classes
 from .recipe import load_recipe
 
 
@@ -42,6 +43,7 @@ class AudioSepRecipe:
     """Settings of a training run: the model's configuration, the mixtures, the optimiser.
 
     `initial_model` is an AudioSep folder whose separator the run starts from; its text tower may be another one.
+    `teach_classes` gives the query network the classes of the catalogue and teaches it their words first.
     """
 
     text_tower: str = ""
@@ -65,6 +67,7 @@ class AudioSepRecipe:
     seed: int = 0
     bf16: bool = True
     compile: bool = False
+    teach_classes: bool = False
 
 
 class SeparationTrainer(Trainer):
@@ -106,13 +109,14 @@ class TextCollator:
         self.processor = processor
 
     def __call__(self, items: list[dict[str, Any]]) -> dict[str, Tensor]:
-        tokens = self.processor(text=[item["text"] for item in items], return_tensors="pt")
+        tokens = self.processor(text=[text for item in items for text in item["text"]], return_tensors="pt")
         batch = {name: torch.stack([item[name] for item in items]) for name in ("input_values", "labels")}
-        return {**batch, "input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
+        names = ("input_ids", "attention_mask")
+        return {**batch, **{name: tokens[name].unflatten(0, (len(items), -1)) for name in names}}
 
 
 def build_model(recipe: AudioSepRecipe) -> tuple[AudioSepForAudioSeparation, AudioSepProcessor]:
-    """A new separator around the frozen text tower, and its processor."""
+    """A new separator around the frozen text tower, and its processor; its query classes are taught already."""
     tower = ClapTextModelWithProjection.from_pretrained(recipe.text_tower, dtype=torch.float32)
     text_config = tower.config.to_dict()
     text_config.pop("_name_or_path", None)  # a folder of the machine that trains
@@ -122,18 +126,38 @@ def build_model(recipe: AudioSepRecipe) -> tuple[AudioSepForAudioSeparation, Aud
         projection_dim=tower.config.projection_dim,
         projection_hidden_act=tower.config.projection_hidden_act,
     )
-    model = AudioSepForAudioSeparation(AudioSepConfig(query_config=query_config.to_dict(), **recipe.model))
+    fields = {**recipe.model, "query_classes": class_names() if recipe.teach_classes else ()}
+    model = AudioSepForAudioSeparation(AudioSepConfig(query_config=query_config.to_dict(), **fields))
     model.query_encoder.text_model.load_state_dict(tower.text_model.state_dict())
     model.query_encoder.text_projection.load_state_dict(tower.text_projection.state_dict())
-    if recipe.initial_model:
-        start = AudioSepForAudioSeparation.from_pretrained(recipe.initial_model, dtype=torch.float32)
-        for name in ("input_norm", "stem", "query_network", "unet"):
-            getattr(model, name).load_state_dict(getattr(start, name).state_dict())
     extractor = ClapFeatureExtractor(
         frequency_min=50, truncation="rand_trunc", padding="repeatpad", **recipe.audio_features
     )
     processor = AudioSepProcessor(extractor, AutoTokenizer.from_pretrained(recipe.text_tower))
+    if recipe.initial_model:
+        start = AudioSepForAudioSeparation.from_pretrained(recipe.initial_model, dtype=torch.float32)
+        for name in ("input_norm", "stem", "unet"):
+            getattr(model, name).load_state_dict(getattr(start, name).state_dict())
+        start_queries(model, start, processor)
+    if recipe.teach_classes:
+        print(f"held-out phrases understood: {teach_classes(model, processor, seed=recipe.seed):.1%}", flush=True)
     return model, processor
+
+
+def start_queries(
+    model: AudioSepForAudioSeparation, start: AudioSepForAudioSeparation, processor: AudioSepProcessor
+) -> None:
+    """Takes the query network over from `start`; new classes have the mean effect their phrases had there."""
+    if model.config.query_classes == start.config.query_classes:
+        model.query_network.load_state_dict(start.query_network.state_dict())
+        return
+    rows = class_phrases(list(model.config.query_classes))
+    network: Any = model.query_network
+    with torch.no_grad():
+        effects = start.query_network(embed(model, processor, [phrase for phrase, _ in rows]))
+        for number in range(len(model.config.query_classes)):
+            chosen = [index for index, (_, of) in enumerate(rows) if of == number]
+            network.values.weight[:, number] = effects[chosen].mean(dim=0)
 
 
 def load_data(recipe: AudioSepRecipe, data: Path, sampling_rate: int) -> tuple[list[Clip], list[Clip]]:

@@ -2,9 +2,9 @@
 """Makes a trained model small enough to ship: weights stored in half precision, loaded in single.
 
 The weight matrices of the text tower, three quarters of all numbers, are stored in 8 bits: the query embedding is a
-mean over tokens and keeps a cosine of 0.99 or more to the one it was trained with. Statistics and affine weights of
-norms stay in float32; they are a few kilobytes and their range is wide. The folder's `config.json` says float32, so
-that `dtype="auto"` gives a model that is fast on CPUs.
+mean over tokens and keeps a cosine of 0.99 or more to the one it was trained with. Biases, slopes, statistics and
+affine weights of norms stay in float32; they are a few kilobytes and their range is wide. The folder's `config.json`
+says float32, so that `dtype="auto"` gives a model that is fast on CPUs.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import torch
 from torch import nn
 from transformers import AutoProcessor, PreTrainedModel
 
+from ..auto import AutoModelForAudioSeparation
 from ..hub import atomic_folder, check_folder
-from ..models.audiosep.modeling_audiosep import AudioSepForAudioSeparation
+from ..registry import SYSTEMS
 from .recipe import load_recipe
 
 
@@ -31,10 +32,9 @@ class ReleaseRecipe:
 
 def stored_state(model: nn.Module) -> dict[str, torch.Tensor]:
     """The state dict in the precision it is stored in."""
-    norms = {name for name, module in model.named_modules() if isinstance(module, (nn.BatchNorm2d, nn.LayerNorm))}
     stored = {}
     for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and name.rpartition(".")[0] not in norms:
+        if tensor.is_floating_point() and tensor.ndim > 1:
             text_matrix = name.startswith("query_encoder.text_model.") and tensor.ndim == 2
             tensor = tensor.to(torch.float8_e4m3fn if text_matrix else torch.float16)
         stored[name] = tensor.contiguous()
@@ -53,13 +53,15 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
         `megabytes`, of all weight files together.
     """
     recipe = load_recipe(ReleaseRecipe, config, **overrides)
-    model = AudioSepForAudioSeparation.from_pretrained(data, dtype=torch.float32).eval()
-    processor = AutoProcessor.from_pretrained(data)
+    model = AutoModelForAudioSeparation.from_pretrained(data, dtype=torch.float32).eval()
+    has_processor = SYSTEMS[model.config.model_type].processor is not None
+    processor = AutoProcessor.from_pretrained(data) if has_processor else None
     with atomic_folder(output, keep=lambda name: ".safetensors" not in name) as folder:
         PreTrainedModel.save_pretrained(  # the plain one: this folder is atomic already
             model, folder, state_dict=stored_state(model), max_shard_size=recipe.max_shard_size
         )
-        processor.save_pretrained(folder)
+        if processor is not None:
+            processor.save_pretrained(folder)
         check_folder(folder)
     return {"megabytes": sum(path.stat().st_size for path in output.glob("*.safetensors")) / 1e6}
 

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Metrics of speech separation, conversations with their truth, and what `hubsep evaluate` says of a separator."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from speakers import speakers
+from torch import Tensor
+
+from hubsep.cards import conversations, results_table
+from hubsep.cli import main
+from hubsep.data.conversations import TurnSettings, conversation
+from hubsep.data.recordings import Clip, load_clips
+from hubsep.data.speech import speech_mixtures
+from hubsep.errors import DataError
+from hubsep.evaluation_speech import evaluate_mixtures, swap_rate
+from hubsep.metrics import filtered_sdr, match_outputs, separation_scores, si_snr
+from hubsep.models.conv_tasnet.configuration_conv_tasnet import ConvTasNetConfig
+from hubsep.models.conv_tasnet.modeling_conv_tasnet import ConvTasNetForAudioSeparation
+
+
+RATE = 8_000
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return speakers(tmp_path_factory.mktemp("data") / "speech", count=14)
+
+
+@pytest.fixture(scope="module")
+def clips(data: Path) -> list[Clip]:
+    return load_clips([data], RATE)
+
+
+@pytest.fixture(scope="module")
+def model() -> ConvTasNetForAudioSeparation:
+    torch.manual_seed(0)
+    config = ConvTasNetConfig(
+        num_filters=16, bottleneck_channels=8, hidden_channels=8, skip_channels=8, num_blocks=2, num_repeats=1,
+        segment_samples=8_000, overlap_samples=2_000,
+    )  # fmt: skip
+    return ConvTasNetForAudioSeparation(config).eval()
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_metrics_are_those_of_torchmetrics():
+    audio = pytest.importorskip("torchmetrics.functional.audio")
+    reference = torch.nn.functional.avg_pool1d(noise(3, 8_000), 5, 1)
+    estimate = 0.5 * reference + 0.2 * torch.roll(reference, 3, dims=1) + 0.1 * noise(3, 7_996, seed=1)
+    expected = audio.signal_distortion_ratio(estimate.double(), reference.double())
+    torch.testing.assert_close(filtered_sdr(estimate, reference), expected, atol=1e-6, rtol=0)
+    expected = audio.scale_invariant_signal_noise_ratio(estimate + 0.2, reference)
+    torch.testing.assert_close(si_snr(estimate + 0.2, reference), expected, atol=1e-5, rtol=0)
+    assert (filtered_sdr(estimate, reference) > si_snr(estimate, reference) + 2.5).all(), "the echo is forgiven"
+
+
+def test_perfect_and_impossible_estimates_have_a_number():
+    tone = torch.sin(torch.arange(4_000) * 0.1)[None]
+    assert filtered_sdr(tone, tone).item() > 60
+    assert filtered_sdr(torch.zeros_like(tone), tone).item() == pytest.approx(-100)
+    assert filtered_sdr(tone, torch.zeros_like(tone)).item() == pytest.approx(-100)
+
+
+def test_scores_do_not_depend_on_the_order_of_outputs():
+    references = noise(2, 4_000)
+    outputs = torch.cat([noise(1, 4_000, seed=7), references.flip(0) + 0.1 * noise(2, 4_000, seed=3)])
+    scores = separation_scores(outputs, references, references.sum(dim=0))
+    assert scores["order"].tolist() == match_outputs(outputs, references).tolist() == [2, 1]
+    assert scores["si_snr"].tolist() == pytest.approx([20, 20], abs=0.3)
+    assert scores["si_snri"].tolist() == pytest.approx([20, 20], abs=1)
+    mixture = references.sum(dim=0)
+    unchanged = separation_scores(torch.stack([mixture, mixture]), references, mixture)
+    assert unchanged["si_snri"].abs().max() < 1e-4
+    assert unchanged["sdri"].abs().max() < 1e-4
+
+
+def test_conversations_have_turns_pauses_and_overlaps(clips: list[Clip]):
+    turns = TurnSettings(turn_s=(1.0, 3.0), overlap_s=(0.3, 1.0), overlap_probability=0.7)
+    talk = conversation(clips, RATE, minutes=1.0, settings=turns, one_gender=False)
+    assert talk.sources.shape == (2, 60 * RATE)
+    speaking = talk.sources.unflatten(1, (-1, RATE // 10)).any(dim=-1)
+    share = {count: (speaking.sum(dim=0) == count).float().mean().item() for count in (0, 1, 2)}
+    assert share[0] > 0.05
+    assert share[1] > 0.5
+    assert share[2] > 0.02
+    for row in speaking:
+        assert sum(a != b for a, b in pairwise(row.tolist())) > 8
+    torch.testing.assert_close(talk.mixture, talk.sources.sum(dim=0))
+    assert talk.mixture.abs().max() < 0.951
+    again = conversation(clips, RATE, minutes=1.0, settings=turns, one_gender=False)
+    assert torch.equal(again.sources, talk.sources)
+    assert again.speakers == talk.speakers
+    genders = {clip.group: clip.gender for clip in clips}
+    assert len({genders[name] for name in talk.speakers}) == 2
+    with pytest.raises(DataError, match="3 speakers of both genders cannot be made of 2 speakers"):
+        conversation(clips[:4], RATE, num_sources=3, one_gender=False)
+
+
+def test_swaps_are_counted(clips: list[Clip]):
+    talk = conversation(clips, RATE, minutes=1.0, settings=TurnSettings(turn_s=(1.0, 3.0)))
+    right = swap_rate(talk.sources, talk.sources, RATE)
+    assert right == {"seconds": right["seconds"], "swaps": 0, "swaps_per_minute": 0, "wrong_seconds": 0}
+    assert 40 < right["seconds"] <= 60
+    assert swap_rate(talk.sources.flip(0), talk.sources, RATE) == right, "the other order is as good"
+    swapped = talk.sources.clone()
+    swapped[:, 20 * RATE : 30 * RATE] = talk.sources[:, 20 * RATE : 30 * RATE].flip(0)
+    counted = swap_rate(swapped, talk.sources, RATE)
+    assert counted["swaps"] == 2
+    assert 5 / 60 < counted["wrong_seconds"] <= 10 / 40
+    noisy = swapped + 0.01 * noise(*swapped.shape)
+    assert swap_rate(noisy, talk.sources, RATE)["swaps"] == 2
+    both = torch.stack([talk.mixture, talk.mixture])
+    assert swap_rate(both, talk.sources, RATE)["swaps"] == 0, "the same on both outputs says nothing"
+    spare = torch.cat([torch.zeros(1, swapped.shape[1]), swapped])
+    assert swap_rate(spare, talk.sources, RATE)["swaps"] == 2
+
+
+def test_silence_has_no_swaps():
+    nothing = torch.zeros(2, 5 * RATE)
+    assert swap_rate(nothing, nothing, RATE) == {
+        "seconds": 0, "swaps": 0, "swaps_per_minute": 0, "wrong_seconds": 0,
+    }  # fmt: skip
+
+
+def test_genders_are_told_apart(clips: list[Clip], model: ConvTasNetForAudioSeparation):
+    mixtures = speech_mixtures(clips, RATE, count=6, seconds=0.5)
+    done: list[int] = []
+    result = evaluate_mixtures(model, mixtures, on_progress=lambda: done.append(1))
+    assert len(done) == result["mixtures"] == 6
+    assert {name: row["mixtures"] for name, row in result["classes"].items()} == {"same gender": 3, "mixed gender": 3}
+    means = [row["si_snri"] for row in result["classes"].values()]
+    assert result["si_snri"] == pytest.approx(sum(means) / 2, abs=0.011)
+    assert result["si_snri"] < 3, "random weights cannot separate"
+
+
+def test_the_command_measures_separators_of_speakers(
+    data: Path, model: ConvTasNetForAudioSeparation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    model.save_pretrained(tmp_path / "model")
+    command = [
+        "evaluate",
+        str(tmp_path / "model"),
+        "--data",
+        str(data.parent),
+        "--folder",
+        "speech",
+        "--mixtures",
+        "4",
+    ]
+    command += ["--all-recordings", "--seconds", "0.5", "--json", str(tmp_path / "result.json")]
+    assert main([*command, "--conversation-minutes", "0.2"]) == 0
+    printed = capsys.readouterr().out
+    result = json.loads((tmp_path / "result.json").read_text())
+    for word in ("same gender", "mixed gender", "si_snri_median", "swaps_per_minute", str(result["sdri"])):
+        assert word in printed
+    assert set(result["conversations"]) == {"same gender", "mixed gender"}
+    assert result["conversations"]["same gender"]["minutes"] == 0.2
+    assert "| **all** | 4 |" in results_table(result)
+    assert "Conversation of 0.2 minutes, same gender" in conversations(result)[0]
+    assert main([*command, "--speakers", "3"]) != 0
+    assert "for 3 the model has 2 outputs" in capsys.readouterr().err
