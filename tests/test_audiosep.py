@@ -35,6 +35,11 @@ def small() -> tuple[AudioSepForAudioSeparation, dict[str, Any]]:
     return model, {"query_embeds": queries()}
 
 
+def classifying() -> tuple[AudioSepForAudioSeparation, dict[str, Any]]:
+    fields = {"query_hidden_size": 8, "query_classes": ["dog", "rain", "anything else"], "film_gain": True}
+    return tiny_audiosep(**fields)[0], {"query_embeds": queries()}
+
+
 class TestPublishedForm(ModelPromises):
     build = staticmethod(published)
 
@@ -45,6 +50,10 @@ class TestStereo(ModelPromises):
 
 class TestSmallForm(ModelPromises):
     build = staticmethod(small)
+
+
+class TestClassifyingForm(ModelPromises):
+    build = staticmethod(classifying)
 
 
 @torch.no_grad()
@@ -58,6 +67,33 @@ def test_several_queries_are_each_alone(build: Any):
         torch.testing.assert_close(together[:, i : i + 1], alone, atol=1e-6, rtol=0)
     per_item = model(mixture, query_embeds=torch.stack([embeds, embeds.flip(0)])).sources
     torch.testing.assert_close(per_item[1], together[1].flip(0), atol=1e-6, rtol=0)
+
+
+@torch.no_grad()
+def test_queries_of_one_class_have_one_effect():
+    model, conditions = classifying()
+    network: Any = model.query_network
+    mixture = noise(1, 1, 4_000)
+    network.linear2.bias[1] = 100.0  # sure that every query means rain
+    first, second = model(mixture, **conditions).sources[0]
+    torch.testing.assert_close(first, second, atol=1e-7, rtol=0)
+    network.linear2.bias[1] = 0.0
+    first, second = model(mixture, **conditions).sources[0]
+    assert (first - second).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_several_texts_a_mixture():
+    model, processor = tiny_audiosep()
+    tokens = processor(text=["dog", "rain", "dog barking", "bell"])
+    mixture = noise(2, 1, 4_000)
+    ids, mask = tokens["input_ids"].unflatten(0, (2, 2)), tokens["attention_mask"].unflatten(0, (2, 2))
+    together = model(mixture, input_ids=ids, attention_mask=mask).sources
+    for i in range(2):
+        embeds = model.encode_text(ids[i], mask[i])
+        torch.testing.assert_close(
+            model(mixture[i : i + 1], query_embeds=embeds).sources[0], together[i], atol=1e-6, rtol=0
+        )
 
 
 @torch.no_grad()
@@ -122,6 +158,17 @@ def test_the_presence_head_learns_what_is_there():
         optimizer.step()
         optimizer.zero_grad()
     assert (output.presence_logits[:, 0] > output.presence_logits[:, 1] + 1).all()
+
+
+def test_a_new_model_starts_from_the_phase_of_the_mixture():
+    model, _ = small()
+    head: Any = model.unet.head
+    bias = head.bias.unflatten(0, (3, -1))
+    assert torch.equal(bias[1], torch.full_like(bias[1], 2.0))
+    assert not bias[[0, 2]].any()
+    gains = [module.gain for module in model.modules() if getattr(module, "gain", None) is not None]
+    assert len(gains) > 10
+    assert not any(gain.weight.any() for gain in gains)
 
 
 def test_losses_by_hand():

@@ -36,6 +36,8 @@ class AudioSepConfig(HubsepConfigMixin, PreTrainedConfig):
         frequency_fold: neighbouring bins laid side by side as channels, for cheaper and wider convolutions.
         query_hidden_size: width of a two-layer network between the query embedding and all FiLM layers; 0 as
             published, where every FiLM layer takes the embedding itself.
+        query_classes: names of the meanings the query network tells apart before it turns them into what the FiLM
+            layers share, so that words of one meaning have one effect; empty for a network without this step.
         query_noise: largest length of the random vector added to a query of unit length in training, so that words
             never heard in training, which lie near the ones that were, are understood.
         film_gain: whether the query also scales the normalised activations; the published model only shifts them.
@@ -65,6 +67,7 @@ class AudioSepConfig(HubsepConfigMixin, PreTrainedConfig):
     input_features: str = "magnitude"
     frequency_fold: int = 1
     query_hidden_size: int = 0
+    query_classes: list[str] | tuple[str, ...] = ()
     query_noise: float = 0.0
     film_gain: bool = False
     normalize_input: bool = False
@@ -140,9 +143,12 @@ class AudioSepConfig(HubsepConfigMixin, PreTrainedConfig):
         one_of("query_pooling", self.query_pooling, ("first", "mean"))
         one_of("loss", self.loss, ("l1", "sdr", "si_sdr"))
         self._check_strides()
-        for sound in self.known_sounds:
-            if not isinstance(sound, str):
-                raise CheckpointError(f"known_sounds must be names, got {shown(sound)}.")
+        if self.query_classes and not self.query_hidden_size:
+            raise CheckpointError("query_classes need a query_hidden_size above 0, got 0.")
+        for field in ("known_sounds", "query_classes"):
+            for name in getattr(self, field):
+                if not isinstance(name, str):
+                    raise CheckpointError(f"{field} must be names, got {shown(name)}.")
 
     def _check_strides(self) -> None:
         if len(self.encoder_strides) != len(self.encoder_channels):

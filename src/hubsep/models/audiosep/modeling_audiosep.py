@@ -11,6 +11,7 @@ Nyquist bin of the output is exactly zero, as in the original.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,14 @@ from .configuration_audiosep import AudioSepConfig
 from .inference_audiosep import can_fuse, decode, encode, statistics, transform
 
 
+class FilmGain(nn.Linear):
+    """The query's gain of every channel, less one; starts at zero. A class of its own for `_init_weights` to see."""
+
+
+class MaskHead(nn.Conv2d):
+    """The last convolution, from channels to mask logits. A class of its own for `_init_weights` to see."""
+
+
 class FilmNorm(nn.Module):
     """Batch norm, then the query's shift (and gain) of every channel, then a leaky ReLU."""
 
@@ -34,7 +43,7 @@ class FilmNorm(nn.Module):
         super().__init__()
         self.norm = nn.BatchNorm2d(channels, eps=config.batch_norm_eps, momentum=config.batch_norm_momentum)
         self.shift = nn.Linear(config.film_size, channels)
-        self.gain = nn.Linear(config.film_size, channels) if config.film_gain else None
+        self.gain = FilmGain(config.film_size, channels) if config.film_gain else None
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         x = self.norm(x)
@@ -56,6 +65,29 @@ class QueryNetwork(nn.Module):
     def forward(self, embeds: Tensor) -> Tensor:
         hidden = F.leaky_relu(self.linear1(self.norm(embeds)), 0.01)
         return F.leaky_relu(self.linear2(hidden), 0.01)
+
+
+class QueryClassifier(nn.Module):
+    """What a query means among the classes the weights were taught, and from that what the FiLM layers share.
+
+    The classifier is taught on text alone, before or after the separator: "a puppy yapping" then has the effect of
+    "dog barking" as far as it means the same. An open network in its place had to learn language from mixtures, and
+    after 6,200 steps still took the wrong instrument on its own training recordings.
+    """
+
+    def __init__(self, config: AudioSepConfig):
+        super().__init__()
+        self.norm = nn.LayerNorm(config.condition_size, elementwise_affine=False)
+        self.linear1 = nn.Linear(config.condition_size, 4 * config.query_hidden_size)
+        self.linear2 = nn.Linear(4 * config.query_hidden_size, len(config.query_classes))
+        self.values = nn.Linear(len(config.query_classes), config.query_hidden_size, bias=False)
+
+    def classify(self, embeds: Tensor) -> Tensor:
+        """Class logits, (..., classes), of query embeddings (..., condition_size)."""
+        return self.linear2(F.leaky_relu(self.linear1(self.norm(embeds)), 0.01))
+
+    def forward(self, embeds: Tensor) -> Tensor:
+        return self.values(self.classify(embeds).float().softmax(dim=-1).to(embeds.dtype))
 
 
 class ResidualBlock(nn.Module):
@@ -133,7 +165,7 @@ class AudioSepUNet(nn.Module):
         self.decoder = nn.ModuleList(
             map(DecoderBlock, [config] * len(inputs), [outputs[-1], *outputs[:0:-1]], outputs[::-1], strides[::-1])
         )
-        self.head = nn.Conv2d(outputs[0], 3 * config.num_channels * config.frequency_fold, 1)
+        self.head = MaskHead(outputs[0], 3 * config.num_channels * config.frequency_fold, 1)
         self.presence = nn.Linear(outputs[-1], 1) if config.presence_head else None
 
     def forward(self, x: Tensor, condition: Tensor, stem: nn.Conv2d | None = None) -> tuple[Tensor, Tensor | None]:
@@ -180,12 +212,25 @@ class AudioSepPreTrainedModel(HubsepModelMixin, PreTrainedModel):
             init.zeros_(module.running_mean)
             init.ones_(module.running_var)
             init.zeros_(module.num_batches_tracked)
-        if isinstance(module, FilmNorm) and module.gain is not None:
-            init.zeros_(module.gain.weight)
-        if isinstance(module, AudioSepUNet):
+        # transformers passes by modules without parameters of their own, so these two are told by their own classes
+        if isinstance(module, FilmGain):
+            init.zeros_(module.weight)
+        if isinstance(module, MaskHead):
             bias = torch.zeros(self.config.num_channels, 3, self.config.frequency_fold)
             bias[:, 1] = 2.0
-            init.copy_(module.head.bias, bias.flatten())
+            init.copy_(module.bias, bias.flatten())
+
+
+def join(parts: list[Tensor | None], dim: int) -> Tensor | None:
+    """Tensors joined along `dim`, or None where a model has none."""
+    there = [part for part in parts if part is not None]
+    return torch.cat(there, dim=dim) if there else None
+
+
+def _query_network(config: AudioSepConfig) -> nn.Module:
+    if config.query_classes:
+        return QueryClassifier(config)
+    return QueryNetwork(config) if config.query_hidden_size else nn.Identity()
 
 
 class AudioSepForAudioSeparation(AudioSepPreTrainedModel):
@@ -204,7 +249,7 @@ class AudioSepForAudioSeparation(AudioSepPreTrainedModel):
         )
         features = config.num_channels * config.num_features * config.frequency_fold
         self.stem = nn.Conv2d(features, config.stem_channels, 1)
-        self.query_network = QueryNetwork(config) if config.query_hidden_size else nn.Identity()
+        self.query_network = _query_network(config)
         self.unet = AudioSepUNet(config)
         self.post_init()
 
@@ -265,7 +310,8 @@ class AudioSepForAudioSeparation(AudioSepPreTrainedModel):
                 mixture, or (batch, num_queries, condition_size).
             negative_query_embeds: what to leave out, (num_negatives, condition_size): each query embedding loses its
                 component along these directions and is brought back to unit length.
-            input_ids: tokens of one query a mixture, (batch, tokens), instead of `query_embeds`.
+            input_ids: tokens of one query a mixture, (batch, tokens), or of several, (batch, num_queries, tokens),
+                instead of `query_embeds`.
             attention_mask: goes with `input_ids`.
             labels: target waveforms (batch, num_queries, channels, samples), all zeros where the query is absent.
 
@@ -282,14 +328,20 @@ class AudioSepForAudioSeparation(AudioSepPreTrainedModel):
             if input_ids is None:
                 raise QueryError("this model needs to be told what to separate; pass query_embeds or input_ids")
             with torch.no_grad():
-                query_embeds = self.encode_text(input_ids, attention_mask).unsqueeze(1)
+                query_embeds = self.encode_text(
+                    input_ids.flatten(0, -2), None if attention_mask is None else attention_mask.flatten(0, -2)
+                ).unflatten(0, (input_values.shape[0], -1))
         condition = self._condition(query_embeds, negative_query_embeds, input_values.shape[0])
 
         features, magnitude, cosine, sine, level = self._analyse(input_values)
-        logits, presence = self._run_unet(self._normalise(features), condition)
-        spectrogram, masks = self._apply_masks(logits, magnitude, cosine, sine)
-        samples = input_values.shape[-1]
-        sources = istft(spectrogram, self.config.n_fft, self.config.hop_length, samples) * level.unsqueeze(1)
+        waveforms, masked, evidence = [], [], []
+        for logits, some_presence in self._run_unet(self._normalise(features), condition):
+            spectrogram, some_masks = self._apply_masks(logits, magnitude, cosine, sine)
+            some = istft(spectrogram, self.config.n_fft, self.config.hop_length, input_values.shape[-1])
+            waveforms.append(some * level.unsqueeze(1))
+            masked.append(some_masks)
+            evidence.append(some_presence)
+        sources, masks, presence = torch.cat(waveforms, dim=1), torch.cat(masked, dim=1), join(evidence, dim=1)
         loss = None if labels is None else self._loss(sources, labels, input_values, presence)
         return AudioSeparationOutput(loss=loss, sources=sources, masks=masks, presence_logits=presence)
 
@@ -354,8 +406,8 @@ class AudioSepForAudioSeparation(AudioSepPreTrainedModel):
             features = features.unflatten(3, (-1, fold)).permute(0, 1, 4, 2, 3).flatten(1, 2)
         return features.to(self.stem.weight.dtype).contiguous(memory_format=torch.channels_last)
 
-    def _run_unet(self, features: Tensor, condition: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Logits (batch, queries, logits, frames, bins) and presence logits (batch, queries).
+    def _run_unet(self, features: Tensor, condition: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Logits (batch, queries, logits, frames, bins) and presence logits (batch, queries) of some queries at once.
 
         In training all queries of a batch share the statistics of its norms. Otherwise they go one after the other,
         for the memory of one; recordings too, if each has queries of its own.
@@ -366,13 +418,13 @@ class AudioSepForAudioSeparation(AudioSepPreTrainedModel):
             logits, presence = self.unet(
                 self.stem(features).repeat_interleave(queries, dim=0), hidden.expand(batch, -1, -1).flatten(0, 1)
             )
-            return logits.unflatten(0, (batch, -1)), None if presence is None else presence.unflatten(0, (batch, -1))
-        recordings = zip(features.split(batch // groups), hidden, strict=True)
-        outputs = [[self.unet(part, row[None], self.stem) for row in rows] for part, rows in recordings]
-        logits = torch.cat([torch.stack([logits for logits, _ in run], dim=1) for run in outputs])
-        if self.unet.presence is None:
-            return logits, None
-        return logits, torch.cat([torch.stack([presence for _, presence in run], dim=1) for run in outputs])
+            yield logits.unflatten(0, (batch, -1)), None if presence is None else presence.unflatten(0, (batch, -1))
+            return
+        recordings = features.split(batch // groups)
+        for rows in hidden.unbind(dim=1):
+            runs = [self.unet(part, row[None], self.stem) for part, row in zip(recordings, rows, strict=True)]
+            presence = join([None if presence is None else presence.unsqueeze(1) for _, presence in runs], dim=0)
+            yield torch.cat([logits for logits, _ in runs]).unsqueeze(1), presence
 
     def _apply_masks(self, logits: Tensor, magnitude: Tensor, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor]:
         """Masked magnitude with the rotated phase, complex (batch, queries, channels, frames, bins), and the mask."""
