@@ -52,10 +52,13 @@ def test_the_first_line_writes_what_it_says(tmp_path: Path):
     assert picture.stat().st_size > 20_000
 
 
-def test_the_python_example_prints_what_it_says(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_python_examples_print_what_they_say(
+    number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     monkeypatch.chdir(ROOT)
-    exec(compile(block("python"), "README.md", "exec"), {})
-    shown = block("text")
+    exec(compile(block("python", number), "README.md", "exec"), {})
+    shown = block("text", number)
     for printed, expected in zip(capsys.readouterr().out.splitlines(), shown.splitlines(), strict=True):
         assert printed.rsplit(" ", 1)[0] == expected.rsplit(" ", 1)[0]
         # the score is a rounded probability; other processors may round its last digit differently
@@ -77,10 +80,20 @@ def test_the_index_of_cards_is_up_to_date():
     assert (ROOT / "MODEL_CARDS.md").read_text(encoding="utf-8") == render_index(list(SHIPPED.values()))
 
 
-def test_readme_states_the_measured_numbers():
-    result = json.loads((SHIPPED["audiosep-small"] / "evaluation.json").read_text(encoding="utf-8"))
-    for name in ("sdri", "si_sdri", "seen_sdri", "unseen_sdri", "absent_level", "score_present", "score_absent"):
-        assert str(result[name]) in README, name
+@pytest.mark.parametrize(
+    ("model", "names"),
+    [
+        (
+            "audiosep-small",
+            ("sdri", "si_sdri", "seen_sdri", "unseen_sdri", "absent_level", "score_present", "score_absent"),
+        ),
+        ("conv-tasnet-small", ("si_snri", "si_snri_median", "sdri", "sdri_median")),
+    ],
+)
+def test_readme_states_the_measured_numbers(model: str, names: tuple[str, ...]):
+    result = json.loads((SHIPPED[model] / "evaluation.json").read_text(encoding="utf-8"))
+    for name in names:
+        assert f"{result[name]} dB" in README or f" {result[name]} " in README, name
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from sounds import corpus
+from tiny_conv_tasnet import tiny_conv_tasnet
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
     AutoModel,
@@ -127,6 +128,18 @@ def test_a_release_is_smaller_and_nearly_the_same(tower: Path, tmp_path: Path):
     assert (before * after).sum(-1).min() > 0.98
 
 
+def test_a_release_of_a_model_without_processor(tmp_path: Path):
+    model, _ = tiny_conv_tasnet()
+    model.save_pretrained(tmp_path / "trained")
+    release.main(None, tmp_path / "trained", tmp_path / "released")
+    stored = load_file(tmp_path / "released" / "model.safetensors")
+    assert {tensor.dtype for tensor in stored.values() if tensor.ndim > 1} == {torch.float16}
+    assert {tensor.dtype for tensor in stored.values() if tensor.ndim < 2} == {torch.float32}
+    again = AutoModelForAudioSeparation.from_pretrained(tmp_path / "released")
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], tensor, rtol=1e-3, atol=1e-6)
+
+
 def test_classes_are_taught_and_taken_over(tower: Path, tmp_path: Path):
     model_fields = {**TINY, "query_hidden_size": 8}
     recipe = load_recipe(audiosep.AudioSepRecipe, None, **settings(tower, model=model_fields))
@@ -135,6 +148,8 @@ def test_classes_are_taught_and_taken_over(tower: Path, tmp_path: Path):
     recipe.teach_classes, recipe.initial_model = True, str(tmp_path / "start")
     model, _ = audiosep.build_model(recipe)
     assert torch.equal(model.stem.weight, start.stem.weight)
+    for name, tensor in start.query_encoder.audio_model.state_dict().items():
+        assert torch.equal(model.query_encoder.audio_model.state_dict()[name], tensor), name
     teach_classes(model, processor, noise=0.0, templates=1)
     rows = class_phrases(list(model.config.query_classes))
     embeds = embed(model, processor, [phrase for phrase, _ in rows])

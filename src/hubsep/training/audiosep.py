@@ -42,7 +42,8 @@ from .recipe import load_recipe
 class AudioSepRecipe:
     """Settings of a training run: the model's configuration, the mixtures, the optimiser.
 
-    `initial_model` is an AudioSep folder whose separator the run starts from; its text tower may be another one.
+    `initial_model` is an AudioSep folder whose separator the run starts from, and whose audio tower if the settings of
+    it are the same; the text tower is always that of `text_tower`, and an audio tower taught against another is lost.
     `teach_classes` gives the query network the classes of the catalogue and teaches it their words first.
     """
 
@@ -139,6 +140,9 @@ def build_model(recipe: AudioSepRecipe) -> tuple[AudioSepForAudioSeparation, Aud
         for name in ("input_norm", "stem", "unet"):
             getattr(model, name).load_state_dict(getattr(start, name).state_dict())
         start_queries(model, start, processor)
+        if start.config.query_config.audio_config.to_dict() == model.config.query_config.audio_config.to_dict():
+            for name in ("audio_model", "audio_projection"):
+                getattr(model.query_encoder, name).load_state_dict(getattr(start.query_encoder, name).state_dict())
     if recipe.teach_classes:
         print(f"held-out phrases understood: {teach_classes(model, processor, seed=recipe.seed):.1%}", flush=True)
     return model, processor

@@ -28,6 +28,7 @@ from ..metrics import match_outputs, si_snr
 from ..registry import SYSTEMS, locate
 from .averaging import AveragedWeights
 from .curves import plot_curve
+from .filterbanks import start_from_fourier
 from .recipe import load_recipe
 
 
@@ -39,6 +40,7 @@ class SpeechRecipe:
         model_type: which system, by its name in the registry.
         model: fields of its configuration.
         initial_model: a folder whose weights the run starts from; its configuration then counts, `model` changes it.
+        fourier_filterbank: whether a new Conv-TasNet's filterbanks start from the Fourier basis.
         mixing: fields of `SpeechSettings`.
         folders: of speech, under the data folder.
         noise_folders: of other sounds, under `noise_data` or else the data folder.
@@ -51,6 +53,7 @@ class SpeechRecipe:
     model_type: str = "conv_tasnet"
     model: dict[str, Any] = field(default_factory=dict)
     initial_model: str = ""
+    fourier_filterbank: bool = False
     mixing: dict[str, Any] = field(default_factory=dict)
     folders: list[str] = field(default_factory=lambda: ["."])
     noise_folders: list[str] = field(default_factory=list)
@@ -162,7 +165,10 @@ def build_model(recipe: SpeechRecipe) -> PreTrainedModel:
     assert system.model is not None
     model_class, config_class = locate(system.model), locate(system.config)
     if not recipe.initial_model:
-        return model_class(config_class(**recipe.model))
+        model = model_class(config_class(**recipe.model))
+        if recipe.fourier_filterbank:
+            start_from_fourier(model)
+        return model
     config = config_class.from_pretrained(recipe.initial_model, **recipe.model)
     return model_class.from_pretrained(recipe.initial_model, config=config, dtype=torch.float32)
 

@@ -57,7 +57,7 @@ class AudioSlotsConfig(HubsepConfigMixin, PreTrainedConfig):
             with one matching for all chunks of an item.
         refinement: ours; a second decoder corrects each slot's magnitudes from the backbone's maps at full detail.
         loss: "matching", or "mixit" (2006.12701), where labels are mixtures that add up to the input.
-        waveform_weight: ours; weight of the negative SI-SDR of the waveforms, in the order that was matched.
+        waveform_weight: ours; weight of `sdr_loss` of the waveforms, in the order that was matched.
         presence_threshold_db: level against the whole mixture from which a source counts as there.
         segment_samples: length in which long recordings are worked through.
         overlap_samples: how much neighbouring segments share.
