@@ -18,7 +18,7 @@ for name, folder in FOLDERS.items():
 
 extras = {
     "conversion": [],  # the core reads every layout so far; the name is kept for those that will need more
-    "train": ["peft>=0.21"],
+    "train": ["peft>=0.21", "scipy>=1.15"],
     "eval": ["mir_eval>=0.8", "scipy>=1.15", "torchmetrics>=1.9"],
     "video": ["av>=16"],
     "demo": ["gradio>=6.6,<7"],  # below 6.6: CVE-2026-28416

@@ -16,7 +16,7 @@ from torch import Tensor
 from hubsep.errors import CheckpointError
 from hubsep.models.sepformer import modeling_sepformer
 from hubsep.models.sepformer.configuration_sepformer import SepFormerConfig
-from hubsep.models.sepformer.modeling_sepformer import SepFormerForAudioSeparation, position_table
+from hubsep.models.sepformer.modeling_sepformer import AttentionInputs, SepFormerForAudioSeparation, position_table
 
 
 def two_speakers() -> tuple[SepFormerForAudioSeparation, dict[str, Any]]:
@@ -167,6 +167,15 @@ def test_it_learns_in_any_order_of_the_speakers():
         optimizer.step()
         optimizer.zero_grad()
     assert loss < swapped - 1  # dB
+
+
+def test_a_new_model_has_xavier_weights_in_front_of_attention():
+    model, _ = tiny_sepformer()
+    attention = [module for module in model.modules() if isinstance(module, AttentionInputs)]
+    assert attention
+    for module in attention:
+        bound = (6 / (module.in_features + module.out_features)) ** 0.5
+        assert 0.9 * bound < module.weight.abs().max() <= bound
 
 
 def test_names_and_order_of_the_sources():

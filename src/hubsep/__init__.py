@@ -27,8 +27,12 @@ if TYPE_CHECKING:
     from .models.conv_tasnet.configuration_conv_tasnet import ConvTasNetConfig
     from .models.conv_tasnet.modeling_conv_tasnet import ConvTasNetForAudioSeparation
     from .models.conv_tasnet.streaming_conv_tasnet import ConvTasNetStream
+    from .models.meta_tasnet.configuration_meta_tasnet import MetaTasNetConfig
+    from .models.meta_tasnet.modeling_meta_tasnet import MetaTasNetForAudioSeparation
     from .models.sepformer.configuration_sepformer import SepFormerConfig
     from .models.sepformer.modeling_sepformer import SepFormerForAudioSeparation
+    from .models.spleeter.configuration_spleeter import SpleeterConfig
+    from .models.spleeter.modeling_spleeter import SpleeterForAudioSeparation
     from .pipelines import AudioSeparationPipeline, pipeline
 
 __version__ = "0.1.0"
@@ -42,11 +46,15 @@ _HOMES = {
     "AudioSlotsForAudioSeparation": "models.audioslots.modeling_audioslots",
     "SepFormerConfig": "models.sepformer.configuration_sepformer",
     "SepFormerForAudioSeparation": "models.sepformer.modeling_sepformer",
+    "SpleeterConfig": "models.spleeter.configuration_spleeter",
+    "SpleeterForAudioSeparation": "models.spleeter.modeling_spleeter",
     "AudioSeparationPipeline": "pipelines",
     "AutoModelForAudioSeparation": "auto",
     "ConvTasNetConfig": "models.conv_tasnet.configuration_conv_tasnet",
     "ConvTasNetForAudioSeparation": "models.conv_tasnet.modeling_conv_tasnet",
     "ConvTasNetStream": "models.conv_tasnet.streaming_conv_tasnet",
+    "MetaTasNetConfig": "models.meta_tasnet.configuration_meta_tasnet",
+    "MetaTasNetForAudioSeparation": "models.meta_tasnet.modeling_meta_tasnet",
     "Recording": "audio",
     "convert": "conversion",
     "open_audio": "audio",
@@ -89,8 +97,12 @@ __all__ = [
     "ConversionError",
     "DataError",
     "HubsepError",
+    "MetaTasNetConfig",
+    "MetaTasNetForAudioSeparation",
     "SepFormerConfig",
     "SepFormerForAudioSeparation",
+    "SpleeterConfig",
+    "SpleeterForAudioSeparation",
     "QueryError",
     "Recording",
     "__version__",

@@ -83,8 +83,10 @@ def assign(scores: Tensor) -> Tensor:
     """
     count = scores.shape[-1]
     if count > EXHAUSTIVE_SOURCES:
-        from scipy.optimize import linear_sum_assignment
-
+        try:
+            from scipy.optimize import linear_sum_assignment
+        except ImportError as error:
+            raise DataError(f"{count} sources are matched with scipy; pip install 'hubsep[eval]'") from error
         matrices = scores.detach().double().cpu().numpy()
         best = [linear_sum_assignment(matrix.T, maximize=True)[1] for matrix in matrices]
         return torch.stack([torch.from_numpy(row) for row in best]).to(scores.device)

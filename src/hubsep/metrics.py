@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .errors import DataError
 from .losses_permutation import pairwise_si_snr, permutation
 
 
@@ -57,8 +58,10 @@ def filtered_sdr(estimate: Tensor, reference: Tensor, *, taps: int = 512) -> Ten
     Returns:
         (...), in double precision; the filter solves a Toeplitz system of correlations.
     """
-    from scipy.linalg import solve_toeplitz
-
+    try:
+        from scipy.linalg import solve_toeplitz
+    except ImportError as error:
+        raise DataError("SDR by BSS Eval needs scipy; pip install 'hubsep[eval]'") from error
     length = estimate.shape[-1] + taps
     estimate, reference = (F.normalize(x.detach().double().cpu(), dim=-1) for x in (estimate, reference))
     spectrum, other = torch.fft.rfft(reference, n=length), torch.fft.rfft(estimate, n=length)

@@ -88,6 +88,18 @@ SYSTEMS: dict[str, System] = {
         pipeline=PIPELINE,
         converter="hubsep.conversion.conv_tasnet",
         paper="https://arxiv.org/abs/1809.07454",
+        status="trained",
+    ),
+    "spleeter": System(
+        model_type="spleeter",
+        config="hubsep.models.spleeter.configuration_spleeter.SpleeterConfig",
+        model="hubsep.models.spleeter.modeling_spleeter.SpleeterForAudioSeparation",
+        processor=None,
+        sampling_rate=44_100,
+        task=TASK,
+        pipeline=PIPELINE,
+        converter="hubsep.conversion.spleeter",
+        paper="https://joss.theoj.org/papers/10.21105/joss.02154",
         status="converted",
     ),
     "audioslots": System(
@@ -102,10 +114,22 @@ SYSTEMS: dict[str, System] = {
         paper="https://arxiv.org/abs/2305.05591",
         status="implemented",
     ),
+    "meta_tasnet": System(
+        model_type="meta_tasnet",
+        config="hubsep.models.meta_tasnet.configuration_meta_tasnet.MetaTasNetConfig",
+        model="hubsep.models.meta_tasnet.modeling_meta_tasnet.MetaTasNetForAudioSeparation",
+        processor=None,
+        sampling_rate=32_000,
+        task=TASK,
+        pipeline=PIPELINE,
+        converter="hubsep.conversion.meta_tasnet",
+        paper="https://arxiv.org/abs/2002.07016",
+        status="converted",
+    ),
 }
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
-SHIPPED: dict[str, Path] = {"audiosep-small": CHECKPOINTS / "audiosep-small"}
+SHIPPED: dict[str, Path] = {name: CHECKPOINTS / name for name in ("audiosep-small",)}
 DEFAULT_MODEL = "audiosep-small"
 
 

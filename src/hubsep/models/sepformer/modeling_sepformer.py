@@ -135,6 +135,10 @@ def exact_product(x: Tensor, weight: Tensor) -> Tensor:
         return F.linear(x.float(), weight.float())
 
 
+class AttentionInputs(nn.Linear):
+    """Queries, keys and values in one product. A class of its own for `_init_weights` to see."""
+
+
 class SepFormerAttention(nn.Module):
     """Multi-head self-attention over whole sequences; queries, keys and values come from one matrix product."""
 
@@ -145,7 +149,7 @@ class SepFormerAttention(nn.Module):
         self.config = config
         self.num_heads = config.num_attention_heads
         self.scaling = (config.hidden_size // config.num_attention_heads) ** -0.5
-        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.qkv = AttentionInputs(config.hidden_size, 3 * config.hidden_size)
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -342,8 +346,8 @@ class SepFormerPreTrainedModel(HubsepModelMixin, PreTrainedModel):
         elif isinstance(module, (SepFormerEncoder, SepFormerDecoder)):
             bound = self.config.encoder_kernel_size**-0.5
             init.uniform_(module.weight, -bound, bound)
-        if isinstance(module, SepFormerAttention):
-            init.xavier_uniform_(module.qkv.weight)
+        if isinstance(module, AttentionInputs):
+            init.xavier_uniform_(module.weight)
 
 
 class SepFormerForAudioSeparation(SepFormerPreTrainedModel):

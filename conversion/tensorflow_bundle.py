@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints of TensorFlow ("V2 bundles"), read without TensorFlow.
+
+A bundle is a table, `<name>.index`, of names, types, shapes, offsets and checksums, and the numbers in
+`<name>.data-00000-of-00001`. Both are pure data. Every offset and size is bounded before it is used, every block of
+the table and every tensor is held against its checksum, and of the text file `checkpoint` only the last part of a
+name is taken. What Spleeter's checkpoints do not use is refused: several data files, big-endian numbers, compressed
+blocks, tensors in slices, texts. Names have a dot for each slash, as names have it everywhere else here.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import ConversionError
+from ..hub_bounds import shown
+from ..hub_tensors import MAX_NAME_CHARACTERS, MAX_TENSORS
+from .crc32c import crc32c, masked
+
+
+MAX_INDEX_BYTES = 4 << 20
+MAX_CHECKPOINT_BYTES = 1 << 20
+MAX_AXES, MAX_AXIS = 8, 1 << 31
+FOOTER, MAGIC, TRAILER = 48, 0xDB4775248B80FB57, 5  # bytes of the footer, its last 8, and what follows a block
+DATA_SUFFIX = ".data-00000-of-00001"
+# numbers of TensorFlow's DataType
+TYPES = {1: "<f4", 2: "<f8", 3: "<i4", 9: "<i8", 19: "<f2"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a tensor lies in the data file; `checksum` as it is stored."""
+
+    name: str
+    dtype: np.dtype[np.generic]
+    shape: tuple[int, ...]
+    offset: int
+    size: int
+    checksum: int
+
+
+def bundle_name(checkpoint: bytes | None, files: list[str], label: str) -> str:
+    """The name of the bundle among the names of files beside each other, from the text file `checkpoint` if any.
+
+    Raises:
+        ConversionError: there is none, or several and no `checkpoint` to choose.
+    """
+    names = sorted(name.removesuffix(".index") for name in files if name.endswith(".index"))
+    if checkpoint is not None:
+        stated = re.search(rb'^model_checkpoint_path: "([^"\n]*)"\s*$', checkpoint, re.MULTILINE)
+        if stated is None:
+            raise ConversionError(f"the file checkpoint of {label} names no model_checkpoint_path")
+        name = re.split(r"[/\\]", stated[1].decode("utf-8", "replace"))[-1]
+        if name not in names:
+            raise ConversionError(f"{label} holds no {shown(name + '.index')}, which its file checkpoint names")
+    elif len(names) != 1:
+        raise ConversionError(f"{label} holds {len(names)} files *.index and no file checkpoint; there must be one")
+    else:
+        name = names[0]
+    if name + DATA_SUFFIX not in files:
+        raise ConversionError(f"{label} holds no {shown(name + DATA_SUFFIX)}")
+    return name
+
+
+def read_bundle(index: bytes, data: BinaryIO, data_size: int, label: str) -> dict[str, Tensor]:
+    """Reads all tensors of a bundle.
+
+    Args:
+        index: content of `<name>.index`.
+        data: the data file, which is read from and sought in.
+        data_size: its size in bytes.
+        label: what errors call the checkpoint.
+
+    Raises:
+        ConversionError: saying what is damaged, beyond its bounds, or not supported.
+    """
+    entries = read_index(index, data_size, label)
+    return {entry.name: _read_tensor(entry, data, label) for entry in entries}
+
+
+def read_index(index: bytes, data_size: int, label: str) -> list[Entry]:
+    """Reads the table of a bundle, and checks everything that can be without the data; see `read_bundle`."""
+    if len(index) > MAX_INDEX_BYTES:
+        raise ConversionError(f"the index of {label} has {len(index)} bytes; at most {MAX_INDEX_BYTES} are read")
+    try:
+        rows = list(_table(index))
+    except _Damaged as error:
+        raise ConversionError(f"the index of {label} is damaged: {error}") from error
+    if not rows or rows[0][0] != b"":
+        raise ConversionError(f"the index of {label} is damaged: it has no header")
+    entries = []
+    try:
+        _check_header(rows[0][1], label)
+        entries = [_entry(key, value, data_size, label) for key, value in rows[1:]]
+    except _Damaged as error:
+        raise ConversionError(f"the index of {label} is damaged: {error}") from error
+    names = {entry.name for entry in entries}
+    if not entries or len(names) < len(entries) or len(entries) > MAX_TENSORS:
+        raise ConversionError(f"the index of {label} holds {len(entries)} tensors with {len(names)} different names")
+    claimed = sum(entry.size for entry in entries)
+    if claimed > data_size:
+        raise ConversionError(f"the tensors of {label} claim {claimed} bytes, its data file has {data_size}")
+    return entries
+
+
+class _Damaged(Exception):
+    """What is wrong with a table or a message."""
+
+
+def _table(index: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Keys and values in their order: a footer leads to a block of handles, each of which leads to a block of rows."""
+    if len(index) < FOOTER or int.from_bytes(index[-8:], "little") != MAGIC:
+        raise _Damaged("it does not end as such a file does")
+    footer = index[-FOOTER:]
+    _, position = _handle(footer, 0)  # of a block that holds nothing
+    handle, _ = _handle(footer, position)
+    previous: bytes | None = None
+    left = len(index)
+    for _, value in _rows(_block(index, *handle)):
+        handle, _ = _handle(value, 0)
+        left -= handle[1] + TRAILER
+        if left < 0:
+            raise _Damaged("its blocks lie over each other")
+        for key, content in _rows(_block(index, *handle)):
+            if previous is not None and key <= previous:
+                raise _Damaged("its keys are not in order")
+            previous = key
+            yield key, content
+
+
+def _block(index: bytes, offset: int, size: int) -> bytes:
+    end = offset + size
+    if end + TRAILER > len(index) - FOOTER:
+        raise _Damaged(f"a block reaches to byte {end + TRAILER}, beyond the end")
+    stored = int.from_bytes(index[end + 1 : end + TRAILER], "little")
+    if masked(crc32c(index[offset : end + 1])) != stored:
+        raise _Damaged("a block does not fit its checksum")
+    if index[end] != 0:
+        raise _Damaged(f"a block is compressed (kind {index[end]}), which is not supported")
+    return index[offset:end]
+
+
+def _rows(block: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Rows of a block: each key is told by how much of the one before it begins with, and the rest."""
+    if len(block) < 4:
+        raise _Damaged("a block is empty")
+    end = len(block) - 4 - 4 * int.from_bytes(block[-4:], "little")
+    if end < 0:
+        raise _Damaged("a block has more restarts than bytes")
+    position, key = 0, b""
+    while position < end:
+        shared, position = _varint(block, position)
+        added, position = _varint(block, position)
+        length, position = _varint(block, position)
+        if shared > len(key) or position + added + length > end or shared + added > 4 * MAX_NAME_CHARACTERS:
+            raise _Damaged("a row is longer than its block")
+        key = key[:shared] + block[position : position + added]
+        position += added
+        yield key, block[position : position + length]
+        position += length
+
+
+def _handle(data: bytes, position: int) -> tuple[tuple[int, int], int]:
+    offset, position = _varint(data, position)
+    size, position = _varint(data, position)
+    return (offset, size), position
+
+
+def _varint(data: bytes, position: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 64, 7):
+        if position >= len(data):
+            raise _Damaged("a number is cut short")
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value & 0xFFFFFFFFFFFFFFFF, position
+    raise _Damaged("a number is too long")
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """Numbers and values of the fields of a protocol buffer."""
+    position = 0
+    while position < len(message):
+        tag, position = _varint(message, position)
+        kind = tag & 7
+        if kind == 0:
+            value, position = _varint(message, position)
+            yield tag >> 3, value
+            continue
+        if kind not in (1, 2, 5):
+            raise _Damaged(f"a field has the unknown kind {kind}")
+        length = {1: 8, 5: 4}.get(kind, 0)
+        if kind == 2:
+            length, position = _varint(message, position)
+        if position + length > len(message):
+            raise _Damaged("a field is longer than its message")
+        content = message[position : position + length]
+        yield tag >> 3, content if kind == 2 else int.from_bytes(content, "little")
+        position += length
+
+
+def _check_header(message: bytes, label: str) -> None:
+    fields = dict(_fields(message))
+    if fields.get(1, 0) != 1:
+        raise ConversionError(f"{label} has its data in {shown(fields.get(1, 0))} files; only one is supported")
+    if fields.get(2, 0) != 0:
+        raise ConversionError(f"{label} holds big-endian numbers, which are not supported")
+
+
+def _entry(key: bytes, message: bytes, data_size: int, label: str) -> Entry:
+    name = key.decode("utf-8", "replace").replace("/", ".")
+    where = f"{label}: {shown(name, 160)}"
+    if not name or len(name) > MAX_NAME_CHARACTERS or not name.isprintable() or "\\" in name or ".." in name:
+        raise ConversionError(f"{where} is not accepted as the name of a tensor")
+    values: dict[int, int] = {}
+    shape: tuple[int, ...] = ()
+    for number, value in _fields(message):
+        if number == 7:
+            raise ConversionError(f"{where} is stored in slices, which is not supported")
+        if number == 2 and isinstance(value, bytes):
+            shape = _shape(value, where)
+        elif isinstance(value, int):
+            values[number] = value
+        else:
+            raise _Damaged(f"field {number} of an entry is no number")
+    kind, shard, offset, size = (values.get(number, 0) for number in (1, 3, 4, 5))
+    if kind not in TYPES:
+        raise ConversionError(f"{where} has numbers of the kind {kind}; accepted are {', '.join(map(str, TYPES))}")
+    dtype = np.dtype(TYPES[kind])
+    if size != math.prod(shape) * dtype.itemsize:
+        raise ConversionError(f"{where} claims the shape {shape} but {size} bytes")
+    if shard != 0 or offset + size > data_size:
+        raise ConversionError(f"{where} reaches to byte {offset + size} of data file {shard}, which has {data_size}")
+    return Entry(name, dtype, shape, offset, size, values.get(6, 0))
+
+
+def _shape(message: bytes, where: str) -> tuple[int, ...]:
+    shape: list[int] = []
+    for number, value in _fields(message):
+        if number != 2 or not isinstance(value, bytes):
+            raise ConversionError(f"{where} has no known shape")
+        size = dict(_fields(value)).get(1, 0)
+        if not isinstance(size, int) or size > MAX_AXIS or len(shape) == MAX_AXES:
+            raise ConversionError(f"{where} has an axis of {shown(size)}, or more than {MAX_AXES} axes")
+        shape.append(size)
+    return tuple(shape)
+
+
+def _read_tensor(entry: Entry, data: BinaryIO, label: str) -> Tensor:
+    content = bytearray(entry.size)
+    data.seek(entry.offset)
+    if data.readinto(content) != entry.size:  # type: ignore[attr-defined]
+        raise ConversionError(f"the data file of {label} ends within {shown(entry.name)}")
+    if masked(crc32c(content)) != entry.checksum:
+        raise ConversionError(f"{label}: {shown(entry.name, 160)} does not fit its checksum; the file is damaged")
+    if not entry.size:
+        return torch.from_numpy(np.empty(entry.shape, entry.dtype))
+    return torch.from_numpy(np.frombuffer(content, entry.dtype).reshape(entry.shape))
+
+
+__all__ = ["DATA_SUFFIX", "MAX_CHECKPOINT_BYTES", "MAX_INDEX_BYTES", "bundle_name", "read_bundle", "read_index"]

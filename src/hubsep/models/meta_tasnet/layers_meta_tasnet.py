@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Layers of Meta-TasNet: weights for each instrument, norms that become part of products, the filterbanks.
+
+Decisions:
+- Maps are (num_sources, batch, frames, channels): every pointwise convolution is one batch of matrix products.
+- A norm over frames is one scale and one shift a channel once its statistics are known. In front of a product they go
+  into its weights, which are small, instead of over the map, which is not.
+- Filterbanks, statistics of norms and the making of weights are float32 in half precision too.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...layers import stft
+from ..conv_tasnet.modeling_conv_tasnet import overlap_add
+from .configuration_meta_tasnet import FILTER_LENGTHS, NORM_GROUPS, MetaTasNetConfig
+
+
+EPSILON = 1e-8  # of norms and of the logarithm
+# the low-pass filter of the published evaluation: zeros of the sinc to either side, cutoff, and width of its window
+FILTER_ZEROS, FILTER_CUTOFF, FILTER_BETA = 64, 0.9475937167399596, 14.769656459379492
+
+
+class InstrumentHead(nn.Linear):
+    """Makes one tensor of a layer from what its bottleneck says.
+
+    Args:
+        inputs: of the bottleneck.
+        name: of the tensor.
+        shape: of the tensor.
+    """
+
+    def __init__(self, inputs: int, name: str, shape: tuple[int, ...]):
+        super().__init__(inputs, prod(shape))
+        self.name, self.shape = name, shape
+
+
+class InstrumentTensors(nn.ParameterDict):
+    """The tensors of a layer by name, (num_sources, *shape)."""
+
+
+class InstrumentLayer(nn.Module):
+    """The weights of one layer for every instrument: made from their embeddings, or kept as they are.
+
+    Source: 2002.07016, section 3.2; each layer has a bottleneck of its own.
+
+    Args:
+        config: says whether weights are generated, and how many instruments there are.
+        shapes: of one instrument's tensors, by name.
+    """
+
+    def __init__(self, config: MetaTasNetConfig, shapes: dict[str, tuple[int, ...]]):
+        super().__init__()
+        self.generated = config.generated
+        if config.generated:
+            self.bottleneck = nn.Linear(config.embedding_size, config.generator_size)
+            self.heads = nn.ModuleDict(
+                {name: InstrumentHead(config.generator_size, name, shape) for name, shape in shapes.items()}
+            )
+        else:
+            self.tensors = InstrumentTensors(
+                {name: nn.Parameter(torch.empty(config.num_sources, *shape)) for name, shape in shapes.items()}
+            )
+
+    def forward(self, embedding: Tensor | None) -> dict[str, Tensor]:
+        """Tensors (num_sources, *shape) by name, float32, from embeddings (num_sources, embedding_size)."""
+        if not self.generated:
+            return {name: tensor.float() for name, tensor in self.tensors.items()}
+        assert embedding is not None
+        with torch.autocast(embedding.device.type, enabled=False):
+            hidden = exact_linear(self.bottleneck, embedding)
+            return {name: exact_linear(head, hidden).unflatten(-1, head.shape) for name, head in self.heads.items()}
+
+
+def exact_linear(linear: Any, x: Tensor) -> Tensor:
+    """A linear layer in float32."""
+    return F.linear(x.float(), linear.weight.float(), linear.bias.float())
+
+
+def pointwise(config: MetaTasNetConfig, inputs: int, outputs: int, bias: bool = False) -> InstrumentLayer:
+    shapes: dict[str, tuple[int, ...]] = {"kernel": (outputs, inputs)}
+    return InstrumentLayer(config, {**shapes, "bias": (outputs,)} if bias else shapes)
+
+
+def norm(config: MetaTasNetConfig, channels: int) -> InstrumentLayer:
+    """Scales in the first row, shifts in the second."""
+    return InstrumentLayer(config, {"affine": (2, channels)})
+
+
+def overwrites(x: Tensor) -> bool:
+    """Whether maps may be overwritten: nothing is learnt or traced."""
+    return not torch.is_grad_enabled() and not torch.compiler.is_compiling() and x.device.type == "cpu"
+
+
+def prelu(activation: nn.PReLU, x: Tensor) -> Tensor:
+    """PReLU in the dtype of `x`, which is overwritten when nothing is learnt."""
+    if overwrites(x):
+        return F.leaky_relu_(x, activation.weight.item())
+    return F.prelu(x, activation.weight.to(x.dtype))
+
+
+def channel_sums(x: Tensor) -> Tensor:
+    """Sums and sums of squares over frames, (..., frames, channels) -> (2, ..., channels), float32."""
+    if x.ndim == 4 and overwrites(x):  # one instrument after the other: less memory
+        return torch.stack([channel_sums(each) for each in x], dim=1)
+    wide = x.float()
+    return torch.stack([wide.sum(dim=-2), wide.square().sum(dim=-2)])
+
+
+def scale_and_shift(sums: Tensor, frames: int, affine: Tensor) -> tuple[Tensor, Tensor]:
+    """What a norm does to each channel.
+
+    Args:
+        sums: from `channel_sums`, (2, num_sources, batch, channels).
+        frames: that were summed over.
+        affine: (num_sources, 2, channels).
+
+    Returns:
+        Scale and shift, (num_sources, batch, channels) both.
+    """
+    width = sums.shape[-1] // NORM_GROUPS
+    mean, square = sums.unflatten(-1, (NORM_GROUPS, width)).sum(dim=-1) / (frames * width)
+    rate = ((square - mean.square()).clamp_min(0) + EPSILON).rsqrt()
+    scale = rate.repeat_interleave(width, dim=-1) * affine[:, :1]
+    return scale, affine[:, 1:] - mean.repeat_interleave(width, dim=-1) * scale
+
+
+def folded(
+    kernel: Tensor, scale: Tensor, shift: Tensor, bias: Tensor | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Weights of a product that also scales and shifts what it reads.
+
+    Args:
+        kernel: (num_sources, outputs, inputs).
+        scale: (num_sources, batch, inputs).
+        shift: as `scale`.
+        bias: (num_sources, outputs) or None.
+        dtype: of the result.
+
+    Returns:
+        Weights (num_sources, batch, outputs, inputs) and bias (num_sources, batch, outputs).
+    """
+    with torch.autocast(kernel.device.type, enabled=False):
+        constant = shift @ kernel.mT
+        if bias is not None:
+            constant = constant + bias.unsqueeze(1)
+        return (kernel.unsqueeze(1) * scale.unsqueeze(-2)).to(dtype), constant.to(dtype)
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """(num_sources, batch, frames, inputs) times weights from `folded`, (num_sources, batch, frames, outputs)."""
+    rows = torch.baddbmm(bias.flatten(0, 1).unsqueeze(1), x.flatten(0, 1), weight.flatten(0, 1).mT)
+    return rows.unflatten(0, x.shape[:2])
+
+
+def decimate(waveform: Tensor, factor: int) -> Tensor:
+    """Waveform at a whole fraction of its rate, (..., samples) -> (..., ceil(samples / factor)), float32.
+
+    The filter is the one of the published evaluation: a sinc under a Kaiser window.
+    """
+    if factor == 1:
+        return waveform.float()
+    reach = FILTER_ZEROS * factor
+    times = torch.arange(-reach, reach + 1, dtype=torch.float64) / factor
+    window = torch.kaiser_window(2 * reach + 1, periodic=False, beta=FILTER_BETA, dtype=torch.float64)
+    taps = (torch.sinc(FILTER_CUTOFF * times) * window * (FILTER_CUTOFF / factor)).float().to(waveform.device)
+    with torch.autocast(waveform.device.type, enabled=False):
+        flat = F.pad(waveform.float().reshape(-1, 1, waveform.shape[-1]), (reach, reach))
+        return F.conv1d(flat, taps[None, None], stride=factor).view(*waveform.shape[:-1], -1)
+
+
+class MetaTasNetSpectrogram(nn.Module):
+    """Logarithmic power spectra, brought to the frames of the filters. Source: 2002.07016, section 3.3."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: MetaTasNetConfig, stage: int):
+        super().__init__()
+        self.n_fft, self.hop_length = config.n_fft * 2**stage, config.hop_length * 2**stage
+        bins = self.n_fft // 2 + 1
+        self.register_buffer("mean", torch.zeros(bins))
+        self.register_buffer("std", torch.ones(bins))
+        self.scale = nn.Parameter(torch.ones(bins))
+        self.shift = nn.Parameter(torch.zeros(bins))
+        self.mel = nn.Linear(bins, config.num_mels)
+
+    def forward(self, waveform: Tensor, frames: int) -> Tensor:
+        """(batch, samples) -> (batch, frames, num_mels), float32."""
+        mean, std, scale, shift = (tensor.float() for tensor in (self.mean, self.std, self.scale, self.shift))
+        with torch.autocast(waveform.device.type, enabled=False):
+            spectra = torch.view_as_real(stft(waveform, self.n_fft, self.hop_length)).square().sum(dim=-1)
+            spectra = ((spectra + EPSILON).log10() - mean) / std * scale + shift
+            mels = exact_linear(self.mel, spectra)
+            return F.interpolate(mels.mT, size=frames, mode="linear", align_corners=True).mT
+
+
+class MetaTasNetFilters(nn.ParameterList):
+    """Filters of three lengths, (number, length) each.
+
+    Args:
+        numbers: of filters, shortest first.
+        config: says how long they are in the first stage.
+        stage: they are for.
+        inputs: what adds up to an output, if not the length.
+    """
+
+    def __init__(self, numbers: list[int], config: MetaTasNetConfig, stage: int, inputs: int | None = None):
+        lengths = [config.kernel_size * 2 ** (stage + index) for index in range(FILTER_LENGTHS)]
+        super().__init__(nn.Parameter(torch.empty(shape)) for shape in zip(numbers, lengths, strict=True))
+        self.inputs = inputs
+
+
+class MetaTasNetEncoder(nn.Module):
+    """Waveform to latents: filters of three lengths and spectra beside each other, and two products."""
+
+    def __init__(self, config: MetaTasNetConfig, stage: int):
+        super().__init__()
+        filters, self.stride = config.num_filters * 2**stage, config.stride * 2**stage
+        self.filters = MetaTasNetFilters([filters // 4] * FILTER_LENGTHS, config, stage)
+        self.spectrogram = MetaTasNetSpectrogram(config, stage)
+        self.expand = nn.Linear(FILTER_LENGTHS * (filters // 4) + config.num_mels, filters, bias=False)
+        self.project = nn.Linear(filters, filters, bias=False)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """(batch, samples), a whole number of strides -> (batch, frames, num_filters)."""
+        longest = self.filters[-1].shape[-1]
+        margins = [(longest - kernel.shape[-1]) // 2 for kernel in self.filters]
+        kernels = [F.pad(kernel.float(), (margin,) * 2) for kernel, margin in zip(self.filters, margins, strict=True)]
+        edge = (longest - self.stride) // 2
+        with torch.autocast(waveform.device.type, enabled=False):
+            frames = F.pad(waveform, (edge, edge)).unfold(-1, longest, self.stride)
+            # the three lengths take turns along the channels
+            encoded = F.linear(frames, torch.stack(kernels, dim=1).flatten(0, 1)).relu()
+        encoded = torch.cat([encoded, self.spectrogram(waveform, frames.shape[1])], dim=-1)
+        return self.project(self.expand(encoded.to(self.expand.weight.dtype)).relu())
+
+
+class MetaTasNetDecoder(nn.Module):
+    """Latents to a waveform: a product, and filters of three lengths that are added up."""
+
+    def __init__(self, config: MetaTasNetConfig, stage: int):
+        super().__init__()
+        filters, self.stride = config.num_filters * 2**stage, config.stride * 2**stage
+        self.widths = [filters // 2 ** (index + 1) for index in range(FILTER_LENGTHS)]
+        self.expand = nn.Linear(filters, sum(self.widths), bias=False)
+        self.filters = MetaTasNetFilters(self.widths, config, stage, inputs=sum(self.widths))
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """(batch, frames, num_filters) -> (batch, samples), float32."""
+        frames = self.frames(latents)
+        edge = (frames.shape[-1] - self.stride) // 2
+        waveform = overlap_add(frames.unsqueeze(2), self.stride).squeeze(1)
+        return waveform[..., edge : waveform.shape[-1] - edge]
+
+    def frames(self, latents: Tensor) -> Tensor:
+        """What each frame adds to the waveform, (..., num_filters) -> (..., longest filter), float32."""
+        parts = self.expand(latents.to(self.expand.weight.dtype)).relu().split(self.widths, dim=-1)
+        longest = self.filters[-1].shape[-1]
+        with torch.autocast(latents.device.type, enabled=False):
+            total = parts[-1].float() @ self.filters[-1].float()
+            for part, kernel in zip(parts[:-1], list(self.filters)[:-1], strict=True):
+                total = total + F.pad(part.float() @ kernel.float(), ((longest - kernel.shape[-1]) // 2,) * 2)
+        return total
+
+
+__all__ = [
+    "InstrumentHead",
+    "InstrumentLayer",
+    "InstrumentTensors",
+    "MetaTasNetDecoder",
+    "MetaTasNetEncoder",
+    "MetaTasNetFilters",
+    "MetaTasNetSpectrogram",
+    "channel_sums",
+    "decimate",
+    "folded",
+    "norm",
+    "overwrites",
+    "pointwise",
+    "prelu",
+    "product",
+    "scale_and_shift",
+]

@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Meta-TasNet (2002.07016): the instruments of a song, in stages of doubling sampling rate.
+
+Each stage has a filterbank of its own and masks of its latents for every instrument. The masked latents, not the
+waveforms, go on to the next stage, where they say what happens in lower frequencies; the last stage's waveforms are
+the result. Decisions:
+
+- The model takes the mixture at its own rate and makes the lower ones from it, with the filter of the published
+  evaluation; the original takes a list of waveforms. `separate_stages` does as well.
+- Waveforms are padded with zeros to whole frames of the first stage, and the sources cut back; the original drops the
+  rest. Long recordings are worked through in the pipeline's overlapping segments, which replace the original's chunks
+  and, like those, each have statistics of their own: the norms of the network, and the level the input is brought to.
+- Mono, as the original: the pipeline separates the channels of a recording one by one.
+- `materialised()` gives the same model with the generated weights written out, which are fewer numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+
+from ...errors import AudioError
+from ...hub import HubsepModelMixin
+from ...modeling_outputs import AudioSeparationOutput
+from . import instruments_meta_tasnet as instruments
+from .configuration_meta_tasnet import MetaTasNetConfig
+from .layers_meta_tasnet import (
+    InstrumentHead,
+    InstrumentTensors,
+    MetaTasNetDecoder,
+    MetaTasNetEncoder,
+    MetaTasNetFilters,
+    MetaTasNetSpectrogram,
+    decimate,
+    overwrites,
+)
+from .losses_meta_tasnet import stage_statistics, weighted_loss
+from .masker_meta_tasnet import MetaTasNetMasker
+
+
+SPREAD = 0.1  # of what instruments differ in at the start, in norms and biases
+CONSTANT = 1e-3  # deviation of a waveform over its root mean square, below which it does not vary
+
+
+class StageOutput(NamedTuple):
+    """What a stage makes of a mixture.
+
+    Attributes:
+        latents: of the mixture, (batch, frames, num_filters).
+        hidden: of the sources, which the next stage reads, (num_sources, batch, frames, num_filters).
+        sources: (num_sources, batch, samples), float32; no samples if they were not asked for.
+    """
+
+    latents: Tensor
+    hidden: Tensor
+    sources: Tensor
+
+
+class MetaTasNetStage(nn.Module):
+    """The network of one sampling rate. Source: 2002.07016, figure 1."""
+
+    def __init__(self, config: MetaTasNetConfig, stage: int):
+        super().__init__()
+        size = (config.num_sources, config.embedding_size)
+        self.embedding = nn.Parameter(torch.empty(size)) if config.generated else None
+        self.encoder = MetaTasNetEncoder(config, stage)
+        self.masker = MetaTasNetMasker(config, stage)
+        self.decoder = MetaTasNetDecoder(config, stage)
+
+    def forward(self, waveform: Tensor, hidden: Tensor | None = None, decodes: bool = True) -> StageOutput:
+        """waveform: (batch, samples), a whole number of strides; hidden: of the stage before."""
+        latents = self.encoder(waveform)
+        masked = self.masker(latents, hidden, self.embedding)
+        if not decodes:
+            sources = waveform.new_empty(*masked.shape[:2], 0)
+        elif overwrites(latents):  # one instrument after the other: less memory
+            sources = torch.stack([self.decoder(each) for each in masked])
+        else:
+            sources = self.decoder(masked.flatten(0, 1)).unflatten(0, masked.shape[:2])
+        return StageOutput(latents, masked, sources)
+
+
+class MetaTasNetPreTrainedModel(HubsepModelMixin, PreTrainedModel):
+    """Weights initialisation and loading shared by Meta-TasNet models."""
+
+    config: MetaTasNetConfig
+    config_class = MetaTasNetConfig
+    base_model_prefix = "meta_tasnet"
+    main_input_name = "input_values"
+    input_modalities = ("audio",)
+    _no_split_modules = ["MetaTasNetStage"]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Uniform within one over the root of the number of inputs, for generated weights too; norms do nothing.
+
+        Only modules with parameters right in them are asked: transformers passes over others that are not its own.
+        """
+        if isinstance(module, InstrumentHead):
+            bound = module.shape[-1] ** -0.5 if module.name == "kernel" else SPREAD
+            init.uniform_(module.weight, -bound, bound)
+            _init_tensor(module.name, module.bias, module.shape)
+        elif isinstance(module, InstrumentTensors):
+            for name, tensor in module.items():
+                _init_tensor(name, tensor, tensor.shape[1:])
+        elif isinstance(module, nn.Linear):
+            bound = module.in_features**-0.5
+            init.uniform_(module.weight, -bound, bound)
+            if module.bias is not None:
+                init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, nn.PReLU):
+            init.constant_(module.weight, 0.25)
+        elif isinstance(module, MetaTasNetSpectrogram):
+            for tensor, value in ((module.mean, 0.0), (module.std, 1.0), (module.scale, 1.0), (module.shift, 0.0)):
+                init.constant_(tensor, value)
+        elif isinstance(module, MetaTasNetFilters):
+            for kernel in module:
+                bound = (module.inputs or kernel.shape[1]) ** -0.5
+                init.uniform_(kernel, -bound, bound)
+        elif isinstance(module, MetaTasNetStage) and module.embedding is not None:
+            init.normal_(module.embedding)
+
+
+def _init_tensor(name: str, tensor: Tensor, shape: Sequence[int]) -> None:
+    """The tensor of a layer for every instrument, or, flat, what a head makes for an embedding of zeros."""
+    if name == "kernel":
+        init.uniform_(tensor, -(shape[-1] ** -0.5), shape[-1] ** -0.5)
+        return
+    start = torch.zeros(*shape)
+    if name == "affine":
+        start[0] = 1
+    init.copy_(tensor, start.flatten() if tensor.ndim == 1 else start.expand_as(tensor))
+
+
+class MetaTasNetForAudioSeparation(MetaTasNetPreTrainedModel):
+    """Separates the instruments of a song. Source: 2002.07016."""
+
+    def __init__(self, config: MetaTasNetConfig):
+        super().__init__(config)
+        self.stages = nn.ModuleList(MetaTasNetStage(config, stage) for stage in range(config.num_stages))
+        self.post_init()
+
+    def forward(self, input_values: Tensor, labels: Tensor | None = None, **kwargs: object) -> AudioSeparationOutput:
+        """Separates every mixture.
+
+        Args:
+            input_values: mixtures, (batch, 1, samples), at least `config.minimum_samples` long.
+            labels: target waveforms (batch, num_sources, 1, samples), in the order of `config.instruments`; all zeros
+                where one is silent.
+
+        Returns:
+            AudioSeparationOutput: `sources` (batch, num_sources, 1, samples), float32, and `loss` with labels, which
+            is summed over the stages. Without `config.rescale` the level of the sources is whatever the
+            scale-invariant loss left it at.
+
+        Raises:
+            AudioError: if the waveform has another rank or channel count, or is too short.
+        """
+        self._check_waveform(input_values)
+        samples = input_values.shape[-1]
+        waveforms = self._rates(input_values[:, 0].float())
+        levels = [self._level(waveform) for waveform in waveforms]
+        mixtures = self._frames([wave / level for wave, (level, _) in zip(waveforms, levels, strict=True)], samples)
+        outputs = self.separate_stages(mixtures, only_last=labels is None)
+        loss = None
+        if labels is not None:
+            rates = self._rates(labels[:, :, 0].float().transpose(0, 1))
+            targets = [rate / level for rate, (level, _) in zip(rates, levels, strict=True)]
+            loss = self.stage_losses(outputs, mixtures, self._frames(targets, samples))[0]
+        sources = (outputs[-1].sources[..., :samples] * levels[-1][1]).transpose(0, 1)
+        if self.config.rescale:
+            sources = sources * least_squares_gains(waveforms[-1], sources).unsqueeze(-1)
+        return AudioSeparationOutput(loss=loss, sources=sources.unsqueeze(2))
+
+    def separate_stages(self, mixtures: Sequence[Tensor], only_last: bool = False) -> list[StageOutput]:
+        """Runs every stage on a waveform of its own rate.
+
+        Args:
+            mixtures: one a stage, (batch, samples); twice as many samples as the stage before, and as many as
+                `config.stride` divides in the first.
+            only_last: whether only the last stage makes waveforms, since no stage reads those of another.
+
+        Raises:
+            AudioError: if lengths do not fit.
+        """
+        stride = self.config.stride
+        lengths = [mixture.shape[-1] for mixture in mixtures]
+        first = lengths[0] if lengths else 0
+        if first % stride or lengths != [first * 2**stage for stage in range(self.config.num_stages)]:
+            raise AudioError(
+                f"the stages got {lengths} samples; they take {self.config.num_stages} waveforms, each twice as long "
+                f"as the one before, the first a multiple of {stride}"
+            )
+        outputs: list[StageOutput] = []
+        for stage, mixture in zip(self.stages, mixtures, strict=True):
+            decodes = not only_last or stage is self.stages[-1]
+            outputs.append(stage(mixture, outputs[-1].hidden if outputs else None, decodes))
+        return outputs
+
+    def stage_losses(
+        self, outputs: Sequence[StageOutput], mixtures: Sequence[Tensor], labels: Sequence[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The loss of the paper.
+
+        Args:
+            outputs: from `separate_stages`.
+            mixtures: as given to it.
+            labels: one a stage, (num_sources, batch, samples).
+
+        Returns:
+            The loss, summed over stages, and the `stage_statistics` of each stage.
+        """
+        config, statistics = self.config, []
+        stages: list[Any] = list(self.stages)
+        for stage, output, mixture, label in zip(stages, outputs, mixtures, labels, strict=True):
+            latents = stage.encoder(label.flatten(0, 1)).unflatten(0, label.shape[:2])
+            reconstruction = stage.decoder(output.latents)
+            statistics.append(stage_statistics(output.sources, label, reconstruction, mixture, latents))
+        weights = (config.reconstruction_weight, config.dissimilarity_weight, config.similarity_weight)
+        return torch.stack([weighted_loss(each, *weights) for each in statistics]).sum(), statistics
+
+    def materialised(self) -> MetaTasNetForAudioSeparation:
+        """The same model with its generated weights written out: same output, about two thirds of the mask weights.
+
+        Its config says `generated=False`. It can be trained further, but no instrument can be added to it.
+        """
+        return instruments.materialised(self)
+
+    def with_instrument(self, name: str, shares: Mapping[str, float]) -> MetaTasNetForAudioSeparation:
+        """A model with one more instrument, whose embedding lies between learnt ones; not part of the paper.
+
+        See `instruments_meta_tasnet.with_instrument`.
+        """
+        return instruments.with_instrument(self, name, shares)
+
+    def fit_instrument(
+        self,
+        name: str,
+        mixtures: Tensor,
+        targets: Tensor,
+        *,
+        shares: Mapping[str, float] | None = None,
+        steps: int = 100,
+        learning_rate: float = 0.05,
+    ) -> tuple[MetaTasNetForAudioSeparation, list[float]]:
+        """A model with one more instrument, whose embedding is fitted to a few examples; not part of the paper.
+
+        See `instruments_meta_tasnet.fit_instrument`.
+        """
+        return instruments.fit_instrument(
+            self, name, mixtures, targets, shares=shares, steps=steps, learning_rate=learning_rate
+        )
+
+    def prepare(self, waveform: Tensor) -> list[Tensor]:
+        """What `separate_stages` takes, from waveforms (batch, samples) at the model's rate."""
+        waveforms = self._rates(waveform.float())
+        return self._frames([each / self._level(each)[0] for each in waveforms], waveform.shape[-1])
+
+    def _rates(self, waveform: Tensor) -> list[Tensor]:
+        """The waveform (..., samples) at the rate of every stage."""
+        count = self.config.num_stages
+        return [decimate(waveform, 2 ** (count - 1 - stage)) for stage in range(count)]
+
+    def _frames(self, waveforms: Sequence[Tensor], samples: int) -> list[Tensor]:
+        """Fills the waveforms of all rates, of `samples` at the last, with zeros to whole frames."""
+        frames = -(-samples // (self.config.stride * 2 ** (self.config.num_stages - 1)))
+        lengths = [frames * self.config.stride * 2**stage for stage in range(self.config.num_stages)]
+        return [F.pad(wave, (0, length - wave.shape[-1])) for wave, length in zip(waveforms, lengths, strict=True)]
+
+    def _level(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
+        """What waveforms (batch, samples) are divided by, and what their sources are multiplied by, (batch, 1).
+
+        Of digital silence nothing is left, whatever the network makes of it.
+        """
+        power = waveform.square().mean(dim=-1, keepdim=True).sqrt()
+        if not self.config.normalise:
+            return torch.ones_like(power), torch.ones_like(power)
+        deviation = waveform.std(dim=-1, keepdim=True)
+        level = torch.where(deviation > CONSTANT * power, deviation, power)
+        return torch.where(level > 0, level, 1.0), level
+
+    def _check_waveform(self, input_values: Tensor) -> None:
+        if input_values.ndim != 3 or input_values.shape[1] != 1:
+            raise AudioError(
+                f"input_values must be (batch, 1, samples), got {tuple(input_values.shape)}; put further channels on "
+                "the batch axis"
+            )
+        if input_values.shape[-1] < self.config.minimum_samples:
+            raise AudioError(
+                f"input_values has {input_values.shape[-1]} samples; the transform of the first stage needs at least "
+                f"{self.config.minimum_samples}"
+            )
+
+
+@torch.no_grad()
+def least_squares_gains(mixture: Tensor, sources: Tensor) -> Tensor:
+    """Gains with which sources add up to the mixture best, as in the published evaluation.
+
+    Args:
+        mixture: (batch, samples).
+        sources: (batch, num_sources, samples).
+
+    Returns:
+        (batch, num_sources), float32; the smallest ones where several fit as well.
+    """
+    flat, whole = sources.double(), mixture.double()
+    inverse = torch.linalg.pinv(flat @ flat.mT, hermitian=True, rtol=1e-12)
+    return (inverse @ (flat @ whole.unsqueeze(-1))).squeeze(-1).float()
+
+
+__all__ = ["MetaTasNetForAudioSeparation", "MetaTasNetPreTrainedModel", "StageOutput", "least_squares_gains"]

@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Spleeter (10.21105/joss.02154): a U-Net a stem estimates its magnitude spectrogram, ratio masks apply it.
+
+Decisions:
+- A forward pass is the published one: a window's length of silence goes before the waveform, frames are worked through
+  in segments of `segment_frames` that share nothing, the last one filled up with silence.
+- Networks run in the weights' dtype, channels last. Spectrograms, estimates and masks are float32 always: the 1e-10
+  in the masks, which splits silence evenly, is zero in float16.
+- Norms use their stored statistics in training too unless `freeze_norm` is off, as when the published weights were
+  trained. The sixth norm on the way down, which published checkpoints hold, changes nothing and does not exist.
+- Where nothing is learnt, segments go one after the other through a path with fewer passes over memory; see
+  `inference_spleeter`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+
+from ...errors import AudioError
+from ...hub import HubsepModelMixin
+from ...losses import LOSSES
+from ...modeling_outputs import AudioSeparationOutput
+from .configuration_spleeter import DEPTH, NEGATIVE_SLOPE, SpleeterConfig
+from .inference_spleeter import can_fuse, estimate_logits
+from .masks_spleeter import apply_mask, istft, ratio_masks, stft
+from .wiener_spleeter import WienerFilter
+
+
+NORM_EPSILON, NORM_MOMENTUM = 1e-3, 0.01
+DROPPING_LAYERS = 3  # of the decoder
+SEGMENTS_AT_ONCE = 16  # on a device that is no CPU, which takes one
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "leaky_relu": lambda x: F.leaky_relu(x, NEGATIVE_SLOPE),
+    "relu": F.relu,
+    "elu": F.elu,
+}
+
+
+class SpleeterNorm(nn.Module):
+    """Batch norm over channels that may keep to its stored statistics while its weights are trained."""
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, frozen: bool):
+        super().__init__()
+        self.frozen = frozen
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """What the stored statistics make of a channel, (channels, 1, 1) both, float32."""
+        scale = self.weight.float() * (self.running_var.float() + NORM_EPSILON).rsqrt()
+        shift = self.bias.float() - self.running_mean.float() * scale
+        return scale[:, None, None], shift[:, None, None]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and not self.frozen:
+            return self._learning(x)
+        scale, shift = self.scale_and_shift()
+        return torch.addcmul(shift.to(x.dtype), x, scale.to(x.dtype))
+
+    def _learning(self, x: Tensor) -> Tensor:
+        mean, variance = self.running_mean.float(), self.running_var.float()
+        y = F.batch_norm(
+            x.float(), mean, variance, self.weight.float(), self.bias.float(), True, NORM_MOMENTUM, NORM_EPSILON
+        )
+        if mean is not self.running_mean:  # in float32 these are the buffers themselves
+            self.running_mean.copy_(mean)
+            self.running_var.copy_(variance)
+        return y.to(x.dtype)
+
+
+class SpleeterDown(nn.Module):
+    """A convolution that halves frames and bins; returns it for the way up, and normalised and activated."""
+
+    def __init__(self, config: SpleeterConfig, index: int):
+        super().__init__()
+        channels = [config.num_channels, *config.conv_channels]
+        self.activation = config.encoder_activation
+        self.conv = nn.Conv2d(channels[index], channels[index + 1], 5, stride=2)
+        last = index == DEPTH - 1
+        self.norm = None if last else SpleeterNorm(channels[index + 1], config.freeze_norm)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        skip = self.conv(F.pad(x, (1, 2, 1, 2)))
+        if self.norm is None:
+            return skip, skip
+        return skip, ACTIVATIONS[self.activation](self.norm(skip))
+
+
+class DoublingConv(nn.ConvTranspose2d):
+    """A transposed convolution that makes exactly twice the frames and bins.
+
+    The bias is added afterwards: with one, torch's kernel took up to six times as long in bfloat16 on a CPU.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(in_channels, out_channels, 5, stride=2, padding=1)
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        y = F.conv_transpose2d(x, self.weight, None, stride=2, padding=1)
+        assert self.bias is not None  # torch leaves it out only on request
+        return y.add_(self.bias.to(y.dtype)[:, None, None])[..., :-1, :-1]
+
+
+class SpleeterUp(nn.Module):
+    """A transposed convolution that doubles frames and bins, activated, then normalised, and dropped from."""
+
+    def __init__(self, config: SpleeterConfig, index: int):
+        super().__init__()
+        read, made = config.decoder_channels()[index]
+        self.activation = config.decoder_activation
+        self.conv = DoublingConv(read, made)
+        self.norm = SpleeterNorm(made, config.freeze_norm)
+        drops = index < DROPPING_LAYERS and not config.freeze_norm
+        self.dropout = config.decoder_dropout if drops else 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(ACTIVATIONS[self.activation](self.conv(x)))
+        return F.dropout(x, self.dropout, self.training) if self.dropout else x
+
+
+class SpleeterUNet(nn.Module):
+    """From the magnitudes of the mixture to mask logits of one stem, (segments, 2, segment_frames, num_bins) both."""
+
+    def __init__(self, config: SpleeterConfig):
+        super().__init__()
+        self.encoder = nn.ModuleList(SpleeterDown(config, index) for index in range(DEPTH))
+        self.decoder = nn.ModuleList(SpleeterUp(config, index) for index in range(DEPTH))
+        self.head = nn.Conv2d(1, config.num_channels, 4, padding=3, dilation=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if can_fuse(self):
+            return estimate_logits(self, x)
+        skips: list[Tensor] = []
+        for down in self.encoder:
+            skip, x = down(x)
+            skips.append(skip)
+        x = self.decoder[0](skips.pop())
+        for up in list(self.decoder)[1:]:
+            x = up(torch.cat([skips.pop(), x], dim=1))
+        return self.head(x)
+
+
+class SpleeterPreTrainedModel(HubsepModelMixin, PreTrainedModel):
+    """Weights initialisation and loading shared by Spleeter models."""
+
+    config: SpleeterConfig
+    config_class = SpleeterConfig
+    base_model_prefix = "spleeter"
+    main_input_name = "input_values"
+    input_modalities = ("audio",)
+    _no_split_modules = ["SpleeterUNet"]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """As the original: He's uniform on the way down; up, its bound counts the channels made, not those read."""
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            bound = math.sqrt(6 / (module.weight.shape[1] * math.prod(module.kernel_size)))
+            init.uniform_(module.weight, -bound, bound)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, SpleeterNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+            init.zeros_(module.running_mean)
+            init.ones_(module.running_var)
+
+
+class SpleeterForAudioSeparation(SpleeterPreTrainedModel):
+    """Separates the stems of a song. Source: 10.21105/joss.02154."""
+
+    def __init__(self, config: SpleeterConfig):
+        super().__init__(config)
+        self.unets = nn.ModuleList(SpleeterUNet(config) for _ in config.stems)
+        self.post_init()
+
+    def forward(self, input_values: Tensor, labels: Tensor | None = None, **kwargs: object) -> AudioSeparationOutput:
+        """Separates every mixture.
+
+        Args:
+            input_values: stereo mixtures, (batch, 2, samples).
+            labels: target waveforms (batch, num_sources, 2, samples), in the order of `config.stems`.
+
+        Returns:
+            AudioSeparationOutput: `sources` (batch, num_sources, 2, samples), float32, `masks` (batch, num_sources, 2,
+            frames, bins) unless a Wiener filter takes their place, and `loss` with labels.
+
+        Raises:
+            AudioError: if the waveform has another rank or channel count, or is empty.
+        """
+        self._check_waveform(input_values)
+        config, samples = self.config, input_values.shape[-1]
+        mixture = stft(input_values, config.n_fft)
+        estimates = self.estimate(mixture[..., : config.num_bins].abs())
+        masks = None
+        if config.wiener_filter:
+            separated = self._filtered(estimates, mixture)
+            sources = torch.stack([istft(stem, config.n_fft, samples) for stem in separated.unbind(dim=1)], dim=1)
+        else:
+            masks = self.masks(estimates)
+            stems = [istft(apply_mask(mask, mixture), config.n_fft, samples) for mask in masks.unbind(dim=1)]
+            sources = torch.stack(stems, dim=1)
+        loss = None if labels is None else self._loss(estimates, sources, labels, input_values)
+        return AudioSeparationOutput(loss=loss, sources=sources, masks=masks)
+
+    def estimate(self, magnitude: Tensor) -> Tensor:
+        """What the networks take the magnitudes of the stems to be.
+
+        Args:
+            magnitude: of the mixture, (batch, 2, frames, num_bins), float32.
+
+        Returns:
+            (batch, num_sources, 2, frames, num_bins), float32.
+        """
+        batch, frames, length = magnitude.shape[0], magnitude.shape[2], self.config.segment_frames
+        padded = F.pad(magnitude, (0, 0, 0, -frames % length))
+        segments = padded.unflatten(2, (-1, length)).transpose(1, 2).flatten(0, 1)
+        at_once = 1 if magnitude.device.type == "cpu" else SEGMENTS_AT_ONCE
+        if torch.is_grad_enabled():
+            at_once = len(segments)
+        logits = torch.cat([self._logits(part) for part in segments.split(at_once)])
+        logits = logits.unflatten(0, (batch, -1)).permute(0, 2, 3, 1, 4, 5).flatten(3, 4)[:, :, :, :frames]
+        share = logits.sigmoid() if self.config.mask_activation == "sigmoid" else logits.softmax(dim=1)
+        return share * magnitude.unsqueeze(1)
+
+    def _logits(self, segments: Tensor) -> Tensor:
+        """(segments, 2, segment_frames, num_bins) -> (segments, num_sources, 2, segment_frames, num_bins), float32."""
+        networks: list[Any] = list(self.unets)
+        dtype = networks[0].head.weight.dtype
+        x = segments.to(dtype).contiguous(memory_format=torch.channels_last)
+        return torch.stack([unet(x).float() for unet in networks], dim=1)
+
+    def masks(self, estimates: Tensor) -> Tensor:
+        """Ratio masks over all bins, (..., frames, n_fft / 2 + 1), from what `estimate` returns."""
+        config = self.config
+        stem = None if config.extension_stem is None else list(config.stems).index(config.extension_stem)
+        bins = config.n_fft // 2 + 1
+        return ratio_masks(estimates, config.separation_exponent, bins, config.mask_extension, stem)
+
+    def _filtered(self, estimates: Tensor, mixture: Tensor) -> Tensor:
+        """Spectrograms of the stems, (batch, num_sources, 2, frames, bins), by the Wiener filter."""
+        config, bins = self.config, self.config.num_bins
+        wiener, band = WienerFilter(), mixture[..., :bins]
+        wiener.add(estimates, band, mixture.abs().amax(dim=(1, 2, 3)))
+        separated = F.pad(wiener.filter(estimates, band), (0, mixture.shape[-1] - bins))
+        if config.extension_stem is not None:
+            separated[:, list(config.stems).index(config.extension_stem), ..., bins:] = mixture[..., bins:]
+        return separated
+
+    def _loss(self, estimates: Tensor, sources: Tensor, labels: Tensor, mixture: Tensor) -> Tensor:
+        if self.config.loss != "l1_magnitude":
+            return LOSSES[self.config.loss](sources, labels, mixture)
+        targets = stft(labels, self.config.n_fft)[..., : self.config.num_bins].abs()
+        return l1_magnitude(estimates, targets)
+
+    def _check_waveform(self, input_values: Tensor) -> None:
+        if input_values.ndim != 3 or input_values.shape[1] != self.config.num_channels:
+            raise AudioError(
+                f"input_values must be (batch, {self.config.num_channels}, samples), got "
+                f"{tuple(input_values.shape)}; give a mono recording to both channels"
+            )
+        if input_values.shape[-1] < self.config.minimum_samples:
+            raise AudioError(f"input_values has {input_values.shape[-1]} samples; there must be at least 1")
+
+
+def l1_magnitude(estimates: Tensor, targets: Tensor) -> Tensor:
+    """Mean absolute error on magnitudes, summed over the stems, (batch, num_sources, 2, frames, bins) both."""
+    return (estimates.float() - targets.float()).abs().mean(dim=(0, 2, 3, 4)).sum()
+
+
+__all__ = ["SpleeterForAudioSeparation", "SpleeterPreTrainedModel", "l1_magnitude"]
