@@ -28,6 +28,7 @@ from hubsep.conversion import convert
 from hubsep.errors import ConversionError
 from hubsep.hub import verify_manifest
 from hubsep.hub_manifest import sha256
+from hubsep.registry import SYSTEMS
 
 
 Tensors = dict[str, Tensor]
@@ -131,7 +132,7 @@ class ConversionPromises:
         text = (converted / "README.md").read_text(encoding="utf-8")
         assert "\nlicense: mit\n" in text
         assert sha256(source) in text
-        assert "arxiv.org" in text
+        assert SYSTEMS[self.model_type].paper in text
         for path in converted.glob("*.json"):
             assert str(source.parents[1]) not in path.read_text(encoding="utf-8"), f"{path.name} holds a path"
 

@@ -42,11 +42,8 @@ from hubsep.conversion.common import rename
 from hubsep.conversion.crc32c import crc32c
 from hubsep.conversion.tensorflow_bundle import read_bundle, read_index
 from hubsep.errors import ConversionError
-from hubsep.hub import verify_manifest
-from hubsep.hub_manifest import sha256
 from hubsep.models.spleeter.configuration_spleeter import SpleeterConfig
 from hubsep.models.spleeter.modeling_spleeter import SpleeterForAudioSeparation, l1_magnitude
-from hubsep.registry import SYSTEMS
 
 
 STEMS = ("vocals", "accompaniment")
@@ -85,16 +82,6 @@ class TestPromises(ConversionPromises):
     @classmethod
     def overrides(cls, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         return TINY
-
-    def test_the_folder_is_complete_and_says_where_it_comes_from(self, source: Path, converted: Path):
-        """As everywhere, but that the paper is in a journal."""
-        verify_manifest(converted)
-        card = (converted / "README.md").read_text(encoding="utf-8")
-        assert "\nlicense: mit\n" in card
-        assert sha256(source) in card
-        assert SYSTEMS["spleeter"].paper in card
-        for path in converted.glob("*.json"):
-            assert str(source.parents[1]) not in path.read_text(encoding="utf-8"), f"{path.name} holds a path"
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from hubsep.cards import render_card, render_index
 from hubsep.cli.main import app
+from hubsep.cli.train import RECIPES
 from hubsep.hub import verify_manifest
 from hubsep.registry import SHIPPED
 
@@ -69,6 +70,18 @@ def test_the_python_examples_print_what_they_say(
 def test_cards_are_up_to_date(name: str):
     folder = SHIPPED[name]
     assert (folder / "README.md").read_text(encoding="utf-8") == render_card(folder)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_commands_of_cards_exist(name: str):
+    commands = json.loads((SHIPPED[name] / "card.json").read_text(encoding="utf-8"))["commands"]
+    trained = [shlex.split(command) for command in commands if command.startswith("hubsep train")]
+    assert trained[-1][2] == "release"
+    for words in trained:
+        assert words[2] in RECIPES
+        if "--config" in words:
+            config = words[words.index("--config") + 1].replace("$RECIPES", "src/hubsep/training/recipes")
+            assert (ROOT / config).is_file(), config
 
 
 @pytest.mark.parametrize("name", SHIPPED)

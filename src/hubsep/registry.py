@@ -129,7 +129,7 @@ SYSTEMS: dict[str, System] = {
 }
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
-SHIPPED: dict[str, Path] = {name: CHECKPOINTS / name for name in ("audiosep-small",)}
+SHIPPED: dict[str, Path] = {name: CHECKPOINTS / name for name in ("audiosep-small", "conv-tasnet-small")}
 DEFAULT_MODEL = "audiosep-small"
 
 

@@ -13,7 +13,7 @@ import typer
 from .settings import parse_settings
 
 
-RECIPES = ("audiosep", "speech", "audio_tower", "text_tower")
+RECIPES = ("audiosep", "speech", "audio_tower", "text_tower", "release")
 
 
 def train(
@@ -26,10 +26,11 @@ def train(
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="A recipe setting; wins over --config.")
     ] = None,
 ) -> None:
-    """Train or fine-tune a model."""
+    """Train or fine-tune a model, or make a trained one small enough to ship."""
     if recipe not in RECIPES:
         raise typer.BadParameter(f"{recipe!r} is not one of {', '.join(RECIPES)}", param_hint="RECIPE")
-    if not resume and output.is_dir() and any(output.iterdir()):
+    keeps_what_is_there = resume or recipe == "release"  # a release lies beside the card that was written for it
+    if not keeps_what_is_there and output.is_dir() and any(output.iterdir()):
         raise typer.BadParameter(f"{output} is not empty; --resume goes on from what is there", param_hint="--output")
     overrides = parse_settings(set_ or [])
     result = import_module(f"hubsep.training.{recipe}").main(config, data, output, **overrides)

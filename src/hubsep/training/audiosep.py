@@ -140,7 +140,7 @@ def build_model(recipe: AudioSepRecipe) -> tuple[AudioSepForAudioSeparation, Aud
         for name in ("input_norm", "stem", "unet"):
             getattr(model, name).load_state_dict(getattr(start, name).state_dict())
         start_queries(model, start, processor)
-        if start.config.query_config.audio_config.to_dict() == model.config.query_config.audio_config.to_dict():
+        if start.query_encoder.config.audio_config.to_dict() == model.query_encoder.config.audio_config.to_dict():
             for name in ("audio_model", "audio_projection"):
                 getattr(model.query_encoder, name).load_state_dict(getattr(start.query_encoder, name).state_dict())
     if recipe.teach_classes:

@@ -7,6 +7,8 @@ is where in time and frequency there is energy. Encoder and decoder stay paramet
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -37,15 +39,15 @@ def fourier_filters(kernel_size: int, num_filters: int) -> Tensor:
 
 
 @torch.no_grad()
-def start_from_fourier(model: torch.nn.Module) -> None:
+def start_from_fourier(model: Any) -> None:
     """Sets encoder and decoder of a Conv-TasNet to the Fourier basis, in place.
 
     Raises:
         DataError: if the model has no such filterbanks, their sizes do not suit, frames do not overlap by half, or the
             encoder is not rectified.
     """
-    config, encoder, decoder = (getattr(model, name, None) for name in ("config", "encoder", "decoder"))
-    if getattr(config, "model_type", "") != "conv_tasnet":
+    config = model.config
+    if config.model_type != "conv_tasnet":
         raise DataError("only a conv_tasnet starts from a Fourier filterbank; leave out fourier_filterbank")
     if config.encoder_activation != "relu" or 2 * config.stride != config.kernel_size:
         raise DataError(
@@ -53,8 +55,8 @@ def start_from_fourier(model: torch.nn.Module) -> None:
             f"{config.encoder_activation} and {config.stride} of {config.kernel_size}"
         )
     filters = fourier_filters(config.kernel_size, config.num_filters)
-    encoder.weight.copy_(filters)
-    decoder.weight.copy_(filters.T)
+    model.encoder.weight.copy_(filters)
+    model.decoder.weight.copy_(filters.T)
 
 
 __all__ = ["fourier_filters", "start_from_fourier"]
