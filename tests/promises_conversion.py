@@ -212,19 +212,22 @@ class ConversionPromises:
     def test_killed_conversions_leave_a_whole_folder_or_none(
         self, tmp_path: Path, source: Path, converted: Path, overrides: dict[str, Any]
     ):
-        """20 kills, one in each twentieth of a conversion and a half; every second one starts without a folder."""
+        """20 kills, one in each twentieth of two conversions; every second one starts without a folder."""
         target = tmp_path / "place" / "model"
         arguments = (self.model_type, str(source), str(target), overrides)
         child, generator, found = Children("conversion_child"), random.Random(0), []
         try:
             child.run("convert_once", *arguments)  # what is only slow the first time
-            status, seconds, output = child.run("convert_once", *arguments)
-            assert status == 0, output
+            seconds = 0.0
+            for _ in range(2):  # the slower one counts: on a busy machine a single one may be much too fast
+                status, taken, output = child.run("convert_once", *arguments)
+                assert status == 0, output
+                seconds = max(seconds, taken)
             parts = generator.sample(range(20), 20)
             for kill, part in enumerate(parts):
                 if kill % 2 and target.exists():
                     target.rename(tmp_path / f"moved-{kill}")
-                delay = 1.5 * seconds * (part + generator.random()) / 20
+                delay = 2 * seconds * (part + generator.random()) / 20
                 killer = threading.Thread(target=kill_newest, args=(child, delay))
                 killer.start()
                 status, _, output = child.run("convert_for_ever", *arguments)

@@ -152,7 +152,7 @@ def start_queries(
     model: AudioSepForAudioSeparation, start: AudioSepForAudioSeparation, processor: AudioSepProcessor
 ) -> None:
     """Takes the query network over from `start`; new classes have the mean effect their phrases had there."""
-    if model.config.query_classes == start.config.query_classes:
+    if list(model.config.query_classes) == list(start.config.query_classes):
         model.query_network.load_state_dict(start.query_network.state_dict())
         return
     rows = class_phrases(list(model.config.query_classes))
