@@ -27,6 +27,7 @@ from hubsep.auto import AutoModelForAudioSeparation
 from hubsep.conversion import convert
 from hubsep.errors import ConversionError
 from hubsep.hub import verify_manifest
+from hubsep.hub_atomic import recover
 from hubsep.hub_manifest import sha256
 from hubsep.registry import SYSTEMS
 
@@ -226,6 +227,9 @@ class ConversionPromises:
             parts = generator.sample(range(20), 20)
             for kill, part in enumerate(parts):
                 if kill % 2 and target.exists():
+                    # killed between exchange and clearing up, a folder that is moved away leaves what it replaced
+                    # behind: that may be the only copy of something, so nobody deletes it
+                    recover(target)
                     target.rename(tmp_path / f"moved-{kill}")
                 delay = 2 * seconds * (part + generator.random()) / 20
                 killer = threading.Thread(target=kill_newest, args=(child, delay))
