@@ -8,18 +8,16 @@ goes through `hubsep.conversion.convert`. Ends with status 1 if a case is out of
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from parity import Case, compared, golden_folder, report
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import ClapTextConfig, ClapTextModelWithProjection
@@ -33,31 +31,6 @@ from hubsep.conversion.common import rename
 
 SAMPLING_RATE = 32_000
 MINIMUM_SI_SDR = 60.0
-
-
-@dataclass(frozen=True)
-class Case:
-    """What was computed, what the original computed, and how far apart they may be."""
-
-    name: str
-    estimate: Tensor
-    reference: Tensor
-    tolerance: float
-    unit: str = "amplitude"
-
-    @property
-    def error(self) -> float:
-        return (self.estimate - self.reference).abs().max().item()
-
-    @property
-    def si_sdr(self) -> float | None:
-        if self.unit == "dB":
-            return None
-        return metrics.si_sdr(self.estimate.double().flatten(), self.reference.double().flatten()).item()
-
-    @property
-    def holds(self) -> bool:
-        return self.error <= self.tolerance and (self.si_sdr is None or self.si_sdr >= MINIMUM_SI_SDR)
 
 
 @torch.inference_mode()
@@ -79,10 +52,11 @@ def separator_cases(folder: Path) -> Iterator[Case]:
         config = json.loads((folder / f"{prefix}meta.json").read_text())["config"]
         model = convert("audiosep", folder / f"{prefix}state_dict.safetensors", hop_length=config["hop_size"])
         golden = load_file(folder / f"{prefix}io.safetensors")
-        yield Case(name, separate(model, golden["mixture"], golden["condition"]), golden["waveform"], 1e-5)
+        estimate = separate(model, golden["mixture"], golden["condition"])
+        yield compared(name, estimate, golden["waveform"], 1e-5, MINIMUM_SI_SDR)
         golden = load_file(folder / f"{prefix}chunk_io.safetensors")
         estimate = chunked(model, golden[f"{chunks}.mixture"], golden["condition"], context, hop)
-        yield Case(f"{name}, chunks", estimate, golden[f"{chunks}.output"], 1e-5)
+        yield compared(f"{name}, chunks", estimate, golden[f"{chunks}.output"], 1e-5, MINIMUM_SI_SDR)
 
 
 def published_size_case(folder: Path) -> Case:
@@ -98,7 +72,8 @@ def published_size_case(folder: Path) -> Case:
         save_file({name: torch.from_numpy(array) for name, array in arrays.items()}, source)
         model = convert("audiosep", source)
     golden = load_file(folder / "fullsize_io.safetensors")
-    return Case("published size", separate(model, golden["mixture"], golden["condition"]), golden["waveform"], 3e-6)
+    estimate = separate(model, golden["mixture"], golden["condition"])
+    return compared("published size", estimate, golden["waveform"], 3e-6, MINIMUM_SI_SDR)
 
 
 @torch.inference_mode()
@@ -115,9 +90,10 @@ def text_cases(folder: Path) -> Iterator[Case]:
     tokens = {"input_ids": golden["input_ids"], "attention_mask": golden["attention_mask"]}
     projected = model(**tokens).text_embeds
     embedding = torch.nn.functional.normalize(projected, dim=-1)
-    yield Case("text, pooled", model.text_model(**tokens).pooler_output, golden["pooler_output"], 3e-6)
-    yield Case("text, projected", projected, golden["projected"], 5e-6)
-    yield Case("text, embedding", embedding, golden["text_embed"], 1e-6)
+    pooled = model.text_model(**tokens).pooler_output
+    yield compared("text, pooled", pooled, golden["pooler_output"], 3e-6, MINIMUM_SI_SDR)
+    yield compared("text, projected", projected, golden["projected"], 5e-6, MINIMUM_SI_SDR)
+    yield compared("text, embedding", embedding, golden["text_embed"], 1e-6, MINIMUM_SI_SDR)
 
 
 def metric_cases(folder: Path) -> Iterator[Case]:
@@ -130,25 +106,12 @@ def metric_cases(folder: Path) -> Iterator[Case]:
             metrics.si_sdr(estimate, reference),
         )
         expected = torch.tensor([case["sdr"], case["sdri"], case["si_sdr"]])
-        yield Case(f"metrics, {case['kind']}", torch.stack(measured), expected, 1e-4, unit="dB")
+        yield compared(f"metrics, {case['kind']}, in dB", torch.stack(measured), expected, 1e-4)
 
 
 def main() -> int:
-    beside = Path(os.environ.get("HUBSEP_SHARED") or Path(__file__).resolve().parents[2] / "shared")
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--golden", type=Path, default=beside / "golden" / "audiosep", help="folder of the vectors")
-    folder = parser.parse_args().golden
-    if not folder.is_dir():
-        parser.error(f"{folder} is not a folder; name it with --golden")
-    print(f"{'case':<32} {'largest error':>13} {'peak':>8} {'SI-SDR':>9} {'tolerance':>9}")
-    held = []
-    for case in (*separator_cases(folder), published_size_case(folder), *text_cases(folder), *metric_cases(folder)):
-        ratio = "-" if case.si_sdr is None else f"{case.si_sdr:.1f} dB"
-        peak = f"{case.reference.abs().max().item():.2f}"
-        verdict = "" if case.holds else "  OUT OF TOLERANCE"
-        print(f"{case.name:<32} {case.error:>13.1e} {peak:>8} {ratio:>9} {case.tolerance:>9.0e}{verdict}")
-        held.append(case.holds)
-    return 0 if all(held) else 1
+    folder = golden_folder(__doc__, under="audiosep")
+    return report((*separator_cases(folder), published_size_case(folder), *text_cases(folder), *metric_cases(folder)))
 
 
 if __name__ == "__main__":

@@ -10,54 +10,24 @@ status 1 if a case is out of its tolerance.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
-import os
 import sys
-import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
+from parity import Case, compared, converted, golden_folder, report
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers.utils import logging
-
-from hubsep import AutoModelForAudioSeparation
-from hubsep.cli import main as hubsep
 
 
 CASES = ("meta_tasnet", "meta_tasnet-biased", "meta_tasnet-independent")
 TOLERANCE, RATIO_TOLERANCE = 1.5e-5, 2e-4  # of waveforms and latents; of ratios in dB
 
 
-@dataclass(frozen=True)
-class Case:
-    """What was computed, what the original computed, and how far apart they may be."""
-
-    name: str
-    estimate: Tensor
-    reference: Tensor
-    tolerance: float = TOLERANCE
-
-    @property
-    def error(self) -> float:
-        return (self.estimate - self.reference).abs().max().item()
-
-    @property
-    def peak(self) -> float:
-        return self.reference.abs().max().item()
-
-    @property
-    def holds(self) -> bool:
-        return self.estimate.shape == self.reference.shape and self.error <= self.tolerance
-
-
-def converted(folder: Path) -> Any:
+def model_of(folder: Path) -> Any:
     """The model of a golden folder, by way of the published layout and the command line."""
     arguments = json.loads((folder / "meta.json").read_text())["config"]
     content = {
@@ -65,14 +35,7 @@ def converted(folder: Path) -> Any:
         "args": argparse.Namespace(**arguments),
         "epoch": 250,
     }
-    with tempfile.TemporaryDirectory() as place:
-        source, output = Path(place) / "best_model.pt", Path(place) / "model"
-        torch.save(content, source)
-        with contextlib.redirect_stdout(io.StringIO()):
-            status = hubsep(["convert", "meta_tasnet", str(source), str(output), "--licence", "unknown"])
-        if status:
-            sys.exit(status)
-        return AutoModelForAudioSeparation.from_pretrained(output)
+    return converted("meta_tasnet", content, "best_model.pt")
 
 
 def by_source(golden: Tensor) -> Tensor:
@@ -85,9 +48,11 @@ def whole_cases(name: str, model: Any, golden: dict[str, Tensor]) -> Iterator[Ca
     samples = golden["mix_stage0"].shape[-1] // model.config.stride * model.config.stride
     mixtures = [golden[f"mix_stage{i}"][:, 0, : samples * 2**i] for i in range(model.config.num_stages)]
     for i, output in enumerate(model.separate_stages(mixtures)):
-        yield Case(f"{name}, stage {i}, latents", output.latents.mT, golden[f"enc_stage{i}"])
-        yield Case(f"{name}, stage {i}, masked", output.hidden.permute(1, 0, 3, 2), golden[f"hidden_stage{i}"])
-        yield Case(f"{name}, stage {i}, sources", output.sources, by_source(golden[f"est_n1_stage{i}"]))
+        yield compared(f"{name}, stage {i}, latents", output.latents.mT, golden[f"enc_stage{i}"], TOLERANCE)
+        masked = output.hidden.permute(1, 0, 3, 2)
+        yield compared(f"{name}, stage {i}, masked", masked, golden[f"hidden_stage{i}"], TOLERANCE)
+        expected = by_source(golden[f"est_n1_stage{i}"])
+        yield compared(f"{name}, stage {i}, sources", output.sources, expected, TOLERANCE)
 
 
 def chunk_cases(name: str, model: Any, golden: dict[str, Tensor], chunks: int, context: int) -> Iterator[Case]:
@@ -103,7 +68,8 @@ def chunk_cases(name: str, model: Any, golden: dict[str, Tensor], chunks: int, c
         for i, output in enumerate(outputs):
             parts[i].append(output.sources[..., (start - low) * 2**i : (stop - low) * 2**i])
     for i, part in enumerate(parts):
-        yield Case(f"{name}, stage {i}, chunks", torch.cat(part, dim=-1), by_source(golden[f"est_chunk_stage{i}"]))
+        expected = by_source(golden[f"est_chunk_stage{i}"])
+        yield compared(f"{name}, stage {i}, chunks", torch.cat(part, dim=-1), expected, TOLERANCE)
 
 
 def training_cases(name: str, model: Any, golden: dict[str, Tensor]) -> Iterator[Case]:
@@ -112,14 +78,14 @@ def training_cases(name: str, model: Any, golden: dict[str, Tensor]) -> Iterator
     mixtures = [label.sum(dim=0) for label in labels]
     loss, statistics = model.stage_losses(model.separate_stages(mixtures), mixtures, labels)
     for i, got in enumerate(statistics):
-        yield Case(f"{name}, stage {i}, statistics", got, golden[f"train_stats_stage{i}"], RATIO_TOLERANCE)
-    yield Case(f"{name}, loss", loss[None], golden["train_loss"], 5 * RATIO_TOLERANCE)
+        yield compared(f"{name}, stage {i}, statistics", got, golden[f"train_stats_stage{i}"], RATIO_TOLERANCE)
+    yield compared(f"{name}, loss", loss[None], golden["train_loss"], 5 * RATIO_TOLERANCE)
 
 
 def cases(golden: Path) -> Iterator[Case]:
     for name in CASES:
         folder, short = golden / name, name.removeprefix("meta_tasnet-")
-        model, vectors = converted(folder), load_file(folder / "io.safetensors")
+        model, vectors = model_of(folder), load_file(folder / "io.safetensors")
         chunked = json.loads((folder / "meta.json").read_text())["chunked"]
         yield from whole_cases(short, model, vectors)
         yield from chunk_cases(short, model, vectors, chunked["n_chunks"], chunked["context_base_samples"])
@@ -130,20 +96,7 @@ def cases(golden: Path) -> Iterator[Case]:
 
 @torch.inference_mode()
 def main() -> int:
-    beside = Path(os.environ.get("HUBSEP_SHARED") or Path(__file__).resolve().parents[2] / "shared")
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--golden", type=Path, default=beside / "golden", help="folder of the vectors")
-    golden = parser.parse_args().golden
-    if not (golden / "meta_tasnet").is_dir():
-        parser.error(f"{golden} holds no meta_tasnet* folders; name the right one with --golden")
-    logging.disable_progress_bar()
-    print(f"{'case':<44} {'largest error':>13} {'peak':>8} {'tolerance':>9}")
-    held = []
-    for case in cases(golden):
-        verdict = "" if case.holds else "  OUT OF TOLERANCE"
-        print(f"{case.name:<44} {case.error:>13.1e} {case.peak:>8.2f} {case.tolerance:>9.0e}{verdict}")
-        held.append(case.holds)
-    return 0 if all(held) else 1
+    return report(cases(golden_folder(__doc__, holds="meta_tasnet")))
 
 
 if __name__ == "__main__":

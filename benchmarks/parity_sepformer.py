@@ -9,47 +9,22 @@ published. Ends with status 1 if a case is out of its tolerance.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from parity import Case, compared, golden_folder, report
 from safetensors.torch import load_file
-from torch import Tensor
 
-from hubsep import metrics
 from hubsep.conversion import convert
 
 
 CASES = {"sepformer": "2 speakers", "sepformer-3spk": "3 speakers", "sepformer-1spk": "enhancement"}
 TOLERANCE, MINIMUM_SI_SDR = 2e-6, 100.0
-
-
-@dataclass(frozen=True)
-class Case:
-    """What was computed, what the original computed, and how far apart they may be."""
-
-    name: str
-    estimate: Tensor
-    reference: Tensor
-
-    @property
-    def error(self) -> float:
-        return (self.estimate - self.reference).abs().max().item()
-
-    @property
-    def si_sdr(self) -> float:
-        return metrics.si_sdr(self.estimate.double(), self.reference.double()).min().item()
-
-    @property
-    def holds(self) -> bool:
-        return self.error <= TOLERANCE and self.si_sdr >= MINIMUM_SI_SDR
 
 
 def converted(folder: Path, place: Path) -> Any:
@@ -75,24 +50,14 @@ def cases(golden: Path) -> Iterator[Case]:
             reference = io[key.replace("mix", "est")].transpose(1, 2)
             size = "x".join(map(str, io[key].shape))
             with torch.no_grad():
-                yield Case(f"{what}, {size}", model(io[key][:, None]).sources[:, :, 0], reference)
-            yield Case(f"{what}, {size}, as trained", model(io[key][:, None]).sources[:, :, 0].detach(), reference)
+                estimate = model(io[key][:, None]).sources[:, :, 0]
+            yield compared(f"{what}, {size}", estimate, reference, TOLERANCE, MINIMUM_SI_SDR)
+            estimate = model(io[key][:, None]).sources[:, :, 0].detach()
+            yield compared(f"{what}, {size}, as trained", estimate, reference, TOLERANCE, MINIMUM_SI_SDR)
 
 
 def main() -> int:
-    beside = Path(os.environ.get("HUBSEP_SHARED") or Path(__file__).resolve().parents[2] / "shared")
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--golden", type=Path, default=beside / "golden", help="folder of the vectors")
-    golden = parser.parse_args().golden
-    if not (golden / "sepformer").is_dir():
-        parser.error(f"{golden} holds no folder sepformer; name the right one with --golden")
-    print(f"{'case':<36} {'largest error':>13} {'peak':>8} {'SI-SDR':>9} {'tolerance':>9}")
-    held = []
-    for case in cases(golden):
-        peak, verdict = f"{case.reference.abs().max().item():.2f}", "" if case.holds else "  OUT OF TOLERANCE"
-        print(f"{case.name:<36} {case.error:>13.1e} {peak:>8} {case.si_sdr:>6.1f} dB {TOLERANCE:>9.0e}{verdict}")
-        held.append(case.holds)
-    return 0 if all(held) else 1
+    return report(cases(golden_folder(__doc__, holds="sepformer")))
 
 
 if __name__ == "__main__":

@@ -10,28 +10,23 @@ dependencies of hubsep; without one, ours is measured alone, from the same kind 
         asteroid==0.7.0 asteroid-filterbanks==0.4.0
 
 Each variant is a process of its own that has loaded the same random weights: the peer's, written as it publishes
-them and converted for ours in float32 and in bfloat16. They take turns, so that other work on the machine meets all of
-them; times are medians after a warm-up, of the clock and of the processor. "loaded" is what a process holds before its
-first call, "extra" how much more it held at its peak. With `--pipeline`, ours works through the recording in segments,
-for long ones; `--variants float32 bfloat16` leaves the peer out.
+them and converted for ours in float32 and in bfloat16; `turns` says how they are measured. With `--pipeline`, ours
+works through the recording in segments, for long ones; `--variants float32 bfloat16` leaves the peer out.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
+from turns import Variant, compare, say, serve
 
 
 VARIANTS = ("theirs", "float32", "bfloat16")
@@ -148,14 +143,9 @@ def ours(system: str, variant: str, size: str, folder: Path, pipeline: bool) -> 
     return run
 
 
-def memory(field: str) -> float:
-    """Megabytes this process holds ("VmRSS") or has ever held ("VmHWM")."""
-    return int(Path("/proc/self/status").read_text().split(f"{field}:")[1].split()[0]) / 1024
-
-
 @torch.inference_mode()
 def child(options: argparse.Namespace) -> None:
-    """Builds one variant, then answers every line of its input with the figures of one call."""
+    """Builds one variant and serves it."""
     folder, system, variant = Path(options.folder), options.systems[0], options.variants[0]
     torch.manual_seed(0)
     try:
@@ -164,96 +154,33 @@ def child(options: argparse.Namespace) -> None:
         else:
             run = ours(system, variant, options.size, folder, options.pipeline)
     except ImportError as error:
-        print(json.dumps({"error": f"{SYSTEMS[system][0]} is not there ({error})"}), flush=True)
+        say(error=f"{SYSTEMS[system][0]} is not there ({error})")
         return
     samples = round(options.seconds * SYSTEMS[system][3])
     mixture = 0.1 * torch.randn(1, 1, samples, generator=torch.Generator().manual_seed(1))
-    print(json.dumps({"loaded": memory("VmRSS")}), flush=True)
-    for line in sys.stdin:
-        clock, processor = time.perf_counter(), time.process_time()
-        sources = run(mixture)
-        taken = {"clock": time.perf_counter() - clock, "processor": time.process_time() - processor}
-        if line.strip():
-            save_file({"sources": sources.contiguous()}, line.strip())
-        print(json.dumps({**taken, "peak": memory("VmHWM")}), flush=True)
+    serve(lambda: run(mixture))
 
 
-class Variant:
-    """A child process that holds one variant."""
-
-    def __init__(self, system: str, name: str, folder: str, options: argparse.Namespace):
-        command = [sys.executable, __file__, system, "--child", "--variants", name, "--folder", folder]
-        for option in ("seconds", "threads", "size"):
-            command += [f"--{option}", str(getattr(options, option))]
-        command += ["--peers", options.peers] if options.peers else []
-        command += ["--pipeline"] if options.pipeline and name != "theirs" else []
-        self.name = name
-        self.figures: list[dict[str, float]] = []
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        answer = self.answer()
-        self.error, self.loaded = answer.get("error"), answer.get("loaded", 0.0)
-
-    def answer(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"the process of {self.name} ended with status {self.process.wait()}")
-        return json.loads(line)
-
-    def call(self, output: str = "") -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{output}\n")
-        self.process.stdin.flush()
-        self.figures.append(self.answer())
-
-    def median(self, what: str) -> float:
-        return statistics.median(figures[what] for figures in self.figures[1:] or self.figures)
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
+def command(system: str, name: str, folder: Path, options: argparse.Namespace) -> list[str]:
+    """What starts the process of a variant."""
+    words = [sys.executable, __file__, system, "--child", "--variants", name, "--folder", str(folder)]
+    for option in ("seconds", "threads", "size"):
+        words += [f"--{option}", str(getattr(options, option))]
+    words += ["--peers", options.peers] if options.peers else []
+    return words + (["--pipeline"] if options.pipeline and name != "theirs" else [])
 
 
-def compare(system: str, options: argparse.Namespace) -> None:
+def measure(system: str, options: argparse.Namespace) -> None:
     peer, _, _, rate, _, _ = SYSTEMS[system]
     way = "in segments" if options.pipeline else "whole"
     print(f"{system}, {options.size} size, {options.seconds:g} s at {rate} Hz ({way}), {options.threads} threads")
     with tempfile.TemporaryDirectory() as place:
         weights = Path(place) / "weights"
         weights.mkdir()
-        variants = [Variant(system, name, str(weights), options) for name in VARIANTS if name in options.variants]
-        for variant in variants:
-            if variant.error:
-                print(f"  {variant.error}; ours is measured alone")
-        variants = [variant for variant in variants if not variant.error]
-        for turn in range(options.repeats + 1):
-            for variant in variants:
-                variant.call(str(Path(place) / variant.name) if turn == options.repeats else "")
-        report(variants, peer, Path(place))
-        for variant in variants:
-            variant.close()
-
-
-def report(variants: list[Variant], peer: str, place: Path) -> None:
-    from hubsep.metrics import si_sdr
-
-    outputs = {variant.name: load_file(place / variant.name)["sources"] for variant in variants}
-    first = variants[0]
-    print(f"  {'':12}{'clock':>9}{'CPU':>9}{'faster, clock':>15}{'CPU':>8}{'loaded':>10}{'extra':>10}", end="")
-    print(f"{'error/peak':>12}{'SI-SDR':>11}")
-    for variant in variants:
-        label = peer if variant.name == "theirs" else variant.name
-        times = [variant.median(what) for what in ("clock", "processor")]
-        faster = [first.median(what) / variant.median(what) for what in ("clock", "processor")]
-        peak = max(figures["peak"] for figures in variant.figures)
-        text = f"  {label:12}{times[0]:8.2f}s{times[1]:8.2f}s{faster[0]:13.2f} x{faster[1]:6.2f} x"
-        text += f"{variant.loaded:7.0f} MB{peak - variant.loaded:7.0f} MB"
-        if variant is not first:
-            estimate, reference = outputs[variant.name].double(), outputs[first.name].double()
-            error = ((estimate - reference).abs().max() / reference.abs().max()).item()
-            text += f"{error:12.1e}{si_sdr(estimate, reference).min().item():8.1f} dB"
-        print(text, flush=True)
+        labels = {"theirs": peer}
+        names = [name for name in VARIANTS if name in options.variants]
+        variants = [Variant(labels.get(name, name), command(system, name, weights, options)) for name in names]
+        compare(variants, options.repeats, Path(place))
 
 
 def main() -> None:
@@ -281,7 +208,7 @@ def main() -> None:
     seconds = options.seconds
     for system in options.systems or SYSTEMS:
         options.seconds = seconds or SYSTEMS[system][4]
-        compare(system, options)
+        measure(system, options)
 
 
 if __name__ == "__main__":

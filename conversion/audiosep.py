@@ -10,7 +10,6 @@ shift that the original never uses. The tokenizer is in no checkpoint; `tokenize
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,9 +35,11 @@ from .common import (
     rename,
     shape_of,
 )
+from .folders import weights_file
 from .writing import card, write
 
 
+WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")  # of a folder, the first that is there
 SEPARATOR, QUERY_ENCODER = "ss_model.", "query_encoder.model."
 OPTIONS = ("clap", "tokenizer")
 TOKENIZER = "FacebookAI/roberta-base"
@@ -98,7 +99,7 @@ def convert(
             folder or repository of the text tower's tokenizer, by default FacebookAI/roberta-base.
     """
     check_overrides(overrides, AudioSepConfig, OPTIONS)
-    file = _weights_file(source)
+    file = weights_file(source, AudioSepConfig.model_type, WEIGHTS_FILES)
     separator, clap = _parts(read_tensors(file), file)
     sources = [file]
     if overrides.get("clap") is not None:
@@ -121,22 +122,6 @@ def convert(
         text = card(title="AudioSep", tag="audiosep", paper=paper, licence=licence, sources=sources)
         write(output, model, text, processor=processor)
     return model
-
-
-def _weights_file(source: Path) -> Path:
-    if not source.is_dir():
-        return source
-    config = source / "config.json"
-    try:
-        described = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    except ValueError as error:
-        raise ConversionError(f"{shown(str(config), 200)} is not JSON: {error}") from error
-    if isinstance(described, dict) and described.get("model_type") == AudioSepConfig.model_type:
-        raise ConversionError(f"{shown(source.name)} is a hubsep model already; load it with from_pretrained")
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        if (source / name).is_file():
-            return source / name
-    raise ConversionError(f"{shown(source.name)} holds neither model.safetensors nor pytorch_model.bin")
 
 
 def _parts(tensors: dict[str, Tensor], file: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -10,7 +10,6 @@ convolution, which is never used.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,9 +34,11 @@ from .common import (
     rename,
     shape_of,
 )
+from .folders import weights_file
 from .writing import card, write
 
 
+WEIGHTS_FILES = ("pytorch_model.bin", "model.safetensors")  # of a folder, the first that is there
 SEGMENT_SECONDS, OVERLAP_SECONDS = 10, 2
 PUBLISHED_BLOCKS, PUBLISHED_REPEATS = 8, 3
 PUBLISHED_RATES = {16: 8_000, 32: 16_000}  # by kernel size, of every published file
@@ -112,7 +113,7 @@ def convert(
             unless set: masks by "relu", for causal ones the norm "cln", half a kernel as the stride.
     """
     check_overrides(overrides, ConvTasNetConfig)
-    file = _weights_file(source)
+    file = weights_file(source, ConvTasNetConfig.model_type, WEIGHTS_FILES)
     tensors = read_tensors(file)
     stored = _renamed(tensors, file)
     blocks = count_of(stored, r"masker\.blocks\.(\d+)\.")
@@ -126,22 +127,6 @@ def convert(
             output, model, card(title="Conv-TasNet", tag="conv_tasnet", paper=paper, licence=licence, sources=[file])
         )
     return model
-
-
-def _weights_file(source: Path) -> Path:
-    if not source.is_dir():
-        return source
-    config = source / "config.json"
-    try:
-        described = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    except ValueError as error:
-        raise ConversionError(f"{shown(str(config), 200)} is not JSON: {error}") from error
-    if isinstance(described, dict) and described.get("model_type") == ConvTasNetConfig.model_type:
-        raise ConversionError(f"{shown(source.name)} is a hubsep model already; load it with from_pretrained")
-    for name in ("pytorch_model.bin", "model.safetensors"):
-        if (source / name).is_file():
-            return source / name
-    raise ConversionError(f"{shown(source.name)} holds neither pytorch_model.bin nor model.safetensors")
 
 
 def _is_asteroid(tensors: Mapping[str, Tensor]) -> bool:

@@ -10,7 +10,6 @@ are known to be the formula this model computes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from .common import (
     rename,
     shape_of,
 )
+from .folders import refuse_converted
 from .speechbrain import Hyperparameters
 from .writing import card, write
 
@@ -137,13 +137,7 @@ def convert(
 def _files(source: Path) -> tuple[list[Path], Hyperparameters | None]:
     if not source.is_dir():
         return [source], None
-    config = source / "config.json"
-    try:
-        described = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    except ValueError as error:
-        raise ConversionError(f"{shown(str(config), 200)} is not JSON: {error}") from error
-    if isinstance(described, dict) and described.get("model_type") == SepFormerConfig.model_type:
-        raise ConversionError(f"{shown(source.name)} is a hubsep model already; load it with from_pretrained")
+    refuse_converted(source, SepFormerConfig.model_type)
     files = [source / f"{part}.ckpt" for part in PARTS]
     absent = [file.name for file in files if not file.is_file()]
     if absent:

@@ -11,7 +11,6 @@ on the way down, which changes nothing.
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 import warnings
@@ -29,6 +28,7 @@ from ..models.spleeter.modeling_spleeter import SpleeterForAudioSeparation
 from ..registry import SYSTEMS
 from .archives import is_gzip, members
 from .common import KeyTable, check_overrides, conversion_errors, fill, offenders, read_tensors, rename, shape_of
+from .folders import refuse_converted
 from .tensorflow_bundle import DATA_SUFFIX, MAX_CHECKPOINT_BYTES, MAX_INDEX_BYTES, bundle_name, read_bundle
 from .writing import card, write
 
@@ -110,14 +110,8 @@ def _read(source: Path) -> tuple[dict[str, Tensor], list[Path]]:
 
 
 def _read_folder(folder: Path) -> tuple[dict[str, Tensor], list[Path]]:
-    config, label = folder / "config.json", shown(folder.name)
-    try:
-        described = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    except ValueError as error:
-        raise ConversionError(f"{shown(str(config), 200)} is not JSON: {error}") from error
-    if isinstance(described, dict) and described.get("model_type") == SpleeterConfig.model_type:
-        raise ConversionError(f"{label} is a hubsep model already; load it with from_pretrained")
-    checkpoint = folder / "checkpoint"
+    refuse_converted(folder, SpleeterConfig.model_type)
+    checkpoint, label = folder / "checkpoint", shown(folder.name)
     stated = _whole(checkpoint, MAX_CHECKPOINT_BYTES) if checkpoint.is_file() else None
     name = bundle_name(stated, [path.name for path in folder.iterdir() if path.is_file()], label)
     index, data = folder / f"{name}.index", folder / f"{name}{DATA_SUFFIX}"

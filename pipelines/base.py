@@ -125,7 +125,7 @@ def output_paths(
         name: of the recording, for the template.
         labels: of the sources.
         output: folder, or a dict of labels and paths.
-        template: file name with {name} and {label}.
+        template: file name with {name} and {label}, or {stem}, which is the same.
 
     Raises:
         AudioError: if a label has no path, two have the same, or a path is the recording itself.
@@ -136,9 +136,10 @@ def output_paths(
         paths = [Path(output[label]) for label in labels]
     else:
         try:
-            names = [template.format(name=file_name(name), label=file_name(label)) for label in labels]
+            filed = [file_name(label) for label in labels]
+            names = [template.format(name=file_name(name), label=label, stem=label) for label in filed]
         except (KeyError, IndexError) as error:
-            raise AudioError(f"the template may hold {{name}} and {{label}}, got {template!r}") from error
+            raise AudioError(f"the template may hold {{name}} and {{label}} or {{stem}}, got {template!r}") from error
         paths = [Path(output) / name for name in names]
     if len({path.resolve() for path in paths}) < len(paths):
         raise AudioError(f"two sources would be written to one file: {', '.join(map(str, paths))}; name them apart")

@@ -18,9 +18,11 @@ import torch
 from torch import Tensor
 
 from hubsep.audio import OnShort, read_audio
+from hubsep.call_options import with_options
 from hubsep.chunking import Segments
 from hubsep.errors import AudioError, CheckpointError, QueryError
 from hubsep.pipelines.scores import ACTIVE_SCORE
+from hubsep.pipelines.stems import Sums, find_sums
 from hubsep.pipelines.unordered import is_unordered
 
 
@@ -38,20 +40,30 @@ class SeparationOptions:
     query_audio: Any = None
     query_embeds: Any = None
     negative_queries: str | Sequence[str] | None = None
+    sources: str | Sequence[str] | Mapping[str, str] | None = None
+    model_options: Mapping[str, Any] | None = None
     residual: bool = False
     rescale: bool = True
     only_active: bool = False
     batch_size: int = 1
     segment_s: float | None = None
     overlap_s: float | None = None
+    offset_s: float = 0.0
+    duration_s: float | None = None
     sampling_rate: int | None = None
     on_short: OnShort = "raise"
     on_progress: Callable[[int, int | None], None] | None = None
 
+    @property
+    def opening(self) -> dict[str, Any]:
+        """What `open_audio` is told."""
+        return {name: getattr(self, name) for name in ("sampling_rate", "on_short", "offset_s", "duration_s")}
+
     def segments(self, config: Any) -> Segments:
         """Segments of a model, with the lengths the caller chose in place of the model's own.
 
-        The outer quarters of the overlap are context: they are where the model has least to go by.
+        The outer quarters of the overlap are context: they are where the model has least to go by. Without overlap, a
+        model that can is given pieces whose sources add up to exactly those of the whole recording.
         """
         samples, overlap = config.segment_samples, config.overlap_samples
         if self.segment_s is not None:
@@ -68,6 +80,9 @@ class SeparationOptions:
                 f"the overlap of {overlap / config.sampling_rate:g} s does not fit into segments of "
                 f"{samples / config.sampling_rate:g} s; pass a smaller overlap_s or a larger segment_s"
             )
+        exact = getattr(config, "exact_segments", None)
+        if overlap == 0 and exact is not None:
+            return exact(samples)
         return Segments(samples, overlap, overlap // 4)
 
 
@@ -82,13 +97,17 @@ class Targets:
     """The sources of one call, in the order they are returned.
 
     Args:
-        labels: one for each source the model returns; the residual is not among them.
+        labels: one for each that is handed out; the residual is not among them.
         embeds: what the model's `forward` takes beside the waveform: `query_embeds` (num_sources, dim) and
             `negative_query_embeds` (num_negatives, dim), or nothing.
+        num_sources: how many the model returns.
+        sums: what is made of these, if anything.
     """
 
     labels: tuple[str, ...]
     embeds: Mapping[str, Tensor]
+    num_sources: int
+    sums: Sums | None = None
 
 
 def find_targets(model: Any, processor: Any, options: SeparationOptions) -> Targets:
@@ -100,6 +119,8 @@ def find_targets(model: Any, processor: Any, options: SeparationOptions) -> Targ
     """
     if not model.config.is_text_queried:
         return _fixed_targets(model.config, options)
+    if options.sources is not None:
+        raise QueryError("this model separates what it is asked for; leave out sources and pass queries=")
     texts = _texts("queries", options.queries)
     negatives = _texts("negative_queries", options.negative_queries)
     examples = _examples(options.query_audio)
@@ -119,7 +140,7 @@ def find_targets(model: Any, processor: Any, options: SeparationOptions) -> Targ
     embeds = {"query_embeds": _stacked([*encoded[: len(texts)], *sounds, *given])}
     if negatives:
         embeds["negative_query_embeds"] = _stacked(encoded[len(texts) :])
-    return Targets(labels, embeds)
+    return Targets(labels, embeds, len(labels))
 
 
 def _fixed_targets(config: Any, options: SeparationOptions) -> Targets:
@@ -128,7 +149,11 @@ def _fixed_targets(config: Any, options: SeparationOptions) -> Targets:
         raise QueryError(
             f"this {config.model_type} model always separates {_listed(config.source_names)}; leave out the queries"
         )
-    return Targets(_unique(config.source_names, options.residual), {})
+    names = config.source_names
+    if options.sources is None:
+        return Targets(_unique(names, options.residual), {}, len(names))
+    sums = find_sums(config, options.sources)
+    return Targets(_unique(sums.labels, options.residual), {}, len(names), sums)
 
 
 def _stacked(embeds: list[Tensor]) -> Tensor:
@@ -225,11 +250,17 @@ def _listed(names: Sequence[str], most: int = 30) -> str:
 
 @dataclass(frozen=True)
 class Plan:
-    """One call, worked out: what to separate, in which pieces, and how to hand it out."""
+    """One call, worked out: with what to separate, what, in which pieces, and how to hand it out."""
 
+    model: Any
     options: SeparationOptions
     targets: Targets
     segments: Segments
+
+    @property
+    def surveys(self) -> tuple[Callable[..., dict[str, Tensor]], ...]:
+        """What goes over a whole recording before any part of it is separated; see `process.py`."""
+        return tuple(getattr(self.model, "surveys", ()))
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -257,7 +288,8 @@ def make_plan(model: Any, processor: Any, options: SeparationOptions) -> Plan:
             "only_active is for models that separate an unknown number of speakers; this one returns what it is asked "
             "for or was made for, so choose by label or score"
         )
-    return Plan(options, find_targets(model, processor, options), options.segments(model.config))
+    model = with_options(model, options.model_options)
+    return Plan(model, options, find_targets(model, processor, options), options.segments(model.config))
 
 
 __all__ = ["RESIDUAL", "Plan", "SeparationOptions", "Targets", "make_plan"]

@@ -3,9 +3,8 @@
 
 Decisions: a call, `stream` and `separate_file` are one path, `_run`, collected differently. Nothing of a call is kept
 on the pipeline, so threads may share it. Text is encoded once per call, and the model computes what does not depend on
-the query once per segment. Mono models see the channels of a recording one by one; nothing is downmixed. Segments that
-are digital silence stay digital silence and never reach the model. Where a model leaves level or order of its sources
-open, `unordered.py` settles them segment by segment.
+the query once per segment. Mono models see the channels of a recording one by one; nothing is downmixed. What happens
+to a segment is in `process.py`. A model that has to know the whole recording beforehand gets it read more than once.
 """
 
 from __future__ import annotations
@@ -13,20 +12,24 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
+from transformers.utils import ModelOutput
 
-from hubsep.audio import AudioWriter, OnShort
+from hubsep.audio import AudioWriter, OnShort, open_audio
+from hubsep.audio_formats import bitrate_kbps
+from hubsep.audio_sources import repeatable
 from hubsep.audio_writer import Clip
 from hubsep.chunking import overlap_add_many
 from hubsep.errors import AudioError
-from hubsep.pipelines.base import AudioPipeline, check_output, from_rows, many, output_paths, to_rows
+from hubsep.pipelines.base import AudioPipeline, many, output_paths
+from hubsep.pipelines.process import Process
 from hubsep.pipelines.queries import Plan, SeparationOptions, make_plan
-from hubsep.pipelines.tracks import Tape, Track, Waveform
-from hubsep.pipelines.unordered import Arranger, has_free_scale, is_unordered, order_channels, set_levels
+from hubsep.pipelines.tracks import Tape, Track, Waveform, resampled_blocks
+from hubsep.pipelines.unordered import is_unordered
 
 
 QUERIES = {"queries", "query_audio", "query_embeds"}
@@ -47,12 +50,16 @@ class AudioSeparationPipeline(AudioPipeline):
         query_audio: Any = None,
         query_embeds: Any = None,
         negative_queries: str | Sequence[str] | None = None,
+        sources: str | Sequence[str] | Mapping[str, str] | None = None,
+        model_options: Mapping[str, Any] | None = None,
         residual: bool | None = None,
         rescale: bool | None = None,
         only_active: bool | None = None,
         batch_size: int | None = None,
         segment_s: float | None = None,
         overlap_s: float | None = None,
+        offset_s: float | None = None,
+        duration_s: float | None = None,
         sampling_rate: int | None = None,
         on_short: OnShort | None = None,
         on_progress: Callable[[int, int | None], None] | None = None,
@@ -67,14 +74,21 @@ class AudioSeparationPipeline(AudioPipeline):
             query_audio: example recordings of what to separate: one, a list, or a dict of labels and recordings.
             query_embeds: embeddings of unit length, (dim,), (num_queries, dim), or a dict of labels and (dim,).
             negative_queries: what to leave out, in words; applies to every query.
-            residual: whether to add what is left of the mixture as a last source.
+            sources: which sources of a fixed-source model come out, alone or added up: "vocals", "drums+bass",
+                "mixture-drums" for everything but the drums; a text with commas, a list, or a dict of labels and sums.
+            model_options: fields of the model's configuration that hold for this call, those it lists in
+                `config.call_options`, such as {"wiener_filter": True} of Spleeter.
+            residual: whether to add what is left of the mixture, less all that is returned, as a last source.
             rescale: whether sources of models trained without regard to level get the level with which they add up to
                 the mixture as well as they can; yes by default.
             only_active: whether to leave out sources with a score of at most 0.5, for models with unordered sources.
                 What they hold is then part of no source, not even of the residual.
             batch_size: segments the model sees at once; they may come from different recordings.
             segment_s: length of a segment in seconds, instead of the model's own; shorter needs less memory.
-            overlap_s: what neighbouring segments share, in seconds.
+            overlap_s: what neighbouring segments share, in seconds. With 0, a Spleeter gives what its authors' own
+                code gives for the whole recording.
+            offset_s: where in a recording to begin, in seconds.
+            duration_s: how many seconds of it to separate at most; all by default, however many there are.
             sampling_rate: of recordings given as bare arrays, in Hz.
             on_short: "raise" or "warn" when a file holds less audio than it claims.
             on_progress: called with the samples of the current recording that are done, and all of them if known.
@@ -89,21 +103,8 @@ class AudioSeparationPipeline(AudioPipeline):
             QueryError: if queries are missing, or do not suit the model.
             AudioError: if a recording cannot be read or separated.
         """
-        plan = self._plan(
-            queries=queries,
-            query_audio=query_audio,
-            query_embeds=query_embeds,
-            negative_queries=negative_queries,
-            residual=residual,
-            rescale=rescale,
-            only_active=only_active,
-            batch_size=batch_size,
-            segment_s=segment_s,
-            overlap_s=overlap_s,
-            sampling_rate=sampling_rate,
-            on_short=on_short,
-            on_progress=on_progress,
-        )
+        given = locals()  # every option by its name
+        plan = self._plan(**{name: given[name] for name in SeparationOptions.__dataclass_fields__})
         recordings = many(inputs)
         if recordings is None:
             return next(self._results([inputs], plan))
@@ -142,6 +143,7 @@ class AudioSeparationPipeline(AudioPipeline):
         template: str = "{name}.{label}.wav",
         subtype: str | None = None,
         clip: Clip = "raise",
+        bitrate: int | str | None = None,
         **options: Any,
     ) -> list[dict[str, Any]]:
         """Separates one recording into files; memory does not grow with its length.
@@ -151,10 +153,12 @@ class AudioSeparationPipeline(AudioPipeline):
         Args:
             source: one recording, as in a call.
             output: folder for the files, made if missing, or a dict of labels and paths.
-            template: names in the folder, made of {name} (of the recording) and {label}; the ending picks the format.
+            template: names in the folder, made of {name} (of the recording) and {label}, or {stem}, which is the same;
+                the ending picks the format.
             subtype: sample format such as "PCM_16"; by default 32-bit floating point where the format has it, because
                 a source may peak above 1 where the recording does not.
             clip: "raise" or "clamp", for samples that do not fit the subtype.
+            bitrate: of MP3 files, such as "256k" or 256; by default the highest.
             **options: as in a call.
 
         Returns:
@@ -165,15 +169,17 @@ class AudioSeparationPipeline(AudioPipeline):
             AudioError: as a call does, and if two outputs, or an output and the source, are the same file.
         """
         plan = self._plan(**options)
+        kbps = None if bitrate is None else bitrate_kbps(bitrate)
         with ExitStack() as files:
             writers: list[AudioWriter] = []
             for track, block, _ in self._run([source], plan):
                 if not writers:
                     paths = output_paths(source, track.reader.name, plan.labels, output, template)
-                    form: dict[str, Any] = {"subtype": subtype, "clip": clip, "samples": track.total_samples}
+                    form: dict[str, Any] = {"subtype": subtype, "clip": clip, "bitrate_kbps": kbps}
                     for path in paths:
                         path.parent.mkdir(parents=True, exist_ok=True)
-                        writer = AudioWriter(path, track.sampling_rate, track.channels, **form)
+                        shape = (track.sampling_rate, track.channels)
+                        writer = AudioWriter(path, *shape, samples=track.total_samples, **form)
                         writers.append(files.enter_context(writer))
                 for writer, audio in zip(writers, block, strict=True):
                     writer.write(audio)
@@ -189,19 +195,21 @@ class AudioSeparationPipeline(AudioPipeline):
     def preprocess(self, input_: Any, plan: Plan) -> Track:
         """Opens a recording."""
         return Track(
-            input_,
-            self.model.config.sampling_rate,
+            open_audio(input_, **plan.options.opening),
+            plan.model.config.sampling_rate,
             len(plan.targets.labels),
             residual=plan.options.residual,
-            unordered=is_unordered(self.model.config),
-            sampling_rate=plan.options.sampling_rate,
-            on_short=plan.options.on_short,
+            unordered=is_unordered(plan.model.config),
+            mixture_shares=None if plan.targets.sums is None else plan.targets.sums.mixture,
         )
 
-    def _forward(self, input_tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _forward(self, input_tensors: dict[str, Any], run: Callable[..., Any]) -> dict[str, Tensor]:
         """Runs the model on equally long segments; only what the pipeline uses leaves the device."""
-        output = self.model(**input_tensors)
-        kept = {"sources": output.sources, "presence": output.presence_logits}
+        output = run(**input_tensors)
+        if not isinstance(output, ModelOutput):
+            return output
+        names = {"sources": "sources", "presence": "presence_logits", "slots": "slots"}
+        kept = {name: output.get(field) for name, field in names.items()}
         return {name: tensor.float() for name, tensor in kept.items() if tensor is not None}
 
     def postprocess(self, model_outputs: Sequence[Tape], track: Track, plan: Plan) -> list[dict[str, Any]]:
@@ -241,52 +249,40 @@ class AudioSeparationPipeline(AudioPipeline):
                 tapes = []
 
     def _run(self, recordings: Iterable[Any], plan: Plan) -> Iterator[tuple[Track, Waveform, bool]]:
+        """The blocks of one recording after the other, and whether each is the last of its recording."""
+        if not plan.surveys:
+            yield from self._through(recordings, plan, Process(self.forward, plan))
+            return
+        for source in recordings:
+            with repeatable(source) as anew:
+                process = Process(self.forward, plan)
+                process.survey(partial(self._survey_blocks, anew, plan))
+                yield from self._through([anew()], plan, process)
+
+    def _through(
+        self, recordings: Iterable[Any], plan: Plan, process: Process
+    ) -> Iterator[tuple[Track, Waveform, bool]]:
         """Read, resample, cut, separate, arrange, merge, resample back, add the residual: block by block."""
         tracks: deque[Track] = deque()
-        presences: deque[Tensor | None] = deque()  # one entry a segment, in the order the segments come out again
 
         def opened() -> Iterator[Iterable[Tensor]]:
             for source in recordings:
                 tracks.append(self.preprocess(source, plan))
                 yield tracks[-1].blocks()
 
-        def process(mixture: Tensor) -> Tensor:
-            sources, presence = self._separate(mixture, plan)
-            presences.extend(presence)
-            return sources
-
-        options: dict[str, Any] = {"batch_size": plan.options.batch_size}
-        if is_unordered(self.model.config):
-            options["arrange"] = Arranger(self.model.config.sampling_rate, plan.segments.overlap, presences)
-        for _, sources, last in overlap_add_many(opened(), process, plan.segments, **options):
+        for _, sources, last in overlap_add_many(opened(), process, plan.segments, **process.options):
             track = tracks.popleft() if last else tracks[0]
-            block = track.restore(sources, presences.popleft(), last=last)
+            block = track.restore(sources, process.presences.popleft(), last=last)
             if plan.options.on_progress is not None:
                 plan.options.on_progress(track.done_samples, track.total_samples)
             yield track, block, last
 
-    def _separate(self, mixture: Tensor, plan: Plan) -> tuple[Tensor, Sequence[Tensor | None]]:
-        """Sources (batch, num_sources, channels, samples) of a batch of segments, and presence logits or Nones."""
-        config, (batch, channels, samples), targets = self.model.config, mixture.shape, plan.targets
-        rows = to_rows(mixture, config.num_channels)
-        sources = torch.zeros(rows.shape[0], len(targets.labels), *rows.shape[1:])
-        logits = torch.full(sources.shape[:2], -torch.inf)
-        audible = rows.flatten(1).any(dim=1)
-        output: dict[str, Tensor] = {}
-        if audible.any():
-            padded = torch.nn.functional.pad(rows[audible], (0, max(0, config.minimum_samples - samples)))
-            output = self.forward({"input_values": padded, **targets.embeds})
-            check_output(output["sources"], (padded.shape[0], len(targets.labels), *padded.shape[1:]))
-            sources[audible] = output["sources"][..., :samples]
-        if plan.options.rescale and has_free_scale(config):
-            sources = set_levels(rows, sources)
-        sources, presence = from_rows(sources, batch, channels), None
-        if "presence" in output:
-            logits[audible] = output["presence"]
-            presence = logits.unflatten(0, (batch, -1))
-        if config.num_channels == 1 and is_unordered(config):
-            sources, presence = order_channels(sources, presence, config.sampling_rate)
-        return sources, [None] * batch if presence is None else list(presence.amax(dim=1))
+    def _survey_blocks(self, anew: Callable[[], Any], plan: Plan) -> Iterator[Tensor]:
+        reader = open_audio(anew(), **plan.options.opening)
+        for block in resampled_blocks(reader, plan.model.config.sampling_rate):
+            if plan.options.on_progress is not None:
+                plan.options.on_progress(0, reader.claimed_samples)
+            yield block
 
 
 def _entry(label: str, audio: Waveform, track: Track) -> dict[str, Any]:

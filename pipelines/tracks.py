@@ -9,15 +9,14 @@ handed out, so that all of them add up to the mixture.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hubsep.audio import OnShort, StreamResampler, open_audio
+from hubsep.audio import AudioReader, StreamResampler
 from hubsep.pipelines.scores import Scores
 
 
@@ -32,34 +31,33 @@ class Track:
     """The state of one recording in one call.
 
     Args:
-        source: anything `open_audio` reads.
+        reader: of the recording.
         model_rate: sampling rate of the model in Hz.
-        num_sources: sources the model returns.
+        num_sources: sources that come from the model.
         residual: whether the residual follows as one more source.
         unordered: whether the model's sources come in no order; their scores then say how many there are.
-        sampling_rate: of a bare array, in Hz.
-        on_short: "raise" or "warn" when a file holds less than it claims.
+        mixture_shares: how much of the mixture belongs to each source, (num_sources,); nothing by default.
     """
 
     def __init__(
         self,
-        source: Any,
+        reader: AudioReader,
         model_rate: int,
         num_sources: int,
         *,
         residual: bool,
         unordered: bool = False,
-        sampling_rate: int | None = None,
-        on_short: OnShort = "raise",
+        mixture_shares: NDArray[np.float32] | None = None,
     ):
-        self.reader = open_audio(source, sampling_rate=sampling_rate, on_short=on_short)
-        self.sampling_rate: int = self.reader.sampling_rate
-        self.channels: int = self.reader.channels
-        self.total_samples: int | None = self.reader.claimed_samples
+        self.reader = reader
+        self.sampling_rate: int = reader.sampling_rate
+        self.channels: int = reader.channels
+        self.total_samples: int | None = reader.claimed_samples
         self.done_samples = 0
         self.model_rate = model_rate
         self.num_sources = num_sources
         self.residual = residual
+        self._mixture_shares = mixture_shares
         self._waiting: deque[Waveform] = deque()
         self._backward = StreamResampler(model_rate, self.sampling_rate, num_sources * self.channels)
         self._ahead = np.zeros((num_sources, self.channels, 0), np.float32)
@@ -67,18 +65,7 @@ class Track:
 
     def blocks(self) -> Iterator[Tensor]:
         """The mixture at the model's rate, (channels, samples) each, and at least one sample of it."""
-        forward = StreamResampler(self.sampling_rate, self.model_rate, self.channels)
-        empty = True
-        with self.reader as reader:
-            for block in reader.blocks():
-                self._waiting.append(block)
-                resampled = forward.push(block)
-                empty = empty and resampled.shape[1] == 0
-                yield torch.from_numpy(resampled)
-        resampled = forward.finish()
-        if empty and resampled.shape[1] == 0:
-            resampled = np.zeros((self.channels, 1), np.float32)
-        yield torch.from_numpy(resampled)
+        yield from resampled_blocks(self.reader, self.model_rate, self._waiting.append)
 
     def restore(self, sources: Tensor, presence: Tensor | None, *, last: bool) -> Waveform:
         """Brings a block of sources back to the recording's rate and adds the residual.
@@ -100,6 +87,8 @@ class Track:
         mixture = self._mixture(None if last else restored.shape[-1])
         samples = mixture.shape[-1]
         restored, self._ahead = restored[..., :samples], restored[..., samples:].copy()
+        if self._mixture_shares is not None:
+            restored = restored + self._mixture_shares[:, None, None] * mixture
         if self.residual:
             rest = mixture - restored.sum(axis=0, dtype=np.float64)
             restored = np.concatenate([restored, rest[None].astype(np.float32)])
@@ -129,6 +118,31 @@ class Track:
         return np.concatenate(taken, axis=1)
 
 
+def resampled_blocks(
+    reader: AudioReader, model_rate: int, keep: Callable[[Waveform], None] | None = None
+) -> Iterator[Tensor]:
+    """A recording at the model's rate, (channels, samples) each, and at least one sample of it; closes the reader.
+
+    Args:
+        reader: of the recording.
+        model_rate: in Hz.
+        keep: takes each block as it was read.
+    """
+    forward = StreamResampler(reader.sampling_rate, model_rate, reader.channels)
+    empty = True
+    with reader:
+        for block in reader.blocks():
+            if keep is not None:
+                keep(block)
+            resampled = forward.push(block)
+            empty = empty and resampled.shape[1] == 0
+            yield torch.from_numpy(resampled)
+    resampled = forward.finish()
+    if empty and resampled.shape[1] == 0:
+        resampled = np.zeros((reader.channels, 1), np.float32)
+    yield torch.from_numpy(resampled)
+
+
 class Tape:
     """A waveform that grows with what is written to it.
 
@@ -154,4 +168,4 @@ class Tape:
         return self._held.T
 
 
-__all__ = ["Tape", "Track", "Waveform"]
+__all__ = ["Tape", "Track", "Waveform", "resampled_blocks"]

@@ -23,6 +23,7 @@ torch.set_num_threads(1)
 for system in SYSTEMS.values():
     if system.converter is not None:
         importlib.import_module(system.converter)
+    if system.config is not None:
         locate(system.processor or system.config)
 with tempfile.TemporaryDirectory() as place:
     saved_tiny(Path(place) / "tiny")

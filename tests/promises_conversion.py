@@ -90,7 +90,7 @@ DAMAGES = [
 
 
 def digests(folder: Path) -> dict[str, str]:
-    return {path.name: sha256(path) for path in folder.iterdir()}
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in folder.rglob("*") if path.is_file()}
 
 
 class ConversionPromises:

@@ -323,6 +323,11 @@ def test_list_tells_licence_use_and_training_data(capsys: pytest.CaptureFixture[
     listed = json.loads(capsys.readouterr().out)
     assert "audiosep-small" in [card["name"] for card in listed["models"]]
     assert "audiosep" in [system["model_type"] for system in listed["systems"]]
+    research = {card["name"]: card for card in listed["models"] if not card["commercial"]}
+    assert main(["list"]) == 0
+    text = capsys.readouterr().out
+    for card in research.values():
+        assert f"{card['name']}  ({card['model_type']}; licence {card['licence_name']}; no commercial use)" in text
     assert main(["list", "--commercial"]) == 0
     text = capsys.readouterr().out
     for card in listed["models"]:

@@ -15,11 +15,13 @@ from torch import Tensor
 from hubsep.cards import conversations, results_table
 from hubsep.cli import main
 from hubsep.data.conversations import TurnSettings, conversation
+from hubsep.data.noisy import noisy_mixtures
 from hubsep.data.recordings import Clip, load_clips
 from hubsep.data.speech import speech_mixtures
 from hubsep.errors import DataError
 from hubsep.evaluation_speech import evaluate_mixtures, swap_rate
 from hubsep.metrics import filtered_sdr, match_outputs, separation_scores, si_snr
+from hubsep.modeling_outputs import AudioSeparationOutput
 from hubsep.models.conv_tasnet.configuration_conv_tasnet import ConvTasNetConfig
 from hubsep.models.conv_tasnet.modeling_conv_tasnet import ConvTasNetForAudioSeparation
 
@@ -162,8 +164,69 @@ def test_the_command_measures_separators_of_speakers(
     for word in ("same gender", "mixed gender", "si_snri_median", "swaps_per_minute", str(result["sdri"])):
         assert word in printed
     assert set(result["conversations"]) == {"same gender", "mixed gender"}
-    assert result["conversations"]["same gender"]["minutes"] == 0.2
+    told = result["conversations"]["same gender"]
+    assert told["minutes"] == 0.2
+    assert told["memory_mb"] > 100
+    assert 0 <= told["memory_added_mb"] < told["memory_mb"]
+    assert f"{told['wrong_s']} of {told['seconds']} spoken seconds on the wrong output" in printed
     assert "| **all** | 4 |" in results_table(result)
     assert "Conversation of 0.2 minutes, same gender" in conversations(result)[0]
     assert main([*command, "--speakers", "3"]) != 0
     assert "for 3 the model has 2 outputs" in capsys.readouterr().err
+    assert main([*command, "--noise", str(data)]) != 0
+    assert "leave it out or pass --speakers 1" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def enhancer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("enhancer")
+    torch.manual_seed(0)
+    config = ConvTasNetConfig(
+        num_sources=1, num_filters=16, bottleneck_channels=8, hidden_channels=8, skip_channels=8, num_blocks=2,
+        num_repeats=1,
+    )  # fmt: skip
+    ConvTasNetForAudioSeparation(config).save_pretrained(folder)
+    return folder
+
+
+def test_noise_lies_over_speech_at_the_level_asked_for(clips: list[Clip]):
+    mixtures = noisy_mixtures(clips[:10], clips[10:], RATE, count=8, seconds=0.5, snr_db=(-5.0, 15.0))
+    assert [item.kind for item in mixtures[:2]] == ["-5 to 5 dB", "5 to 15 dB"]
+    for item in mixtures:
+        ratio = 10 * torch.log10(item.sources.square().mean() / item.noise.square().mean()).item()
+        low, high = (float(part) for part in item.kind.removesuffix(" dB").split(" to "))
+        assert low - 0.01 <= ratio <= high + 0.01
+        assert item.mixture.dtype == torch.float32
+        assert item.mixture.square().mean().sqrt().item() == pytest.approx(0.1, rel=1e-4)
+    again = noisy_mixtures(clips[:10], clips[10:], RATE, count=2, seconds=0.5, snr_db=(-5.0, 15.0))
+    assert torch.equal(again[1].mixture, mixtures[1].mixture)
+    with pytest.raises(DataError, match="got 5 speakers and 0 noises"):
+        noisy_mixtures(clips[:10], [], RATE)
+
+
+def test_the_command_measures_models_that_take_noise_away(
+    data: Path, enhancer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    command = ["evaluate", str(enhancer), "--data", str(data), "--all-recordings", "--mixtures", "4"]
+    command += ["--seconds", "0.5"]
+    assert main([*command, "--noise", str(data), "--json", str(tmp_path / "result.json")]) == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert set(result["classes"]) == {"0 to 5 dB", "5 to 10 dB"}
+    assert result["classes"]["0 to 5 dB"]["mixtures"] == 2
+    assert result["si_snri"] < 3, "random weights take nothing away"
+    for wrong in ([], ["--noise", str(data), "--conversation-minutes", "1"]):
+        assert main([*command, *wrong]) != 0
+        assert "name a folder of it with --noise" in capsys.readouterr().err
+
+
+def test_what_a_perfect_model_gains_is_what_the_noise_cost(clips: list[Clip]):
+    class Oracle(torch.nn.Module):
+        device = torch.device("cpu")
+
+        def forward(self, mixture: Tensor) -> AudioSeparationOutput:
+            item = next(item for item in mixtures if torch.equal(item.mixture, mixture[0, 0]))
+            return AudioSeparationOutput(sources=(item.sources + 1e-3 * item.noise)[None, :, None])
+
+    mixtures = noisy_mixtures(clips[:10], clips[10:], RATE, count=4, seconds=0.5)
+    result = evaluate_mixtures(Oracle(), mixtures)
+    assert result["si_snri"] == pytest.approx(60, abs=1)  # the noise is a thousandth of what it was

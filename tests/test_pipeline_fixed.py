@@ -150,6 +150,16 @@ def test_voices_stay_on_their_outputs_at_their_own_level(channels: int, options:
     assert snr(truth.sum(axis=0), sources.sum(axis=0)) > 40
 
 
+@pytest.mark.parametrize("seed", [1, 2, 6, 11])
+def test_two_voices_do_not_wake_a_third_output(seed: int):
+    """Conversations in which a voice moved to the output nobody uses, while that cost less than memory could lose."""
+    truth = voices(30, seed=seed)
+    found = shuffler()(truth.sum(axis=0), sampling_rate=RATE)
+    sources = audio(found)
+    assert all(max(snr(voice, source) for source in sources) > 25 for voice in truth)
+    assert sum(source["score"] > 0.5 for source in found) == 2
+
+
 def test_without_rescaling_the_model_has_its_way():
     mixture = voices(3).sum(axis=0)
     raw = audio(shuffler()(mixture, sampling_rate=RATE, rescale=False, segment_s=4))

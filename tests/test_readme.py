@@ -53,7 +53,7 @@ def test_the_first_line_writes_what_it_says(tmp_path: Path):
     assert picture.stat().st_size > 20_000
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [0, 1, 2])
 def test_the_python_examples_print_what_they_say(
     number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -107,6 +107,13 @@ def test_readme_states_the_measured_numbers(model: str, names: tuple[str, ...]):
     result = json.loads((SHIPPED[model] / "evaluation.json").read_text(encoding="utf-8"))
     for name in names:
         assert f"{result[name]} dB" in README or f" {result[name]} " in README, name
+
+
+def test_readme_states_the_measured_stems():
+    result = json.loads((SHIPPED["spleeter-small-2stems"] / "evaluation.json").read_text(encoding="utf-8"))
+    for name, row in result["classes"].items():
+        cells = (name, *(row[column] for column in ("songs", "sdr", "sir", "sar", "sdr_mean", "sdr_mixture")))
+        assert "| " + " | ".join(map(str, cells)) + " |" in README
 
 
 @pytest.mark.parametrize("name", SHIPPED)

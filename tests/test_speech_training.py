@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from sounds import corpus
 from speakers import speakers
+from tiny_audioslots import tiny_audioslots
 
 from hubsep import AutoModelForAudioSeparation
 from hubsep.cli import main
@@ -203,6 +204,21 @@ def test_a_run_starts_from_another_model_and_learns(data: Path, tmp_path: Path):
     assert model.config.loss == "si_sdr"
     saved = load_file(tmp_path / "first" / "model" / "model.safetensors")
     assert all(torch.equal(tensor, saved[name]) for name, tensor in model.state_dict().items() if name in saved)
+
+
+def test_parts_that_a_recipe_adds_start_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    first, _ = tiny_audioslots(slot_init="learned")
+    first.save_pretrained(tmp_path / "first")
+    settings = {"model_type": "audioslots", "initial_model": str(tmp_path / "first")}
+    model = speech.build_model(speech.SpeechRecipe(**settings, model={"sequential": True}))
+    assert model.config.sequential
+    assert "start anew: slots.carry.weight, slots.carry.bias" in capsys.readouterr().out
+    saved = first.state_dict()
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in model.state_dict().items() if "carry" not in name)
+    with pytest.raises(DataError, match=r"no place for slots\.queries"):
+        speech.build_model(speech.SpeechRecipe(**settings, model={"slot_init": "gaussian"}))
+    with pytest.raises(DataError, match="does not fit the recipe's model"):
+        speech.build_model(speech.SpeechRecipe(**settings, model={"hidden_size": 32}))
 
 
 def test_systems_that_cannot_be_trained_here(data: Path, tmp_path: Path):

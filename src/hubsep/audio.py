@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from .audio_excerpts import Excerpt
 from .audio_files import Source
 from .audio_limits import AudioLimits
 from .audio_resampling import StreamResampler, Waveform, resample
@@ -100,8 +101,10 @@ def open_audio(
     sampling_rate: int | None = None,
     on_short: OnShort = "raise",
     limits: AudioLimits | None = None,
+    offset_s: float = 0.0,
+    duration_s: float | None = None,
 ) -> AudioReader:
-    """Opens a recording.
+    """Opens a recording, or a part of it.
 
     Args:
         source: a path, https URL, bytes, binary file object, array or tensor (channels, samples) or (samples,), a dict
@@ -110,14 +113,23 @@ def open_audio(
         sampling_rate: of a bare array, in Hz; every other kind says its own.
         on_short: "raise" or "warn" when a file holds less than it claims.
         limits: bounds on what is read.
+        offset_s: where to begin, in seconds; what comes before is decoded and dropped.
+        duration_s: how many seconds to read at most; where there are fewer, those, with a warning.
 
     Raises:
-        AudioError: if it is no recording, or one that cannot be read.
+        AudioError: if it is no recording, or one that cannot be read; when it is read, if it ends before `offset_s`.
     """
     if on_short not in ("raise", "warn"):
         raise AudioError(f'on_short must be "raise" or "warn", got {on_short!r}')
     limits = limits or AudioLimits()
-    reader = AudioReader(open_source(source, sampling_rate, limits), on_short, limits)
+    opened = open_source(source, sampling_rate, limits)
+    if offset_s or duration_s is not None:
+        try:
+            opened = Excerpt(opened, offset_s, duration_s)
+        except BaseException:
+            opened.close()
+            raise
+    reader = AudioReader(opened, on_short, limits)
     if (cut := reader._source.cut) is not None:
         try:
             warnings.warn(_cut_short(reader.name, cut, on_short), UserWarning, stacklevel=2)

@@ -2,7 +2,7 @@
 """The audio of m4a, aac, mp4, mkv, webm and avi files, read with PyAV (`pip install hubsep[video]`).
 
 The demuxer is named by the caller and the file is handed over as an object, so ffmpeg never guesses a format and opens
-no other file, playlist or address. The first audio stream is read.
+no other file, playlist or address. The first audio stream is read, unless the caller asks for another.
 """
 
 from __future__ import annotations
@@ -24,7 +24,16 @@ SLACK_SECONDS = 0.25  # durations in containers are rounded, and count what deco
 class AVSource:
     """What PyAV reads."""
 
-    def __init__(self, file: BinaryIO, name: str, container: str, limits: AudioLimits, *, cut: str | None = None):
+    def __init__(
+        self,
+        file: BinaryIO,
+        name: str,
+        container: str,
+        limits: AudioLimits,
+        *,
+        cut: str | None = None,
+        stream: int = 0,
+    ):
         try:
             import av
         except ImportError as error:
@@ -42,7 +51,7 @@ class AVSource:
         with decoding(name):
             self._container = av.open(file, format=container, mode="r", metadata_errors="replace")
         try:
-            self._describe(container, limits)
+            self._describe(container, limits, stream)
         except BaseException:
             self.close()
             raise
@@ -62,11 +71,13 @@ class AVSource:
         self._container.close()
         self._file.close()
 
-    def _describe(self, container: str, limits: AudioLimits) -> None:
+    def _describe(self, container: str, limits: AudioLimits, number: int) -> None:
         """Rate and channels are those of the first frame: AAC can hold more than its header says."""
-        stream = next(iter(self._container.streams.audio), None)
+        streams = self._container.streams.audio
+        stream = streams[number] if number < len(streams) else None
         if stream is None:
-            raise AudioError(f"{self.name}: the file has no audio stream")
+            which = f"only {len(streams)} of the {number + 1} audio streams needed" if streams else "no audio stream"
+            raise AudioError(f"{self.name}: the file has {which}")
         if stream.codec_context is None:
             raise AudioError(f"{self.name}: cannot be decoded; it is damaged or its codec is not known")
         frames = self._container.decode(stream)

@@ -82,6 +82,19 @@ def kept_subtype(path: str | os.PathLike[str], subtype: str | None) -> str | Non
     return subtype if known is not None and lossless and sf.check_format(known[0], subtype) else None
 
 
+def bitrate_kbps(bitrate: int | str) -> int:
+    """A bitrate in kbit/s, from 256, "256" or "256k".
+
+    Raises:
+        AudioError: if it is none of these.
+    """
+    text = str(bitrate).strip().lower()
+    number = text.removesuffix("bps").removesuffix("k")
+    if isinstance(bitrate, bool) or not (number.isascii() and number.isdigit()):
+        raise AudioError(f"a bitrate is given in kbit/s, such as 256 or 256k, got {bitrate!r}")
+    return int(number)
+
+
 def codec_options(path: Path, format: str, sampling_rate: int, bitrate_kbps: int | None) -> dict[str, Any]:
     """What soundfile is told about a bitrate: a level from 0 to 1, which libsndfile spreads over LAME's bitrates.
 
@@ -106,6 +119,7 @@ __all__ = [
     "LIMITED_FORMATS",
     "PCM_BITS",
     "SAMPLE_BYTES",
+    "bitrate_kbps",
     "codec_options",
     "format_of",
     "kept_subtype",

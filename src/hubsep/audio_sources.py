@@ -13,7 +13,8 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,42 @@ def _channels_first(array: Any) -> NDArray[np.floating]:
     return array
 
 
+@contextmanager
+def repeatable(source: Any, limits: AudioLimits | None = None) -> Iterator[Callable[[], Any]]:
+    """Gives a function that returns a recording to be opened from its start, as often as it is called.
+
+    What can be read once only, such as a pipe, or would be fetched anew, is copied to a temporary file first.
+    """
+    limits = limits or AudioLimits()
+    with ExitStack() as files:
+        if isinstance(source, str) and URL.match(source):
+            from .audio_url import download
+
+            copy = files.enter_context(download(source, limits))
+            source = _Copy(copy, unquote(re.split("[?#]", source)[0]))
+        elif hasattr(source, "read") and not (hasattr(source, "seekable") and source.seekable()):
+            name = getattr(source, "name", None)
+            with decoding(_stem(name)):
+                source = _Copy(files.enter_context(_seekable(source, limits)), name)
+        start = source.tell() if hasattr(source, "read") else 0
+
+        def from_its_start() -> Any:
+            if hasattr(source, "read"):
+                source.seek(start)
+            return source
+
+        yield from_its_start
+
+
+class _Copy:
+    """A temporary file under the name of what is in it."""
+
+    def __init__(self, file: Any, name: Any):
+        self.name = name
+        self.read, self.seek, self.tell, self.seekable = file.read, file.seek, file.tell, file.seekable
+        file.seek(0)
+
+
 def _open_mapping(source: Mapping[str, Any], limits: AudioLimits) -> Source:
     if source.get("array") is None and source.get("raw") is None and source.keys() & {"bytes", "path"}:
         # what `datasets` gives with `Audio(decode=False)`
@@ -169,4 +206,4 @@ def _stem(name: Any) -> str:
     return (Path(name).stem or "audio") if isinstance(name, str) else "audio"
 
 
-__all__ = ["ArraySource", "open_source"]
+__all__ = ["ArraySource", "open_source", "repeatable"]

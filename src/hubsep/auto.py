@@ -43,7 +43,7 @@ class AutoModelForAudioSeparation(_BaseAutoModelClass):
 def _fill(auto: type[_BaseAutoModelClass]) -> None:
     """Registers the separation models; at import time this could run into the middle of their own imports."""
     for system in SYSTEMS.values():
-        if system.task == TASK and system.model is not None:
+        if system.task == TASK and system.model is not None and system.config is not None:
             auto.register(locate(system.config), locate(system.model), exist_ok=True)
 
 

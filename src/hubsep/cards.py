@@ -18,6 +18,13 @@ from .registry import SHIPPED
 REPOSITORY = Path(__file__).parents[2]
 COLUMNS = {
     "mixtures": "mixtures",
+    "songs": "songs",
+    "sdr": "SDR, dB",
+    "isr": "ISR, dB",
+    "sir": "SIR, dB",
+    "sar": "SAR, dB",
+    "sdr_mean": "mean SDR, dB",
+    "sdr_mixture": "SDR of the mixture, dB",
     "si_snri": "SI-SNRi, dB",
     "si_snri_median": "median",
     "sdri": "SDRi, dB",
@@ -40,11 +47,13 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def results_table(results: dict[str, Any]) -> str:
-    """Results by class and over all of them, as a Markdown table."""
-    shown = [name for name in COLUMNS if name in results]
+    """Results by class and, where there are such, over all of them, as a Markdown table."""
+    shown = [name for name in COLUMNS if any(name in row for row in (results, *results["classes"].values()))]
+    overall = [("**all**", results)] * any(name in results for name in shown)
     rows = [("class", *(COLUMNS[name] for name in shown)), ("---", *("---:" for _ in shown))]
-    for label, row in [*results["classes"].items(), ("**all**", results)]:
-        rows.append((label, *(str(row.get(name, "")) for name in shown)))
+    for label, row in [*results["classes"].items(), *overall]:
+        cells = (row.get(name) for name in shown)
+        rows.append((label, *("" if cell is None else str(cell) for cell in cells)))
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
@@ -59,9 +68,24 @@ def conversations(results: dict[str, Any]) -> list[str]:
     return ["\n".join(lines)] if lines else []
 
 
+def licence_of(card: dict[str, Any]) -> str:
+    """The licence as people call it."""
+    return card.get("licence_name", card["licence"])
+
+
+def improvement(results: dict[str, Any]) -> str:
+    """SDR improvement over everything, or of each class where there is no such figure."""
+    if "sdri" in results:
+        return str(results["sdri"])
+    return ", ".join(f"{label} {row['sdri']}" for label, row in results.get("classes", {}).items() if "sdri" in row)
+
+
 def front_matter(card: dict[str, Any]) -> str:
     """What the Hub reads: licence, task, library, tags."""
-    lines = ["---", f"license: {card['licence'].lower()}", "library_name: hubsep"]
+    lines = ["---", f"license: {card['licence'].lower()}"]
+    if "licence_name" in card:  # of a licence the Hub has no id for
+        lines.append(f"license_name: {card['licence_name']}")
+    lines.append("library_name: hubsep")
     lines += [f"pipeline_tag: {card['pipeline_tag']}", "tags:", *(f"- {tag}" for tag in card["tags"]), "---"]
     return "\n".join(lines)
 
@@ -75,7 +99,7 @@ def render_card(folder: Path) -> str:
         front_matter(card),
         f"# {card['name']}",
         card["summary"],
-        f"Licence: {card['licence']}. {use} System: {card['system']} ({card['paper']}).",
+        f"Licence: {licence_of(card)}. {use} System: {card['system']} ({card['paper']}).",
         "## Use",
         f"```python\n{card['use']}\n```",
         *(["## What it knows", ", ".join(card["known_sounds"]) + "."] if card["known_sounds"] else []),
@@ -104,10 +128,10 @@ def render_index(folders: list[Path]) -> str:
         cells = (
             f"[{card['name']}](src/hubsep/checkpoints/{folder.name}/README.md)",
             card["system"],
-            card["licence"],
+            licence_of(card),
             "yes" if card["commercial"] else "**no**",
             ", ".join(data["name"] for data in card["training_data"]),
-            str(card.get("results", {}).get("sdri", "")),
+            improvement(card.get("results", {})),
         )
         rows.append("| " + " | ".join(cells) + " |")
     bodies = [render_card(folder).split("---\n", 2)[2].strip().replace("\n#", "\n##") for folder in folders]

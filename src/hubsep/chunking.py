@@ -12,6 +12,8 @@ samples. Decisions:
 - A model whose output depends on at most `context` samples to either side gives the same result as on the whole
   recording.
 - Only segments of equal channels and length share a batch; they may come from different recordings.
+- A model whose parts of a recording add up to the whole, such as one that works on frames, takes `additive` segments:
+  nothing is faded, what neighbours say about the samples they share is added. The result is that of the whole.
 - Samples leave as soon as no later segment can change them, so memory is one batch of segments however long the audio.
 """
 
@@ -26,7 +28,7 @@ from torch import Tensor
 from .errors import AudioError
 
 
-Process = Callable[[Tensor], Tensor]
+Process = Callable[..., Tensor]
 Align = Callable[[Tensor, Tensor], Tensor]
 Arrange = Callable[[int, Tensor, bool], Tensor]
 
@@ -39,14 +41,19 @@ class Segments:
         samples: length of a segment.
         overlap: what a segment shares with the next one.
         context: samples at each inner edge of a segment that only inform the model and are not used.
+        additive: whether overlaps are added instead of cross-faded.
+        lead: zeros that go before a recording, and are taken off its sources.
 
     Raises:
-        AudioError: if `overlap` does not fit into a segment or `context` not twice into the overlap.
+        AudioError: if `overlap` does not fit into a segment, `context` not twice into the overlap, or `lead` not into
+            what a segment shares with no other.
     """
 
     samples: int
     overlap: int
     context: int = 0
+    additive: bool = False
+    lead: int = 0
 
     def __post_init__(self) -> None:
         if self.samples < 1:
@@ -58,6 +65,8 @@ class Segments:
                 f"the context must be 0 to {self.overlap // 2} (half of the overlap), got {self.context}; "
                 "lengthen the overlap or shorten the context"
             )
+        if not 0 <= self.lead <= self.hop or (self.additive and self.context):
+            raise AudioError(f"a lead of {self.lead} and a context of {self.context} do not suit these segments")
 
     @property
     def hop(self) -> int:
@@ -67,7 +76,7 @@ class Segments:
     def weights(self, samples: int, *, first: bool, last: bool) -> Tensor:
         """Weight of each sample of a segment, (samples,): faded in unless `first`, faded out unless `last`."""
         weights = torch.ones(samples, dtype=torch.float64)
-        if self.overlap:
+        if self.overlap and not self.additive:
             faded = self.overlap - 2 * self.context
             ramp = torch.sin((torch.arange(faded, dtype=torch.float64) + 0.5) * (torch.pi / 2 / max(faded, 1))) ** 2
             fade = torch.cat([torch.zeros(self.context), ramp, torch.ones(self.context)])
@@ -91,6 +100,7 @@ def overlap_add(
     Args:
         blocks: the recording, (channels, n) each, n as it comes.
         process: separates mixtures (batch, channels, samples) into sources (batch, num_sources, channels, samples).
+            With additive segments it is called with `last=`, too: whether they are the ends of their recordings.
         segments: lengths of segments, overlap and context.
         batch_size: segments that are processed at once.
         align: for models whose sources come in no order. Gets the previous segment's sources in the overlap and the
@@ -138,8 +148,9 @@ def overlap_add_many(
     if align is not None and not segments.overlap:
         raise AudioError("sources can only be aligned where segments overlap; give an overlap above 0")
     merger = _Merger(segments, align)
-    for batch in _batches(_pieces(recordings, segments), batch_size):
-        for piece, sources in zip(batch, _checked(process, batch), strict=True):
+    for batch in _batches(_pieces(recordings, segments), batch_size, apart=segments.additive):
+        told = {"last": batch[0].last} if segments.additive else {}
+        for piece, sources in zip(batch, _checked(process, batch, told), strict=True):
             if arrange is not None:
                 sources = arrange(piece.recording, sources, piece.last)
             yield piece.recording, merger.add(sources, last=piece.last), piece.last
@@ -156,18 +167,21 @@ class _Piece:
 
 def _pieces(recordings: Iterable[Iterable[Tensor]], segments: Segments) -> Iterator[_Piece]:
     for index, blocks in enumerate(recordings):
-        for mixture, last in _cut(blocks, segments):
+        for mixture, last in cut(blocks, segments):
             yield _Piece(index, mixture, last)
 
 
-def _cut(blocks: Iterable[Tensor], segments: Segments) -> Iterator[tuple[Tensor, bool]]:
-    """Segments in order. One sample beyond the segment must have arrived to know that it is not the last."""
+def cut(blocks: Iterable[Tensor], segments: Segments) -> Iterator[tuple[Tensor, bool]]:
+    """The segments (channels, samples) of one recording in order, and whether each is the last.
+
+    One sample beyond a segment must have arrived to know that it is not the last.
+    """
     window, filled = torch.empty(0, 0), 0
     for block in blocks:
         if block.ndim != 2:
             raise AudioError(f"a block must be (channels, samples), got shape {tuple(block.shape)}")
         if window.shape[0] == 0:
-            window = torch.empty(block.shape[0], segments.samples + 1)
+            window, filled = torch.zeros(block.shape[0], segments.samples + 1), segments.lead
         if block.shape[0] != window.shape[0]:
             raise AudioError(f"the recording changed from {window.shape[0]} to {block.shape[0]} channels")
         start = 0
@@ -183,10 +197,11 @@ def _cut(blocks: Iterable[Tensor], segments: Segments) -> Iterator[tuple[Tensor,
         yield window[:, :filled].clone(), True
 
 
-def _batches(pieces: Iterable[_Piece], batch_size: int) -> Iterator[list[_Piece]]:
+def _batches(pieces: Iterable[_Piece], batch_size: int, *, apart: bool) -> Iterator[list[_Piece]]:
+    """Pieces of one shape; last ones and others `apart` from each other where that matters."""
     batch: list[_Piece] = []
     for piece in pieces:
-        if batch and piece.mixture.shape != batch[0].mixture.shape:
+        if batch and (piece.mixture.shape != batch[0].mixture.shape or (apart and piece.last != batch[0].last)):
             yield batch
             batch = []
         batch.append(piece)
@@ -197,9 +212,9 @@ def _batches(pieces: Iterable[_Piece], batch_size: int) -> Iterator[list[_Piece]
         yield batch
 
 
-def _checked(process: Process, batch: list[_Piece]) -> Tensor:
+def _checked(process: Process, batch: list[_Piece], told: dict[str, bool]) -> Tensor:
     mixture = torch.stack([piece.mixture for piece in batch])
-    sources = process(mixture)
+    sources = process(mixture, **told)
     if sources.ndim != 4 or (sources.shape[0], *sources.shape[2:]) != tuple(mixture.shape):
         raise AudioError(
             f"sources must be (batch, num_sources, channels, samples) for a mixture of {tuple(mixture.shape)}, "
@@ -216,9 +231,15 @@ class _Merger:
         self.align = align
         self.pending: tuple[Tensor, Tensor] | None = None  # weighted sources and weights of the open overlap
         self.previous: Tensor | None = None
+        self.lead = segments.lead  # samples still to be taken off
 
     def add(self, sources: Tensor, *, last: bool) -> Tensor:
         """Takes in a segment's sources and returns the samples that are final now."""
+        final = self._final(sources, last)
+        lead, self.lead = min(self.lead, final.shape[-1]), self.segments.lead if last else 0
+        return final[..., lead:]
+
+    def _final(self, sources: Tensor, last: bool) -> Tensor:
         overlap, hop = self.segments.overlap, self.segments.hop
         if self.align is not None:
             if self.previous is not None:
@@ -228,7 +249,8 @@ class _Merger:
         total = sources * weights
         if self.pending is not None:
             total[..., :overlap] += self.pending[0]
-            weights[:overlap] += self.pending[1]
+            if not self.segments.additive:
+                weights[:overlap] += self.pending[1]
         if last:
             self.pending = None
             return total / weights
@@ -236,4 +258,4 @@ class _Merger:
         return total[..., :hop] / weights[:hop]
 
 
-__all__ = ["Align", "Arrange", "Process", "Segments", "overlap_add", "overlap_add_many"]
+__all__ = ["Align", "Arrange", "Process", "Segments", "cut", "overlap_add", "overlap_add_many"]

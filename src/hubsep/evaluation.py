@@ -165,9 +165,12 @@ def format_table(result: dict[str, Any]) -> str:
 def main(
     model: str, data: Path, *, json_file: Path | None = None, folders: tuple[str, ...] = (), per_class: int = 20,
     seconds: float | None = None, seed: int = 1, all_recordings: bool = False, mixtures: int = 200,
-    speakers: int = 0, conversation_minutes: float = 0.0,
+    speakers: int = 0, conversation_minutes: float = 0.0, noise: Path | None = None,
+    musdb: bool = False, limit: int = 0, name: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Evaluates a model and prints the table; one that is not queried with text is given speakers to separate.
+    """Evaluates a model and prints the table.
+
+    One that is not queried with text is given songs to separate if `data` holds such, and speakers if not.
 
     Args:
         model: a shipped name, a folder or a Hub repository.
@@ -181,15 +184,30 @@ def main(
         mixtures: how many mixtures of speakers.
         speakers: in each of them, 0 for as many as the model has outputs.
         conversation_minutes: length of conversations in which changes of outputs are counted, 0 for none.
+        noise: folder of noises, for models that take them off speech.
+        musdb: whether `data` is a folder of MUSDB18 or MUSDB18-HQ.
+        limit: songs of each corpus, 0 for all.
+        name: what the model is called where the numbers are written; `model` if not given.
+
+    Raises:
+        DataError: if the data and the model do not go together.
     """
+    from .data.multitracks import holds_songs
+    from .evaluation_music import main as evaluate_music
     from .evaluation_speech import main as evaluate_speech
     from .pipelines import pipeline
 
     separator = pipeline(model=model)
+    if musdb or (not separator.model.config.is_text_queried and holds_songs([data / f for f in folders or (".",)])):
+        return evaluate_music(
+            separator, data, json_file=json_file, folders=folders, all_recordings=all_recordings, musdb=musdb,
+            limit=limit, model=name or model,
+        )  # fmt: skip
     if not separator.model.config.is_text_queried:
         return evaluate_speech(
             separator, data, json_file=json_file, folders=folders, mixtures=mixtures, seconds=seconds or 4.0,
             speakers=speakers, seed=seed, all_recordings=all_recordings, conversation_minutes=conversation_minutes,
+            noise=noise,
         )  # fmt: skip
     rate = separator.model.config.sampling_rate
     clips = load_clips([data / name for name in folders or (".",)], rate, commercial_only=not all_recordings)

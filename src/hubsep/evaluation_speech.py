@@ -4,13 +4,17 @@
 The mixtures are of two (or as many as the model separates) speakers who all talk all the time, the first 0 to 2.5 dB
 louder; they depend on the recordings and the seed alone. SI-SNR and SDR (BSS Eval with 512 taps) are improvements over
 the mixture in the best order of the outputs. In a conversation it counts whether a speaker stays on one output:
-improvements hide that, because the order is chosen anew for every mixture.
+improvements hide that, because the order is chosen anew for every mixture. Models with one output are given one
+speaker under noise, and judged by that speaker. The memory of a conversation is the process's peak, and how much of
+it the separation added; the waveforms handed out are part of that.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import sys
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -20,7 +24,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .data.conversations import Conversation, conversation
-from .data.recordings import load_clips, split_clips
+from .data.noisy import NoisySpeech, noisy_mixtures
+from .data.recordings import Clip, load_clips, split_clips
 from .data.speech import SpeechMixture, speech_mixtures
 from .errors import DataError
 from .losses_permutation import assign, pairwise_si_snr
@@ -34,28 +39,36 @@ MARGIN_DB = 1.0
 
 @torch.no_grad()
 def evaluate_mixtures(
-    model: Any, mixtures: list[SpeechMixture], *, on_progress: Callable[[], Any] | None = None
+    model: Any, mixtures: Sequence[SpeechMixture | NoisySpeech], *, on_progress: Callable[[], Any] | None = None
 ) -> dict[str, Any]:
     """Separates every mixture.
 
     Args:
         model: an `XForAudioSeparation` without queries, in evaluation mode.
-        mixtures: from `speech_mixtures`.
+        mixtures: from `speech_mixtures` or `noisy_mixtures`.
         on_progress: called after each mixture.
 
     Returns:
         `mixtures`, means `si_snri` and `sdri` and medians `si_snri_median` and `sdri_median` in dB, over mixtures
-        (a mixture counts with the mean of its sources); and `classes`, the same by gender.
+        (a mixture counts with the mean of its sources); and `classes`, the same by gender or by level of the noise.
     """
     rows: list[dict[str, Any]] = []
     for item in mixtures:
         sources = model(item.mixture[None, None].to(model.device)).sources[0, :, 0].float().cpu()
         scores = separation_scores(sources, item.sources, item.mixture)
-        rows.append({"same": item.same_gender, **{name: scores[name].mean().item() for name in ("si_snri", "sdri")}})
+        rows.append({"kind": kind_of(item), **{name: scores[name].mean().item() for name in ("si_snri", "sdri")}})
         if on_progress is not None:
             on_progress()
-    classes = {name: [row for row in rows if row["same"] is same] for name, same in KINDS.items()}
-    return {**summarise(rows), "classes": {name: summarise(part) for name, part in classes.items() if part}}
+    kinds = sorted({row["kind"] for row in rows}, key=lambda kind: list(KINDS).index(kind) if kind in KINDS else 0)
+    classes = {kind: summarise([row for row in rows if row["kind"] == kind]) for kind in kinds}
+    return {**summarise(rows), "classes": classes}
+
+
+def kind_of(item: SpeechMixture | NoisySpeech) -> str:
+    """What class of mixture it counts for."""
+    if isinstance(item, NoisySpeech):
+        return item.kind
+    return next(name for name, same in KINDS.items() if same is item.same_gender)
 
 
 def summarise(rows: list[dict[str, Any]]) -> dict[str, float]:
@@ -130,13 +143,34 @@ def swap_rate(sources: Tensor, references: Tensor, sampling_rate: int) -> dict[s
 
 
 def evaluate_conversation(separator: Any, talk: Conversation) -> dict[str, float]:
-    """Separates a conversation through a pipeline: `swap_rate` and the improvements over the whole of it."""
+    """Separates a conversation through a pipeline: `swap_rate`, and the improvements over the whole of it.
+
+    Also `processing_s`, and `memory_mb`: the most this process has ever held, and `memory_added_mb`: how much higher
+    that is than before (both where the system tells).
+    """
+    before, start = peak_memory_mb(), time.perf_counter()
     entries = separator(talk.mixture[None].numpy(), sampling_rate=talk.sampling_rate)
+    taken, after = time.perf_counter() - start, peak_memory_mb()
     sources = torch.stack([torch.from_numpy(entry["audio"][0]) for entry in entries])
     scores = separation_scores(sources, talk.sources, talk.mixture)
     result = {"minutes": round(talk.sources.shape[-1] / talk.sampling_rate / 60, 2)}
     result.update({name: round(scores[name].mean().item(), 2) for name in ("si_snri", "sdri")})
-    return {**result, **swap_rate(sources, talk.sources, talk.sampling_rate)}
+    result.update(swap_rate(sources, talk.sources, talk.sampling_rate))
+    result["wrong_s"] = round(result["wrong_seconds"] * result["seconds"])
+    result["processing_s"] = round(taken, 1)
+    if before is not None and after is not None:
+        result.update({"memory_mb": round(after), "memory_added_mb": round(after - before)})
+    return result
+
+
+def peak_memory_mb() -> float | None:
+    """The most this process has ever held in memory, in megabytes; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1_024**2 if sys.platform == "darwin" else 1_024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def format_table(result: dict[str, Any]) -> str:
@@ -147,16 +181,17 @@ def format_table(result: dict[str, Any]) -> str:
         lines.append(f"{label:<20}" + "".join(f"{row[name]:>16}" for name in columns))
     for label, row in result.get("conversations", {}).items():
         told = ", ".join(f"{name} {value}" for name, value in row.items())
-        lines.append(f"conversation, {label}: {told}")
+        wrong = f"{row['wrong_s']} of {row['seconds']} spoken seconds on the wrong output"
+        lines.append(f"conversation, {label}: {wrong}; {told}")
     return "\n".join(lines)
 
 
 def main(
     separator: Any, data: Path, *, json_file: Path | None = None, folders: tuple[str, ...] = (), mixtures: int = 200,
     seconds: float = 4.0, speakers: int = 0, seed: int = 1, all_recordings: bool = False,
-    conversation_minutes: float = 0.0,
+    conversation_minutes: float = 0.0, noise: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Evaluates a model that separates speakers and prints the table.
+    """Evaluates a model that separates speakers, or takes noise off one, and prints the table.
 
     Args:
         separator: a pipeline.
@@ -167,22 +202,23 @@ def main(
         seconds: length of a mixture.
         speakers: in a mixture and a conversation, 0 for as many as the model has outputs.
         seed: decides speakers, excerpts and levels.
-        all_recordings: use every speaker (of data no training heard) rather than those held out by the split.
+        all_recordings: use every recording (of data no training heard) rather than those held out by the split.
         conversation_minutes: length of a conversation of men or of women, and of one of both; 0 for none.
+        noise: folder of noises with `metadata.csv`, for models with one output.
 
     Raises:
-        DataError: if the model has one output, or fewer than there are speakers.
+        DataError: if there are more speakers than outputs, or one output and no noise or a conversation.
     """
     config = separator.model.config
-    people = speakers or config.num_sources
-    if not 2 <= people <= config.num_sources:
-        raise DataError(
-            f"this evaluation is of at least 2 speakers; for {people} the model has {config.num_sources} outputs"
-        )
-    rate = config.sampling_rate
-    clips = load_clips([data / name for name in folders or (".",)], rate, commercial_only=not all_recordings)
-    heldout = clips if all_recordings else split_clips(clips)[1]
-    fixed = speech_mixtures(heldout, rate, count=mixtures, num_sources=people, seconds=seconds, seed=seed)
+    people, rate = speakers or config.num_sources, config.sampling_rate
+    _check(people, config.num_sources, noise, conversation_minutes)
+    heldout = _heldout([data / name for name in folders or (".",)], rate, all_recordings)
+    options: dict[str, Any] = {"count": mixtures, "seconds": seconds, "seed": seed}
+    fixed: Sequence[SpeechMixture | NoisySpeech]
+    if noise is not None:
+        fixed = noisy_mixtures(heldout, _heldout([noise], rate, all_recordings), rate, **options)
+    else:
+        fixed = speech_mixtures(heldout, rate, num_sources=people, **options)
     with tqdm(total=len(fixed), desc="mixtures") as bar:
         result = evaluate_mixtures(separator.model, fixed, on_progress=bar.update)
     if conversation_minutes > 0:
@@ -198,4 +234,23 @@ def main(
     return result
 
 
-__all__ = ["evaluate_conversation", "evaluate_mixtures", "format_table", "main", "swap_rate"]
+def _check(people: int, outputs: int, noise: Path | None, minutes: float) -> None:
+    """Refuses what the model cannot be asked."""
+    if not 1 <= people <= outputs:
+        raise DataError(f"this evaluation is of 1 to {outputs} speakers; for {people} the model has {outputs} outputs")
+    if people == 1 and (noise is None or minutes > 0):
+        raise DataError(
+            "with one speaker it is noise that is taken away, from short mixtures: name a folder of it with --noise, "
+            "and leave out --conversation-minutes"
+        )
+    if people > 1 and noise is not None:
+        raise DataError(f"--noise is for one speaker, here they are {people}; leave it out or pass --speakers 1")
+
+
+def _heldout(folders: list[Path], sampling_rate: int, all_recordings: bool) -> list[Clip]:
+    """Recordings no training run of ours has heard."""
+    clips = load_clips(folders, sampling_rate, commercial_only=not all_recordings)
+    return clips if all_recordings else split_clips(clips)[1]
+
+
+__all__ = ["evaluate_conversation", "evaluate_mixtures", "format_table", "main", "peak_memory_mb", "swap_rate"]

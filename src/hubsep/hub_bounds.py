@@ -55,6 +55,17 @@ def one_of(name: str, value: Any, choices: tuple[str, ...]) -> str:
     return value
 
 
+def true_or_false(name: str, value: Any) -> bool:
+    """Return `value` unchanged when it is a boolean; 0 and 1 are none.
+
+    Raises:
+        CheckpointError: naming the field and its value.
+    """
+    if not isinstance(value, bool):
+        raise CheckpointError(f"{name} must be true or false, not {shown(value)}.")
+    return value
+
+
 def _article(kind: type) -> str:
     return {int: "a whole number", float: "a number"}.get(kind, kind.__name__)
 
@@ -70,4 +81,4 @@ def shown(value: Any, limit: int = 80) -> str:
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 
-__all__ = ["bounded", "bounded_list", "one_of", "shown"]
+__all__ = ["bounded", "bounded_list", "one_of", "shown", "true_or_false"]

@@ -104,7 +104,7 @@ def _check_link(path: Path, root: Path, name: str) -> None:
         target = path.resolve(strict=True)
     except (OSError, RuntimeError):
         raise CheckpointError(f"{name} is a link that leads nowhere.") from None
-    allowed = _blob_folders(root.resolve())
+    allowed = blob_folders(root.resolve())
     if not any(target.is_relative_to(blobs) for blobs in allowed):
         raise CheckpointError(
             f"{name} is a link to a place outside the folder. Replace it by a copy of the file it names."
@@ -113,7 +113,7 @@ def _check_link(path: Path, root: Path, name: str) -> None:
         raise CheckpointError(f"{name} is a link to something that is not a regular file.")
 
 
-def _blob_folders(root: Path) -> list[Path]:
+def blob_folders(root: Path) -> list[Path]:
     """Where links of a Hub cache may lead: the repository's `blobs/`, and the store all repositories share."""
     for commit in (root, *root.parents):
         if commit.parent.name == "snapshots":
@@ -195,4 +195,4 @@ def _is_weights(name: str) -> bool:
     return name.endswith(".safetensors")
 
 
-__all__ = ["bounded", "bounded_list", "check_folder", "one_of", "shown"]
+__all__ = ["blob_folders", "bounded", "bounded_list", "check_folder", "one_of", "shown"]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub.errors import StrictDataclassError
 
 from .errors import CheckpointError, HubsepError
-from .hub_bounds import shown
+from .hub_bounds import bounded, shown
 
 
 if TYPE_CHECKING:
@@ -40,6 +40,19 @@ class HubsepConfigMixin(_Config):
         Raises:
             CheckpointError: naming the field, its value and the limits.
         """
+
+    def check_segments(self) -> None:
+        """Check what every system has: `sampling_rate`, `segment_samples` and `overlap_samples`.
+
+        For `check_fields` to call after the fields that `minimum_samples` follows from.
+
+        Raises:
+            CheckpointError: naming the field, its value and the limits.
+        """
+        config: Any = self
+        bounded("sampling_rate", config.sampling_rate, 1_000, 768_000)
+        bounded("segment_samples", config.segment_samples, config.minimum_samples, 2**31)
+        bounded("overlap_samples", config.overlap_samples, 0, config.segment_samples - 1)
 
     def estimated_parameters(self) -> int | None:
         """About how many parameters the model will have, computed from the fields alone; None if not known."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from .errors import CheckpointError
 from .hub_bounds import shown
+from .hub_checks import blob_folders
 from .hub_json import MAX_INDEX_BYTES, read_json
 
 
@@ -48,9 +49,10 @@ def verify_manifest(folder: str | os.PathLike[str]) -> None:
     root = Path(folder)
     if not (root / MANIFEST).is_file():
         raise CheckpointError(f"{shown(root.name)} has no {MANIFEST}: hubsep did not write it, or not completely.")
+    places = [root.resolve(), *blob_folders(root.resolve())]  # the Hub's cache keeps files beside its snapshots
     for name, entry in listed_files(root).items():
         path = root / name
-        if not path.is_file() or not path.resolve().is_relative_to(root.resolve()):
+        if not path.is_file() or not any(path.resolve().is_relative_to(place) for place in places):
             raise CheckpointError(f"{shown(name)} is listed in {MANIFEST} but missing.")
         if path.stat().st_size != entry.get("bytes") or sha256(path) != entry.get("sha256"):
             raise CheckpointError(f"{shown(name)} is not the file that was written: {MANIFEST} says otherwise.")

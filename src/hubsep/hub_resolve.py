@@ -15,6 +15,7 @@ from .errors import CheckpointError
 from .hub_atomic import recover
 from .hub_bounds import shown
 from .hub_checks import check_folder
+from .hub_wire import check_token, wire_errors
 from .registry import SHIPPED
 
 
@@ -52,9 +53,7 @@ def resolve_folder(
         return SHIPPED[name]
     if path.is_absolute() or name.startswith((".", "~")) or "\\" in name or name.count("/") > 1:
         raise CheckpointError(f"there is no folder {shown(name)}.")
-    if isinstance(token, str) and not (token.isascii() and token.isprintable() and " " not in token):
-        # sent as it is, the HTTP library would print it in its own error
-        raise CheckpointError("the token holds a space, a line break or another character no token has.")
+    check_token(token)
     return _download(name, revision, token, cache_dir, local_files_only, force_download)
 
 
@@ -78,7 +77,7 @@ def _download(
 ) -> Path:
     from huggingface_hub import snapshot_download
 
-    try:
+    with wire_errors(f"there is no folder {shown(name)}, and it could not be fetched from the Hub", token):
         folder = snapshot_download(
             name,
             revision=revision,
@@ -88,15 +87,6 @@ def _download(
             force_download=force_download,
             allow_patterns=list(DOWNLOADED),
         )
-    except Exception as error:  # which HTTP library is below, and so which errors it has, differs between versions
-        reason = " ".join(str(error).split())
-        cause: Exception | None = error
-        if isinstance(token, str) and token in reason:  # then it would be in the traceback as well
-            reason, cause = reason.replace(token, "***"), None
-        raise CheckpointError(
-            f"there is no folder {shown(name)}, and it could not be fetched from the Hub: {type(error).__name__}: "
-            f"{reason[:400]}"
-        ) from cause
     return Path(folder)
 
 

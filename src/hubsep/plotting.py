@@ -91,9 +91,9 @@ class Picture:
             self._frames_per_column *= 2
 
 
-def picture_of(source: Any, sampling_rate: int | None = None) -> Picture:
-    """Reads a recording, of any kind `open_audio` takes, into a picture."""
-    with open_audio(source, sampling_rate=sampling_rate) as reader:
+def picture_of(source: Any, sampling_rate: int | None = None, **part: Any) -> Picture:
+    """Reads a recording, or the part of it that `open_audio` is told, into a picture."""
+    with open_audio(source, sampling_rate=sampling_rate, **part) as reader:
         picture = Picture(reader.sampling_rate)
         for block in reader.blocks():
             picture.push(block)
@@ -101,7 +101,9 @@ def picture_of(source: Any, sampling_rate: int | None = None) -> Picture:
     return picture
 
 
-def plot_separation(mixture: Any, outputs: Sequence[Mapping[str, Any]], path: str | Path, *, title: str = "") -> Path:
+def plot_separation(
+    mixture: Any, outputs: Sequence[Mapping[str, Any]], path: str | Path, *, title: str = "", **part: Any
+) -> Path:
     """Draws the mixture and its sources below each other.
 
     Args:
@@ -109,12 +111,13 @@ def plot_separation(mixture: Any, outputs: Sequence[Mapping[str, Any]], path: st
         outputs: what the pipeline returns: `label`, `audio` (array or path), `sampling_rate`, for queries `score`.
         path: where the picture goes; its suffix is the format (png, pdf, svg).
         title: above everything.
+        **part: `offset_s` and `duration_s`, if the outputs are from a part of the mixture.
 
     Returns:
         `path`.
     """
     is_file = isinstance(mixture, (str, Path, bytes, dict))
-    rows = [("mixture", picture_of(mixture, None if is_file else outputs[0]["sampling_rate"]))]
+    rows = [("mixture", picture_of(mixture, None if is_file else outputs[0]["sampling_rate"], **part))]
     for output in outputs:
         audio = output["audio"]
         picture = picture_of(audio, None if isinstance(audio, (str, Path)) else output["sampling_rate"])

@@ -29,7 +29,10 @@ def convert(
     from ..conversion import convert as convert_checkpoint
 
     model = convert_checkpoint(model_type, source, output, licence=licence, **overrides)
-    print(f"{output}: {type(model).__name__}, {model.num_parameters():,} parameters, licence {licence}")
+    # a pipeline is several models
+    parts = getattr(model, "components", {"model": model}).values()
+    parameters = sum(part.num_parameters() for part in parts if hasattr(part, "num_parameters"))
+    print(f"{output}: {type(model).__name__}, {parameters:,} parameters, licence {licence}")
 
 
 __all__ = ["convert"]

@@ -25,7 +25,7 @@ SUFFIXES = frozenset(
         ".avi .m4a .m4v .mka .mkv .mov .mp4 .webm"
     ).split()
 )
-FIELDS = frozenset({"name", "file", "label", "ext"})
+FIELDS = frozenset({"name", "file", "label", "stem", "ext"})  # the stem is the label
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Job:
     file: PurePosixPath
 
     def template(self, template: str, extension: str) -> str:
-        """The template with everything but `{label}` filled in."""
+        """The template with everything but the label filled in."""
         names = {"name": self.file.with_suffix(""), "file": self.file, "ext": extension}
         fixed = {field: str(name).replace("{", "{{").replace("}", "}}") for field, name in names.items()}
-        return template.format(**fixed, label="{label}")
+        return template.format(**fixed, label="{label}", stem="{label}")
 
     def output(self, folder: Path, template: str, label: str, extension: str) -> Path:
         """Where the output with this label goes."""
@@ -85,8 +85,9 @@ def check_template(template: str) -> None:
         fields = {field for _, field, _, _ in Formatter().parse(template) if field is not None}
     except ValueError as error:
         raise HubsepError(f"template {template!r}: {error}") from error
-    if not fields <= FIELDS or "label" not in fields:
-        raise HubsepError(f"template {template!r} needs {{label}} and may use {{name}}, {{file}} and {{ext}}")
+    if not fields <= FIELDS or not {"label", "stem"} & fields:
+        wanted = "needs {label} or {stem} and may use {name}, {file} and {ext}"
+        raise HubsepError(f"template {template!r} {wanted}")
     if Path(template).is_absolute() or ".." in Path(template).parts:
         raise HubsepError(f"template {template!r} leaves the output folder")
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..cards import licence_of
 from ..errors import CheckpointError
 from ..registry import SHIPPED, SYSTEMS
 
@@ -49,7 +50,7 @@ def models(
     print("Shipped models" + (" that allow commercial use" if commercial else ""))
     for card in cards:
         use = "commercial use allowed" if card["commercial"] else "no commercial use"
-        print(f"  {card['name']}  ({card['model_type']}; licence {card['licence']}; {use})")
+        print(f"  {card['name']}  ({card['model_type']}; licence {licence_of(card)}; {use})")
         print(f"    {card['summary']}")
         print(f"    trained on: {', '.join(_data_name(entry) for entry in card['training_data'])}")
     print("\nSystems")

@@ -10,62 +10,23 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from ..errors import HubsepError, QueryError
 from ..registry import DEFAULT_MODEL, SHIPPED
+from . import arguments as given
+from .settings import parse_settings
 
 
 if TYPE_CHECKING:
     from .jobs import Job
-
-Inputs = Annotated[
-    list[Path], typer.Argument(exists=True, metavar="INPUT...", help="Recordings, or folders of them at any depth.")
-]
-Query = Annotated[
-    list[str] | None, typer.Option("--query", "-q", metavar="TEXT", help="What to separate; may be repeated.")
-]
-Negative = Annotated[
-    list[str] | None, typer.Option(metavar="TEXT", help="What to keep out of every source; may be repeated.")
-]
-Example = Annotated[
-    list[Path] | None,
-    typer.Option(exists=True, dir_okay=False, metavar="FILE", help="A recording that sounds like it, as a query."),
-]
-Residual = Annotated[bool, typer.Option("--residual", help="Also write what is left of the mixture.")]
-OnlyActive = Annotated[
-    bool, typer.Option("--only-active", help="Write no file for a speaker who is not there (score of at most 0.5).")
-]
-Output = Annotated[Path, typer.Option("--output", "-o", file_okay=False, metavar="FOLDER", help="For the results.")]
-Model = Annotated[str, typer.Option(metavar="NAME", help=f"Folder, Hub repository, or one of {', '.join(SHIPPED)}.")]
-Template = Annotated[
-    str, typer.Option(metavar="TEXT", help="File names, of {name}, {file} (with its ending), {label} and {ext}.")
-]
-Format = Annotated[
-    str | None, typer.Option("--format", metavar="EXT", help="wav, flac, mp3, ...; by default the input's, else wav.")
-]
-Subtype = Annotated[
-    str | None, typer.Option(metavar="NAME", help="PCM_16, PCM_24, FLOAT, ...; by default the input's.")
-]
-Bitrate = Annotated[int | None, typer.Option(metavar="KBPS", help="Of mp3 files; by default the highest.")]
-Clip = Annotated[
-    Literal["float", "clamp", "rescale", "raise"],
-    typer.Option(
-        help="When a peak does not fit an integer format: write that recording's sources as floating point, "
-        "cut off, turn all of them down alike, or fail."
-    ),
-]
-Device = Annotated[
-    str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, mps; by default the first accelerator.")
-]
-Dtype = Annotated[Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Precision of the model.")]
-BatchSize = Annotated[int, typer.Option(min=1, metavar="NUMBER", help="Segments the model works on at once.")]
-Plot = Annotated[bool, typer.Option("--plot", help="Also draw the spectrograms of mixture and sources.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Do finished inputs again.")]
 
 
 @dataclass(frozen=True)
@@ -99,37 +60,69 @@ class Run:
 
 
 def separate(
-    inputs: Inputs,
-    query: Query = None,
-    negative: Negative = None,
-    example: Example = None,
-    residual: Residual = False,
-    only_active: OnlyActive = False,
-    output: Output = Path("separated"),
-    model: Model = DEFAULT_MODEL,
-    template: Template = "{name}/{label}.{ext}",
-    format_: Format = None,
-    subtype: Subtype = None,
-    bitrate: Bitrate = None,
-    clip: Clip = "float",
-    device: Device = None,
-    dtype: Dtype = "auto",
-    batch_size: BatchSize = 1,
-    plot: Plot = False,
-    overwrite: Overwrite = False,
+    inputs: given.Inputs,
+    query: given.Query = None,
+    negative: given.Negative = None,
+    example: given.Example = None,
+    stems: given.Stems = None,
+    residual: given.Residual = False,
+    only_active: given.OnlyActive = False,
+    offset: given.Offset = 0.0,
+    duration: given.Duration = None,
+    output: given.Output = Path("separated"),
+    model: given.Model = DEFAULT_MODEL,
+    set_: given.Settings = None,
+    template: given.Template = "{name}/{label}.{ext}",
+    format_: given.Format = None,
+    subtype: given.Subtype = None,
+    bitrate: given.Bitrate = None,
+    clip: given.Clip = "float",
+    device: given.Device = None,
+    dtype: given.Dtype = "auto",
+    batch_size: given.BatchSize = 1,
+    plot: given.Plot = False,
+    overwrite: given.Overwrite = False,
 ) -> None:
     """Separate recordings into files, with the rate, channels and length of the recording."""
-    extension, subtype = format_ and format_.lower().lstrip("."), subtype and subtype.upper()
     asked = {"queries": query or None, "negative_queries": negative or None, "query_audio": example or None}
+    chosen = {"sources": stems, "model_options": parse_settings(set_ or []) or None, "residual": residual}
+    part = {"offset_s": offset, "duration_s": duration}
     run = Run(
         model=model,
-        options={**asked, "residual": residual, "only_active": only_active, "batch_size": batch_size},
+        options={**asked, **chosen, **part, "only_active": only_active, "batch_size": batch_size},
         loading={"device": device or own_device(), "dtype": dtype},
-        writing={"extension": extension, "subtype": subtype, "bitrate": bitrate, "clip": clip, "plot": plot},
+        writing={**storage(format_, subtype, bitrate), "clip": clip, "plot": plot},
         output=output,
         template=template,
     )
-    failures = work_through(run, own_share(find_jobs(run, inputs)), overwrite=overwrite)
+    finish(work_through(run, own_share(find_jobs(run, inputs)), overwrite=overwrite))
+
+
+def storage(extension: str | None, subtype: str | None, bitrate: str | None) -> dict[str, Any]:
+    """How files are stored, as `Form` takes it.
+
+    Raises:
+        typer.BadParameter: if the bitrate is none.
+    """
+    from ..audio_formats import bitrate_kbps
+
+    try:
+        kbps = None if bitrate is None else bitrate_kbps(bitrate)
+    except HubsepError as error:
+        raise typer.BadParameter(f"--bitrate: {error}") from error
+    return {
+        "extension": extension and extension.lower().lstrip("."),
+        "subtype": subtype and subtype.upper(),
+        "bitrate": kbps,
+    }
+
+
+def finish(failures: list[tuple[Path, Exception]]) -> None:
+    """Lists what failed.
+
+    Raises:
+        typer.Exit: if anything did.
+    """
     for source, error in failures:
         print(f"failed: {source}: {error}", file=sys.stderr)
     if failures:
@@ -197,13 +190,16 @@ def work_through(run: Run, jobs: list[Job], *, overwrite: bool) -> list[tuple[Pa
 
 
 def load(run: Run) -> Any:
-    """The pipeline, without the progress bars and advice of transformers."""
+    """The pipeline, without the progress bars and advice of transformers; says so if its use is restricted."""
     from transformers.utils import logging
 
+    from ..cards import licence_of, read_card
     from ..pipelines import pipeline
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    if run.model in SHIPPED and not (card := read_card(SHIPPED[run.model]))["commercial"]:
+        print(f"{run.model}: {licence_of(card)}, no commercial use", file=sys.stderr)
     return pipeline(model=SHIPPED.get(run.model, run.model), **run.loading)
 
 
@@ -216,7 +212,7 @@ def separate_one(run: Run, separator: Any, job: Job) -> None:
         return job.output(run.output, run.template, label, extension)
 
     form = Form.of(job.source, run.writing)
-    with scratch_folder(run.output) as scratch:
+    with scratch_folder(run.output) as scratch, remarks(job):
         results = separate_into(scratch, separator, job, run.options)
         paths, remark = deliver(
             {result["label"]: result["path"] for result in results}, place, form, run.writing["clip"]
@@ -228,10 +224,21 @@ def separate_one(run: Run, separator: Any, job: Job) -> None:
     if remark:
         print(f"{job.source}: {remark}", file=sys.stderr)
     if run.writing["plot"]:
-        picture = draw(job, results, paths, place("spectrograms", "png"))
+        part = {name: run.options[name] for name in ("offset_s", "duration_s")}
+        picture = draw(job, results, paths, place("spectrograms", "png"), part)
         outputs.append((picture, {"label": "spectrograms"}))
         print(picture)
     write_marker(place("separated", "json"), job.source, run.settings, outputs)
+
+
+@contextmanager
+def remarks(job: Job) -> Iterator[None]:
+    """Says what there is to warn of in a line of its own."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    for text in dict.fromkeys(str(warning.message) for warning in said):
+        print(f"{job.source}: {text}", file=sys.stderr)
 
 
 def report_count(config: Any, job: Job, results: list[dict[str, Any]]) -> None:
@@ -265,13 +272,15 @@ def separate_into(scratch: Path, separator: Any, job: Job, options: dict[str, An
         )
 
 
-def draw(job: Job, results: list[dict[str, Any]], paths: dict[str, Path], picture: Path) -> Path:
-    """Draws the written files below the mixture."""
+def draw(job: Job, results: list[dict[str, Any]], paths: dict[str, Path], picture: Path, part: dict[str, Any]) -> Path:
+    """Draws the written files below the same part of the mixture."""
     from ..plotting import plot_separation
 
     picture.parent.mkdir(parents=True, exist_ok=True)
     outputs = [{**result, "audio": paths[result["label"]]} for result in results]
-    return plot_separation(job.source, outputs, picture, title=str(job.file))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # it was said when the mixture was read first
+        return plot_separation(job.source, outputs, picture, title=str(job.file), **part)
 
 
 __all__ = ["separate"]

@@ -42,20 +42,27 @@ class Clip:
         return self.samples[start:stop].astype(np.float32) / np.float32(32_768)
 
 
-def read_metadata(folder: Path, *, commercial_only: bool = False) -> list[dict[str, str]]:
+def read_metadata(
+    folder: Path, *, commercial_only: bool = False, columns: tuple[str, ...] = ("path", "label")
+) -> list[dict[str, str]]:
     """The rows of a folder's `metadata.csv`, with `path` made absolute.
+
+    Args:
+        folder: that holds the file.
+        commercial_only: whether to leave out rows whose `commercial` is not True.
+        columns: that must be there.
 
     Raises:
         DataError: if the file, a column or a recording is missing, or a path leaves the folder.
     """
     table = folder / "metadata.csv"
     if not table.is_file():
-        raise DataError(f"{folder} has no metadata.csv; write one with the columns path and label")
+        raise DataError(f"{folder} has no metadata.csv; write one with the columns {' and '.join(columns)}")
     with table.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    if not rows or not {"path", "label"} <= rows[0].keys():
-        columns = ", ".join(rows[0]) if rows else "no rows"
-        raise DataError(f"{table} must have the columns path and label, got {columns}")
+    if not rows or not set(columns) <= rows[0].keys():
+        got = ", ".join(rows[0]) if rows else "no rows"
+        raise DataError(f"{table} must have the columns {' and '.join(columns)}, got {got}")
     for row in rows:
         path = (folder / row["path"]).resolve()
         if not path.is_relative_to(folder.resolve()):
@@ -100,14 +107,20 @@ def load_clips(folders: Iterable[Path], sampling_rate: int, *, commercial_only: 
 
 
 def split_clips(clips: list[Clip], fraction: float = 0.15) -> tuple[list[Clip], list[Clip]]:
-    """Training and validation parts that share no group; classes of fewer than six groups stay in training.
+    """Training and validation parts that share no group; classes of fewer than six groups stay in training."""
+    held = heldout_groups(((clip.labels[-1], clip.group) for clip in clips), fraction)
+    return [c for c in clips if c.group not in held], [c for c in clips if c.group in held]
+
+
+def heldout_groups(rows: Iterable[tuple[str, str]], fraction: float = 0.15) -> set[str]:
+    """Which groups are held out of training, from the class and the group of every recording.
 
     The groups of a class are ordered by a hash of their name and held out until they hold `fraction` of its clips, so
-    the split depends on nothing else and a grown dataset keeps most of it.
+    the split depends on nothing else and a grown dataset keeps most of it. Classes of fewer than six groups stay.
     """
     groups: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for clip in clips:
-        groups[clip.labels[-1]][clip.group] += 1
+    for label, group in rows:
+        groups[label][group] += 1
     held: set[str] = set()
     for counts in groups.values():
         if len(counts) < 6:
@@ -117,7 +130,7 @@ def split_clips(clips: list[Clip], fraction: float = 0.15) -> tuple[list[Clip], 
             if taken < wanted:
                 held.add(name)
                 taken += counts[name]
-    return [c for c in clips if c.group not in held], [c for c in clips if c.group in held]
+    return held
 
 
-__all__ = ["Clip", "labels_of", "load_clips", "read_metadata", "split_clips"]
+__all__ = ["Clip", "heldout_groups", "labels_of", "load_clips", "read_metadata", "split_clips"]

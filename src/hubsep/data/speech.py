@@ -67,11 +67,11 @@ class SpeechSettings:
 
 
 def change_speed(waveform: Waveform, speed: float) -> Waveform:
-    """A waveform (samples,) played `speed` times as fast, by linear interpolation."""
-    positions = np.arange(int((len(waveform) - 1) / speed), dtype=np.float32) * np.float32(speed)
+    """A waveform (..., samples) played `speed` times as fast, by linear interpolation."""
+    positions = np.arange(int((waveform.shape[-1] - 1) / speed), dtype=np.float32) * np.float32(speed)
     left = positions.astype(np.int32)
     share = positions - left
-    return waveform[left] * (1 - share) + waveform[left + 1] * share
+    return waveform[..., left] * (1 - share) + waveform[..., left + 1] * share
 
 
 def by_speaker(clips: list[Clip]) -> dict[str, list[Clip]]:

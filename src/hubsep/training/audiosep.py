@@ -20,7 +20,6 @@ from transformers import (
     ClapConfig,
     ClapFeatureExtractor,
     ClapTextModelWithProjection,
-    Trainer,
     TrainerCallback,
     TrainingArguments,
 )
@@ -36,6 +35,7 @@ from ..models.audiosep.processing_audiosep import AudioSepProcessor
 from .curves import plot_curve
 from .query_classes import class_names, class_phrases, embed, teach_classes
 from .recipe import load_recipe
+from .trainer import InOrderTrainer
 
 
 @dataclass
@@ -69,13 +69,6 @@ class AudioSepRecipe:
     bf16: bool = True
     compile: bool = False
     teach_classes: bool = False
-
-
-class SeparationTrainer(Trainer):
-    """A Trainer that takes the items in order: the dataset itself is the shuffle, so a run can resume exactly."""
-
-    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> torch.utils.data.Sampler[int]:
-        return torch.utils.data.SequentialSampler(self.train_dataset)
 
 
 class ValidationCallback(TrainerCallback):
@@ -201,7 +194,7 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
         dataloader_drop_last=True, use_cpu=not torch.cuda.is_available(),
     )  # fmt: skip
     validate = ValidationCallback(processor, validation, model.config.sampling_rate, recipe.eval_every, output)
-    trainer = SeparationTrainer(
+    trainer = InOrderTrainer(
         model, arguments, train_dataset=dataset, data_collator=TextCollator(processor), callbacks=[validate]
     )
     model.to(memory_format=torch.channels_last)
@@ -213,4 +206,4 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
     return validate.curve[-1]
 
 
-__all__ = ["AudioSepRecipe", "SeparationTrainer", "main"]
+__all__ = ["AudioSepRecipe", "main"]

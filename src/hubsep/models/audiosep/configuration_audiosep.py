@@ -125,7 +125,6 @@ class AudioSepConfig(HubsepConfigMixin, PreTrainedConfig):
         Raises:
             CheckpointError: naming the field, its value and the limits.
         """
-        bounded("sampling_rate", self.sampling_rate, 1_000, 768_000)
         bounded("num_channels", self.num_channels, 1, 64)
         bounded("n_fft", self.n_fft, 16, 65_536)
         bounded("hop_length", self.hop_length, 1, self.n_fft // 2)
@@ -137,8 +136,7 @@ class AudioSepConfig(HubsepConfigMixin, PreTrainedConfig):
         bounded("batch_norm_eps", self.batch_norm_eps, 1e-12, 1.0, kind=float)
         bounded("query_noise", self.query_noise, 0.0, 10.0, kind=float)
         bounded("presence_weight", self.presence_weight, 0.0, 1e3, kind=float)
-        bounded("segment_samples", self.segment_samples, self.minimum_samples, 2**31)
-        bounded("overlap_samples", self.overlap_samples, 0, self.segment_samples - 1)
+        self.check_segments()
         one_of("input_features", self.input_features, ("magnitude", "compressed"))
         one_of("query_pooling", self.query_pooling, ("first", "mean"))
         one_of("loss", self.loss, ("l1", "sdr", "si_sdr"))

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from transformers import ClapModel, PreTrainedModel
 from transformers import initialization as init
 
-from ...errors import AudioError, QueryError
+from ...errors import QueryError
 from ...hub import HubsepModelMixin
 from ...layers import istft, stft
 from ...losses import LOSSES
+from ...modeling_inputs import check_waveform
 from ...modeling_outputs import AudioSeparationOutput
 from .configuration_audiosep import AudioSepConfig
 from .inference_audiosep import can_fuse, decode, encode, statistics, transform
@@ -323,7 +324,7 @@ class AudioSepForAudioSeparation(AudioSepPreTrainedModel):
             QueryError: if there is no query, or its size is not `config.condition_size`.
             AudioError: if the waveform has another rank or channel count, or is too short.
         """
-        self._check_waveform(input_values)
+        check_waveform(self.config, input_values, lower="the Fourier transform needs")
         if query_embeds is None:
             if input_ids is None:
                 raise QueryError("this model needs to be told what to separate; pass query_embeds or input_ids")
@@ -344,18 +345,6 @@ class AudioSepForAudioSeparation(AudioSepPreTrainedModel):
         sources, masks, presence = torch.cat(waveforms, dim=1), torch.cat(masked, dim=1), join(evidence, dim=1)
         loss = None if labels is None else self._loss(sources, labels, input_values, presence)
         return AudioSeparationOutput(loss=loss, sources=sources, masks=masks, presence_logits=presence)
-
-    def _check_waveform(self, input_values: Tensor) -> None:
-        if input_values.ndim != 3 or input_values.shape[1] != self.config.num_channels:
-            raise AudioError(
-                f"input_values must be (batch, {self.config.num_channels}, samples), got "
-                f"{tuple(input_values.shape)}; put further channels on the batch axis"
-            )
-        if input_values.shape[-1] < self.config.minimum_samples:
-            raise AudioError(
-                f"input_values has {input_values.shape[-1]} samples; the Fourier transform needs at least "
-                f"{self.config.minimum_samples}"
-            )
 
     def _condition(self, query_embeds: Tensor, negatives: Tensor | None, batch: int) -> Tensor:
         """Query embeddings as (batch, queries, condition_size), batch 1 if all share them, negatives taken out."""

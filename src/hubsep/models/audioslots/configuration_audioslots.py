@@ -14,7 +14,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from ...errors import CheckpointError
-from ...hub_bounds import bounded, bounded_list, one_of, shown
+from ...hub_bounds import bounded, bounded_list, one_of, shown, true_or_false
 from ...hub_config import HubsepConfigMixin
 
 
@@ -152,7 +152,6 @@ class AudioSlotsConfig(HubsepConfigMixin, PreTrainedConfig):
         Raises:
             CheckpointError: naming the field, its value and the limits.
         """
-        bounded("sampling_rate", self.sampling_rate, 1_000, 768_000)
         bounded("num_sources", self.num_sources, 1, 32)
         bounded("n_fft", self.n_fft, 16, 65_536)
         bounded("hop_length", self.hop_length, 1, self.n_fft // 2)
@@ -169,15 +168,13 @@ class AudioSlotsConfig(HubsepConfigMixin, PreTrainedConfig):
         bounded("decoder_layers", self.decoder_layers, 1, 16)
         bounded("waveform_weight", self.waveform_weight, 0.0, 1e3, kind=float)
         bounded("presence_threshold_db", self.presence_threshold_db, -120.0, 0.0, kind=float)
-        bounded("segment_samples", self.segment_samples, self.minimum_samples, 2**31)
-        bounded("overlap_samples", self.overlap_samples, 0, self.segment_samples - 1)
+        self.check_segments()
         one_of("slot_encoder", self.slot_encoder, ("transformer", "slot_attention"))
         one_of("slot_init", self.slot_init, ("learned", "gaussian"))
         one_of("reconstruct", self.reconstruct, ("mask", "magnitude"))
         one_of("loss", self.loss, ("matching", "mixit"))
         for name in ("sequential", "refinement"):
-            if not isinstance(getattr(self, name), bool):
-                raise CheckpointError(f"{name} must be true or false, not {shown(getattr(self, name))}.")
+            true_or_false(name, getattr(self, name))
         if self.hidden_size % self.num_heads:
             raise CheckpointError(f"hidden_size is {self.hidden_size}; it must divide by num_heads {self.num_heads}.")
         self._check_backbone()

@@ -29,6 +29,7 @@ from ...hub import HubsepModelMixin
 from ...layers import istft, stft
 from ...losses import sdr_loss
 from ...losses_permutation import mixit_loss
+from ...modeling_inputs import check_waveform
 from ...modeling_outputs import AudioSeparationOutput
 from .configuration_audioslots import AudioSlotsConfig
 from .decoder_audioslots import BroadcastDecoder, Correction, RefinementDecoder
@@ -167,7 +168,7 @@ class AudioSlotsForAudioSeparation(AudioSlotsPreTrainedModel):
             AudioError: if the waveform or the labels have another shape or are too short, or the slots cannot come in
                 this number.
         """
-        self._check_waveform(input_values)
+        check_waveform(self.config, input_values, lower="the Fourier transform needs")
         num_sources = self._check_slots(input_values, labels, num_sources, previous_slots)
         stitching = self._check_stitching(stitching, labels)
         mixture = self._analyse(input_values)
@@ -215,6 +216,22 @@ class AudioSlotsForAudioSeparation(AudioSlotsPreTrainedModel):
             correction = self.refiner(slots.flatten(0, 1), tokens, maps).unflatten(0, (batch, chunks))
             linear = linear + F.pad(correction, (0, 1))
         return slots, F.softplus(linear) + MAGNITUDE_FLOOR
+
+    def slots_at(self, slots: Tensor, samples: int) -> Tensor:
+        """The `previous_slots` of an input that starts `samples` after the one whose `slots` these are.
+
+        They are those of the last chunk but what the inputs share, so that a sequence is the same however it is cut,
+        if it is cut where chunks start. Later than the last chunk and before the second, those two are taken.
+
+        Args:
+            slots: (batch, chunks, num_sources, hidden_size), of a call outside training.
+            samples: 0 or more.
+
+        Returns:
+            (batch, num_sources, hidden_size).
+        """
+        chunk = samples // (self.config.half_frames * self.config.hop_length) - 1
+        return slots[:, min(max(chunk, 0), slots.shape[1] - 1)]
 
     def _analyse(self, input_values: Tensor) -> Mixture:
         level = input_values.float().square().mean(dim=(1, 2), keepdim=True).sqrt().clamp_min(LEVEL_FLOOR)
@@ -273,18 +290,6 @@ class AudioSlotsForAudioSeparation(AudioSlotsPreTrainedModel):
         share = sources.square().sum(dim=(2, 3)) / mixture.float().square().sum(dim=(1, 2)).clamp_min(1e-8)[:, None]
         level = 10 * share.clamp_min(1e-12).log10()
         return (level - self.config.presence_threshold_db) / PRESENCE_SCALE_DB
-
-    def _check_waveform(self, input_values: Tensor) -> None:
-        if input_values.ndim != 3 or input_values.shape[1] != 1:
-            raise AudioError(
-                f"input_values must be (batch, 1, samples), got {tuple(input_values.shape)}; put further channels on "
-                "the batch axis"
-            )
-        if input_values.shape[-1] < self.config.minimum_samples:
-            raise AudioError(
-                f"input_values has {input_values.shape[-1]} samples; the Fourier transform needs at least "
-                f"{self.config.minimum_samples}"
-            )
 
     def _check_slots(
         self, input_values: Tensor, labels: Tensor | None, num_sources: int | None, previous_slots: Tensor | None

@@ -118,7 +118,7 @@ class AudioSlotsSlots(nn.Module):
     def carried(self, previous: Tensor) -> Tensor:
         """Where slots start in the chunk after the one that ended with `previous`, in sequential mode."""
         assert self.carry is not None  # the model refused earlier slots in other modes
-        return self.carry(previous)
+        return self.carry(previous.to(self.carry.weight.dtype))
 
     def forward(self, start: Tensor, tokens: Tensor) -> Tensor:
         """Slots of every chunk, from where the first chunk's start.

@@ -8,12 +8,10 @@ matters for softmax, which one of them has.
 
 from __future__ import annotations
 
-from typing import Any
-
 from transformers import PreTrainedConfig
 
 from ...errors import CheckpointError
-from ...hub_bounds import bounded, one_of, shown
+from ...hub_bounds import bounded, one_of, true_or_false
 from ...hub_config import HubsepConfigMixin
 
 
@@ -106,7 +104,6 @@ class ConvTasNetConfig(HubsepConfigMixin, PreTrainedConfig):
             CheckpointError: naming the field, its value and the limits.
         """
         bounded("num_sources", self.num_sources, 1, 64)
-        bounded("sampling_rate", self.sampling_rate, 1_000, 768_000)
         bounded("num_filters", self.num_filters, 1, 65_536)
         bounded("kernel_size", self.kernel_size, 1, 65_536)
         bounded("stride", self.stride, 1, self.kernel_size)
@@ -121,15 +118,12 @@ class ConvTasNetConfig(HubsepConfigMixin, PreTrainedConfig):
         one_of("mask_activation", self.mask_activation, MASK_ACTIVATIONS)
         one_of("loss", self.loss, LOSSES)
         for name in ("pad_edges", "causal"):
-            value: Any = getattr(self, name)
-            if not isinstance(value, bool):
-                raise CheckpointError(f"{name} must be true or false, not {shown(value)}.")
+            true_or_false(name, getattr(self, name))
         if not self.causal and self.conv_kernel_size % 2 == 0:
             raise CheckpointError(
                 f"conv_kernel_size is {self.conv_kernel_size}; without causal it must be odd, to have a middle."
             )
-        bounded("segment_samples", self.segment_samples, self.minimum_samples, 2**31)
-        bounded("overlap_samples", self.overlap_samples, 0, self.segment_samples - 1)
+        self.check_segments()
 
     def estimated_parameters(self) -> int:
         """How many parameters the model will have, but for norms, biases and slopes."""

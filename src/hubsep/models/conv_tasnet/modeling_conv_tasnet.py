@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 
-from ...errors import AudioError
 from ...hub import HubsepModelMixin
 from ...losses import LOSSES
+from ...modeling_inputs import check_waveform
 from ...modeling_outputs import AudioSeparationOutput
 from .configuration_conv_tasnet import ConvTasNetConfig
 from .inference_conv_tasnet import can_fuse, separate, strips
@@ -237,7 +237,7 @@ class ConvTasNetForAudioSeparation(ConvTasNetPreTrainedModel):
         Raises:
             AudioError: if the waveform has another rank or channel count, or is too short.
         """
-        self._check_waveform(input_values)
+        check_waveform(self.config, input_values)
         samples = input_values.shape[-1]
         frames = self.frame(input_values[:, 0].float())
         if can_fuse(self):
@@ -285,18 +285,6 @@ class ConvTasNetForAudioSeparation(ConvTasNetPreTrainedModel):
         """What overlapping frames add up to, without the padding of `frame`, as long as the mixture."""
         before = self.config.stride if self.config.pad_edges else 0
         return F.pad(waveform, (-before, samples + before - waveform.shape[-1]))
-
-    def _check_waveform(self, input_values: Tensor) -> None:
-        if input_values.ndim != 3 or input_values.shape[1] != 1:
-            raise AudioError(
-                f"input_values must be (batch, 1, samples), got {tuple(input_values.shape)}; put further channels on "
-                "the batch axis"
-            )
-        if input_values.shape[-1] < self.config.minimum_samples:
-            raise AudioError(
-                f"input_values has {input_values.shape[-1]} samples; a frame needs at least "
-                f"{self.config.minimum_samples}"
-            )
 
 
 def overlap_add(frames: Tensor, stride: int) -> Tensor:

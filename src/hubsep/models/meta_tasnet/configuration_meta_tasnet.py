@@ -8,18 +8,17 @@ anything else, in code or paper, and are constants.
 
 from __future__ import annotations
 
-from typing import Any
-
 from transformers import PreTrainedConfig
 
 from ...errors import CheckpointError
-from ...hub_bounds import bounded, shown
+from ...hub_bounds import bounded, shown, true_or_false
 from ...hub_config import HubsepConfigMixin
 
 
 FILTER_LENGTHS = 3  # of each stage; every one is twice as long as the one before
 NORM_GROUPS = 8
 MAX_INSTRUMENTS = 64
+LOWER_LIMIT = "the transform of the first stage needs"  # what sets `minimum_samples`, for errors
 MAX_NAME_CHARACTERS = 100
 
 
@@ -49,8 +48,9 @@ class MetaTasNetConfig(HubsepConfigMixin, PreTrainedConfig):
         normalise: whether mixtures are divided by their standard deviation at every rate, as in the published
             evaluation. The sources get it back.
         rescale: whether sources are multiplied by the gains with which they add up to the mixture best, as in the
-            published evaluation. Without, their level is free and the pipeline sets it, with safeguards for sources
-            that are silent.
+            published evaluation; the pipeline then goes over a whole recording beforehand, for its deviation and for
+            the gains. Without, their level is free and the pipeline sets it segment by segment, with safeguards for
+            sources that are silent.
         reconstruction_weight: of the mixture's reconstruction in the loss.
         dissimilarity_weight: of the likeness of different instruments in the loss.
         similarity_weight: of the likeness of the same instrument in different songs in the loss.
@@ -90,6 +90,7 @@ class MetaTasNetConfig(HubsepConfigMixin, PreTrainedConfig):
     num_channels = 1
     known_sounds = ()
     unordered_sources = False
+    call_options = ("normalise", "rescale")
 
     @property
     def num_sources(self) -> int:
@@ -119,7 +120,6 @@ class MetaTasNetConfig(HubsepConfigMixin, PreTrainedConfig):
         """
         self._check_instruments()
         bounded("num_stages", self.num_stages, 1, 6)
-        bounded("sampling_rate", self.sampling_rate, 1_000, 768_000)
         for name in ("num_filters", "bottleneck_channels", "hidden_channels"):
             value = bounded(name, getattr(self, name), NORM_GROUPS, 16_384)
             if value % NORM_GROUPS:
@@ -140,13 +140,10 @@ class MetaTasNetConfig(HubsepConfigMixin, PreTrainedConfig):
         bounded("embedding_size", self.embedding_size, 1, 4_096)
         bounded("generator_size", self.generator_size, 1, 4_096)
         for name in ("generated", "residual_bias", "normalise", "rescale"):
-            flag: Any = getattr(self, name)
-            if not isinstance(flag, bool):
-                raise CheckpointError(f"{name} must be true or false, not {shown(flag)}.")
+            true_or_false(name, getattr(self, name))
         for name in ("reconstruction_weight", "dissimilarity_weight", "similarity_weight"):
             bounded(name, getattr(self, name), 0, 1e6, kind=float)
-        bounded("segment_samples", self.segment_samples, self.minimum_samples, 2**31)
-        bounded("overlap_samples", self.overlap_samples, 0, self.segment_samples - 1)
+        self.check_segments()
 
     def _check_instruments(self) -> None:
         names = self.instruments
@@ -177,4 +174,4 @@ class MetaTasNetConfig(HubsepConfigMixin, PreTrainedConfig):
         return total
 
 
-__all__ = ["FILTER_LENGTHS", "NORM_GROUPS", "MetaTasNetConfig"]
+__all__ = ["FILTER_LENGTHS", "LOWER_LIMIT", "NORM_GROUPS", "MetaTasNetConfig"]

@@ -19,12 +19,13 @@ from torch import Tensor, nn
 
 from ...errors import AudioError, QueryError
 from ...hub_bounds import shown
+from ...modeling_inputs import check_waveform
+from .configuration_meta_tasnet import LOWER_LIMIT, MetaTasNetConfig
 from .layers_meta_tasnet import InstrumentLayer
 from .losses_meta_tasnet import si_sdr
 
 
 if TYPE_CHECKING:
-    from .configuration_meta_tasnet import MetaTasNetConfig
     from .modeling_meta_tasnet import MetaTasNetForAudioSeparation
 
 SHARES_TOLERANCE = 1e-6
@@ -121,7 +122,7 @@ def fit_instrument(
     _check_generated(model)
     if targets.shape != mixtures.shape:
         raise AudioError(f"targets are {tuple(targets.shape)}, the mixtures {tuple(mixtures.shape)}; they must match")
-    model._check_waveform(mixtures)
+    check_waveform(model.config, mixtures, lower=LOWER_LIMIT)
     names = model.config.source_names
     fitted = with_instrument(model, name, dict.fromkeys(names, 1 / len(names)) if shares is None else shares)
     with torch.no_grad():

@@ -16,7 +16,7 @@ the result. Decisions:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -27,9 +27,10 @@ from transformers import initialization as init
 
 from ...errors import AudioError
 from ...hub import HubsepModelMixin
+from ...modeling_inputs import check_waveform
 from ...modeling_outputs import AudioSeparationOutput
 from . import instruments_meta_tasnet as instruments
-from .configuration_meta_tasnet import MetaTasNetConfig
+from .configuration_meta_tasnet import LOWER_LIMIT, MetaTasNetConfig
 from .layers_meta_tasnet import (
     InstrumentHead,
     InstrumentTensors,
@@ -40,6 +41,7 @@ from .layers_meta_tasnet import (
     decimate,
     overwrites,
 )
+from .levels_meta_tasnet import add_levels, add_products, gains_from, whole_level
 from .losses_meta_tasnet import stage_statistics, weighted_loss
 from .masker_meta_tasnet import MetaTasNetMasker
 
@@ -146,13 +148,21 @@ class MetaTasNetForAudioSeparation(MetaTasNetPreTrainedModel):
         self.stages = nn.ModuleList(MetaTasNetStage(config, stage) for stage in range(config.num_stages))
         self.post_init()
 
-    def forward(self, input_values: Tensor, labels: Tensor | None = None, **kwargs: object) -> AudioSeparationOutput:
+    def forward(
+        self,
+        input_values: Tensor,
+        labels: Tensor | None = None,
+        statistics: Mapping[str, Tensor] | None = None,
+        **kwargs: object,
+    ) -> AudioSeparationOutput:
         """Separates every mixture.
 
         Args:
             input_values: mixtures, (batch, 1, samples), at least `config.minimum_samples` long.
             labels: target waveforms (batch, num_sources, 1, samples), in the order of `config.instruments`; all zeros
                 where one is silent.
+            statistics: what `surveys` found in the recordings that these mixtures are parts of, for their levels;
+                without, levels are those of the mixtures themselves.
 
         Returns:
             AudioSeparationOutput: `sources` (batch, num_sources, 1, samples), float32, and `loss` with labels, which
@@ -162,10 +172,10 @@ class MetaTasNetForAudioSeparation(MetaTasNetPreTrainedModel):
         Raises:
             AudioError: if the waveform has another rank or channel count, or is too short.
         """
-        self._check_waveform(input_values)
+        check_waveform(self.config, input_values, lower=LOWER_LIMIT)
         samples = input_values.shape[-1]
         waveforms = self._rates(input_values[:, 0].float())
-        levels = [self._level(waveform) for waveform in waveforms]
+        levels = [self._level(waveform, stage, statistics) for stage, waveform in enumerate(waveforms)]
         mixtures = self._frames([wave / level for wave, (level, _) in zip(waveforms, levels, strict=True)], samples)
         outputs = self.separate_stages(mixtures, only_last=labels is None)
         loss = None
@@ -175,8 +185,41 @@ class MetaTasNetForAudioSeparation(MetaTasNetPreTrainedModel):
             loss = self.stage_losses(outputs, mixtures, self._frames(targets, samples))[0]
         sources = (outputs[-1].sources[..., :samples] * levels[-1][1]).transpose(0, 1)
         if self.config.rescale:
-            sources = sources * least_squares_gains(waveforms[-1], sources).unsqueeze(-1)
+            if statistics is not None and "products" in statistics:
+                gains = gains_from(statistics["products"], statistics["wanted"])
+            else:
+                gains = least_squares_gains(waveforms[-1], sources)
+            sources = sources * gains.unsqueeze(-1)
         return AudioSeparationOutput(loss=loss, sources=sources.unsqueeze(2))
+
+    @property
+    def surveys(self) -> tuple[Callable[..., dict[str, Tensor]], ...]:
+        """What has to go over a whole recording, one after the other, before any part of it can be separated."""
+        if not self.config.rescale:
+            return ()
+        return (self.survey_levels, self.survey_gains) if self.config.normalise else (self.survey_gains,)
+
+    def survey_levels(self, input_values: Tensor, statistics: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Takes one more piece of each recording into account for its deviation at every rate.
+
+        Args:
+            input_values: as for `forward`.
+            statistics: what this returned for the pieces before.
+
+        Returns:
+            Sums, for `statistics`; recordings are the first axis.
+        """
+        return add_levels(statistics, self._rates(input_values[:, 0].float()))
+
+    def survey_gains(self, input_values: Tensor, statistics: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """The same for the gains of the sources; goes on from the last of `survey_levels`, if there was one."""
+        levels = {name: tensor for name, tensor in (statistics or {}).items() if name not in ("products", "wanted")}
+        waveforms = self._rates(input_values[:, 0].float())
+        pairs = [self._level(waveform, stage, levels) for stage, waveform in enumerate(waveforms)]
+        divided = [wave / level for wave, (level, _) in zip(waveforms, pairs, strict=True)]
+        samples = input_values.shape[-1]
+        sources = self.separate_stages(self._frames(divided, samples), only_last=True)[-1].sources[..., :samples]
+        return add_products(statistics, waveforms[-1], (sources * pairs[-1][1]).transpose(0, 1))
 
     def separate_stages(self, mixtures: Sequence[Tensor], only_last: bool = False) -> list[StageOutput]:
         """Runs every stage on a waveform of its own rate.
@@ -273,7 +316,9 @@ class MetaTasNetForAudioSeparation(MetaTasNetPreTrainedModel):
         lengths = [frames * self.config.stride * 2**stage for stage in range(self.config.num_stages)]
         return [F.pad(wave, (0, length - wave.shape[-1])) for wave, length in zip(waveforms, lengths, strict=True)]
 
-    def _level(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
+    def _level(
+        self, waveform: Tensor, stage: int = 0, statistics: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """What waveforms (batch, samples) are divided by, and what their sources are multiplied by, (batch, 1).
 
         Of digital silence nothing is left, whatever the network makes of it.
@@ -282,20 +327,10 @@ class MetaTasNetForAudioSeparation(MetaTasNetPreTrainedModel):
         if not self.config.normalise:
             return torch.ones_like(power), torch.ones_like(power)
         deviation = waveform.std(dim=-1, keepdim=True)
+        if statistics and "counts" in statistics:
+            power, deviation = whole_level(statistics, stage)
         level = torch.where(deviation > CONSTANT * power, deviation, power)
         return torch.where(level > 0, level, 1.0), level
-
-    def _check_waveform(self, input_values: Tensor) -> None:
-        if input_values.ndim != 3 or input_values.shape[1] != 1:
-            raise AudioError(
-                f"input_values must be (batch, 1, samples), got {tuple(input_values.shape)}; put further channels on "
-                "the batch axis"
-            )
-        if input_values.shape[-1] < self.config.minimum_samples:
-            raise AudioError(
-                f"input_values has {input_values.shape[-1]} samples; the transform of the first stage needs at least "
-                f"{self.config.minimum_samples}"
-            )
 
 
 @torch.no_grad()
@@ -309,9 +344,8 @@ def least_squares_gains(mixture: Tensor, sources: Tensor) -> Tensor:
     Returns:
         (batch, num_sources), float32; the smallest ones where several fit as well.
     """
-    flat, whole = sources.double(), mixture.double()
-    inverse = torch.linalg.pinv(flat @ flat.mT, hermitian=True, rtol=1e-12)
-    return (inverse @ (flat @ whole.unsqueeze(-1))).squeeze(-1).float()
+    found = add_products(None, mixture, sources)
+    return gains_from(found["products"], found["wanted"])
 
 
 __all__ = ["MetaTasNetForAudioSeparation", "MetaTasNetPreTrainedModel", "StageOutput", "least_squares_gains"]

@@ -92,7 +92,6 @@ class SepFormerConfig(HubsepConfigMixin, PreTrainedConfig):
         Raises:
             CheckpointError: naming the field, its value and the limits.
         """
-        bounded("sampling_rate", self.sampling_rate, 1_000, 768_000)
         bounded("num_sources", self.num_sources, 1, 64)
         bounded("encoder_kernel_size", self.encoder_kernel_size, 2, 8_192)
         bounded("encoder_stride", self.encoder_stride, 1, self.encoder_kernel_size)
@@ -106,8 +105,7 @@ class SepFormerConfig(HubsepConfigMixin, PreTrainedConfig):
         bounded("chunk_size", self.chunk_size, 2, 65_536)
         bounded("layer_norm_eps", self.layer_norm_eps, 1e-12, 1.0, kind=float)
         bounded("global_norm_eps", self.global_norm_eps, 1e-12, 1.0, kind=float)
-        bounded("segment_samples", self.segment_samples, self.minimum_samples, 2**31)
-        bounded("overlap_samples", self.overlap_samples, 0, self.segment_samples - 1)
+        self.check_segments()
         one_of("loss", self.loss, ("pit_si_snr", "pit_snr", "si_sdr", "sdr", "l1"))
         self._check_divisors()
 

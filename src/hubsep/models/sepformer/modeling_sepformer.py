@@ -26,9 +26,9 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ...errors import AudioError
 from ...hub import HubsepModelMixin
 from ...losses import LOSSES
+from ...modeling_inputs import check_waveform
 from ...modeling_outputs import AudioSeparationOutput
 from .configuration_sepformer import SepFormerConfig
 
@@ -373,7 +373,7 @@ class SepFormerForAudioSeparation(SepFormerPreTrainedModel):
         Raises:
             AudioError: if the waveform has another rank or channel count, or is too short.
         """
-        self._check_waveform(input_values)
+        check_waveform(self.config, input_values)
         features = self.encoder(input_values[:, 0].float())
         hidden = self.masker(features)
         if may_overwrite(self):
@@ -389,18 +389,6 @@ class SepFormerForAudioSeparation(SepFormerPreTrainedModel):
     def _parts(self, features: Tensor, hidden: Tensor) -> Tensor:
         """What each frame adds to every source."""
         return self.decoder(features.unsqueeze(2) * self.masker.masks(hidden))
-
-    def _check_waveform(self, input_values: Tensor) -> None:
-        if input_values.ndim != 3 or input_values.shape[1] != 1:
-            raise AudioError(
-                f"input_values must be (batch, 1, samples), got {tuple(input_values.shape)}; put further channels on "
-                "the batch axis"
-            )
-        if input_values.shape[-1] < self.config.minimum_samples:
-            raise AudioError(
-                f"input_values has {input_values.shape[-1]} samples; a frame needs at least "
-                f"{self.config.minimum_samples}"
-            )
 
 
 __all__ = ["SepFormerForAudioSeparation", "SepFormerPreTrainedModel"]

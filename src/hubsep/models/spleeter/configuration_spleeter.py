@@ -11,8 +11,9 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from ...chunking import Segments
 from ...errors import CheckpointError
-from ...hub_bounds import bounded, bounded_list, one_of, shown
+from ...hub_bounds import bounded, bounded_list, one_of, shown, true_or_false
 from ...hub_config import HubsepConfigMixin
 
 
@@ -52,7 +53,9 @@ class SpleeterConfig(HubsepConfigMixin, PreTrainedConfig):
             `freeze_norm`.
         loss: "l1_magnitude" on the estimates of the network, or another name of `hubsep.losses.LOSSES` on waveforms.
         segment_samples: length in which long recordings are worked through; the default fills one segment of frames.
-        overlap_samples: how much neighbouring segments share.
+        overlap_samples: how much neighbouring segments share. With 0, the published and the default, pieces of a
+            recording add up to exactly what the whole of it gives, however it is cut. With more, segments are
+            cross-faded and their edges, of which a network knows least, left out.
     """
 
     model_type = "spleeter"
@@ -74,7 +77,7 @@ class SpleeterConfig(HubsepConfigMixin, PreTrainedConfig):
     decoder_dropout: float = 0.5
     loss: str = "l1_magnitude"
     segment_samples: int = 520_192
-    overlap_samples: int = 65_536
+    overlap_samples: int = 0
 
     is_text_queried = False
     num_channels = 2
@@ -82,6 +85,7 @@ class SpleeterConfig(HubsepConfigMixin, PreTrainedConfig):
     known_sounds = ()
     unordered_sources = False
     free_scale = False
+    call_options = ("num_bins", "separation_exponent", "mask_extension", "extension_stem", "wiener_filter")
 
     @property
     def source_names(self) -> tuple[str, ...]:
@@ -98,6 +102,25 @@ class SpleeterConfig(HubsepConfigMixin, PreTrainedConfig):
         """Samples between frames."""
         return self.n_fft // 4
 
+    def exact_segments(self, samples: int) -> Segments:
+        """Pieces whose results add up to those of the whole recording, for `forward` with `piece=`.
+
+        They are whole segments of the network, as many as `samples` hold, but one at least. Neighbours share the
+        samples under the last frames of one that reach into the other.
+        """
+        length = self.segment_frames * self.hop_length
+        shared = self.n_fft - self.hop_length
+        return Segments(max(1, samples // length) * length + shared, shared, additive=True, lead=self.n_fft)
+
+    @staticmethod
+    def complete_options(options: dict[str, Any]) -> dict[str, Any]:
+        """Options of a call, with `mask_extension` and `extension_stem` following each other."""
+        if options.get("mask_extension", "stem") != "stem":
+            return {"extension_stem": None, **options}
+        if options.get("extension_stem") is not None:
+            return {"mask_extension": "stem", **options}
+        return options
+
     def check_fields(self) -> None:
         """Checks every field before a module is built from it.
 
@@ -105,7 +128,6 @@ class SpleeterConfig(HubsepConfigMixin, PreTrainedConfig):
             CheckpointError: naming the field, its value and the limits.
         """
         self._check_stems()
-        bounded("sampling_rate", self.sampling_rate, 1_000, 768_000)
         bounded("n_fft", self.n_fft, 2 * STRIDE, 2**16)
         if self.n_fft & (self.n_fft - 1):
             raise CheckpointError(f"n_fft is {self.n_fft}; it must be a power of two.")
@@ -125,11 +147,8 @@ class SpleeterConfig(HubsepConfigMixin, PreTrainedConfig):
         bounded("separation_exponent", self.separation_exponent, 0.1, 8, kind=float)
         bounded("decoder_dropout", self.decoder_dropout, 0, 0.95, kind=float)
         for name in ("wiener_filter", "freeze_norm"):
-            value: Any = getattr(self, name)
-            if not isinstance(value, bool):
-                raise CheckpointError(f"{name} must be true or false, not {shown(value)}.")
-        bounded("segment_samples", self.segment_samples, self.minimum_samples, 2**31)
-        bounded("overlap_samples", self.overlap_samples, 0, self.segment_samples - 1)
+            true_or_false(name, getattr(self, name))
+        self.check_segments()
 
     def _check_stems(self) -> None:
         if not isinstance(self.stems, list | tuple) or not 2 <= len(self.stems) <= MAX_STEMS:

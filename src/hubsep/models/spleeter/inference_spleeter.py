@@ -6,7 +6,8 @@ into the middle of a map that has the zeros around it already, on the way down, 
 with, on the way up. Activations work in place.
 
 The last transposed convolution makes one channel, which torch's own is slow at: as a plain convolution that makes the
-four results of each place it takes a third of the time. The others do not gain from that.
+four results of each place it takes a third of the time. The others do not gain from that. ELU by exponentials takes a
+sixth of the time of torch's own on a CPU, which was a quarter of all.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 # of a transposed convolution of five taps and stride two: those that make even results, and those that make odd ones,
 # from the input before, at and after the place
 TAPS = ([3, 1], [4, 2, 0])
+ELU_FRAMES = 16  # at once, which stay in a core's cache
 
 
 def can_fuse(unet: SpleeterUNet) -> bool:
@@ -64,7 +66,17 @@ def activate(x: Tensor, name: str) -> Tensor:
     """An activation in place."""
     if name == "leaky_relu":
         return F.leaky_relu_(x, NEGATIVE_SLOPE)
-    return F.relu_(x) if name == "relu" else F.elu_(x)
+    return F.relu_(x) if name == "relu" else elu(x)
+
+
+def elu(x: Tensor) -> Tensor:
+    """ELU in place: the larger of a number and the exponential of its negative part, minus one."""
+    if x.device.type != "cpu":
+        return F.elu_(x)
+    for rows in x.split(ELU_FRAMES, dim=2):
+        negative = rows.clamp(max=0).float().exp_().sub_(1)
+        torch.maximum(rows, negative.to(rows.dtype), out=rows)
+    return x
 
 
 def _scale_and_shift(layer: Any, x: Tensor) -> tuple[Tensor, Tensor]:

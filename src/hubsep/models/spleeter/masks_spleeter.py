@@ -18,21 +18,30 @@ OVERLAP = 4  # frames that see a sample
 WINDOW_SUM = 1.5  # of the squares of four Hann windows
 
 
-def stft(waveform: Tensor, n_fft: int) -> Tensor:
+def stft(waveform: Tensor, n_fft: int, *, lead: bool = True, frames: int | None = None) -> Tensor:
     """Complex spectrogram (..., frames, n_fft / 2 + 1) of a waveform (..., samples), periodic Hann window.
 
     There are ceil((samples + n_fft) / hop) frames, hop = n_fft / 4; the first is silent, the last filled with zeros.
+
+    Args:
+        waveform: at most float32 of it is used.
+        n_fft: window and transform length in samples.
+        lead: whether silence of `n_fft` samples goes before; a piece from the middle of a recording has its own past.
+        frames: how many to take, if not all that begin in the waveform.
     """
-    hop = n_fft // OVERLAP
-    samples = waveform.shape[-1] + n_fft
-    frames = -(-samples // hop)
-    padded = F.pad(waveform.float(), (n_fft, (frames - 1) * hop + n_fft - samples))
+    hop, before = n_fft // OVERLAP, n_fft if lead else 0
+    samples = waveform.shape[-1] + before
+    frames = -(-samples // hop) if frames is None else frames
+    padded = F.pad(waveform.float(), (before, (frames - 1) * hop + n_fft - samples))
     window = torch.hann_window(n_fft, device=waveform.device)
     return torch.fft.rfft(padded.unfold(-1, n_fft, hop) * window)
 
 
-def istft(spectrogram: Tensor, n_fft: int, samples: int) -> Tensor:
-    """Waveform (..., samples), the inverse of `stft`."""
+def istft(spectrogram: Tensor, n_fft: int, samples: int, *, lead: bool = True) -> Tensor:
+    """Waveform (..., samples), the inverse of `stft`.
+
+    Of a piece without `lead` the ends lack what the frames of its neighbours add to them.
+    """
     hop = n_fft // OVERLAP
     window = torch.hann_window(n_fft, device=spectrogram.device) / WINDOW_SUM
     pieces = (torch.fft.irfft(spectrogram, n_fft) * window).unflatten(-1, (OVERLAP, hop))
@@ -40,7 +49,8 @@ def istft(spectrogram: Tensor, n_fft: int, samples: int) -> Tensor:
     waveform = pieces.new_zeros(*pieces.shape[:-3], frames + OVERLAP - 1, hop)
     for part in range(OVERLAP):
         waveform[..., part : part + frames, :] += pieces[..., part, :]
-    return waveform.flatten(-2)[..., n_fft : n_fft + samples]
+    before = n_fft if lead else 0
+    return waveform.flatten(-2)[..., before : before + samples]
 
 
 def apply_mask(mask: Tensor, spectrogram: Tensor) -> Tensor:

@@ -3,7 +3,9 @@
 
 Decisions:
 - A forward pass is the published one: a window's length of silence goes before the waveform, frames are worked through
-  in segments of `segment_frames` that share nothing, the last one filled up with silence.
+  in segments of `segment_frames` that share nothing, the last one filled up with silence. Given the pieces that
+  `config.exact_segments` cuts, it does the same for a recording of any length in memory that does not grow; a Wiener
+  filter, whose statistics are the whole recording's, takes `surveys` of them first.
 - Networks run in the weights' dtype, channels last. Spectrograms, estimates and masks are float32 always: the 1e-10
   in the masks, which splits silence evenly, is zero in float16.
 - Norms use their stored statistics in training too unless `freeze_norm` is off, as when the published weights were
@@ -15,8 +17,9 @@ Decisions:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,15 +27,17 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 
-from ...errors import AudioError
 from ...hub import HubsepModelMixin
 from ...losses import LOSSES
+from ...modeling_inputs import check_waveform
 from ...modeling_outputs import AudioSeparationOutput
 from .configuration_spleeter import DEPTH, NEGATIVE_SLOPE, SpleeterConfig
 from .inference_spleeter import can_fuse, estimate_logits
 from .masks_spleeter import apply_mask, istft, ratio_masks, stft
 from .wiener_spleeter import WienerFilter
 
+
+Piece = Literal["inner", "last"]
 
 NORM_EPSILON, NORM_MOMENTUM = 1e-3, 0.01
 DROPPING_LAYERS = 3  # of the decoder
@@ -186,12 +191,23 @@ class SpleeterForAudioSeparation(SpleeterPreTrainedModel):
         self.unets = nn.ModuleList(SpleeterUNet(config) for _ in config.stems)
         self.post_init()
 
-    def forward(self, input_values: Tensor, labels: Tensor | None = None, **kwargs: object) -> AudioSeparationOutput:
+    def forward(
+        self,
+        input_values: Tensor,
+        labels: Tensor | None = None,
+        statistics: Mapping[str, Tensor] | None = None,
+        piece: Piece | None = None,
+        **kwargs: object,
+    ) -> AudioSeparationOutput:
         """Separates every mixture.
 
         Args:
             input_values: stereo mixtures, (batch, 2, samples).
             labels: target waveforms (batch, num_sources, 2, samples), in the order of `config.stems`.
+            statistics: for a Wiener filter, what `survey_covariances` found in the recordings that these mixtures are
+                parts of; without, in the mixtures themselves.
+            piece: "last" if the mixtures are the last of the pieces that `config.exact_segments` makes of recordings,
+                "inner" if they are others; the sources of all pieces add up to those of the recording.
 
         Returns:
             AudioSeparationOutput: `sources` (batch, num_sources, 2, samples), float32, `masks` (batch, num_sources, 2,
@@ -200,20 +216,52 @@ class SpleeterForAudioSeparation(SpleeterPreTrainedModel):
         Raises:
             AudioError: if the waveform has another rank or channel count, or is empty.
         """
-        self._check_waveform(input_values)
+        advice = "give a mono recording to both channels"
+        check_waveform(self.config, input_values, lower="there must be", advice=advice)
         config, samples = self.config, input_values.shape[-1]
-        mixture = stft(input_values, config.n_fft)
+        mixture = self._spectrogram(input_values, piece)
+        back = partial(istft, n_fft=config.n_fft, samples=samples, lead=piece is None)
         estimates = self.estimate(mixture[..., : config.num_bins].abs())
         masks = None
         if config.wiener_filter:
-            separated = self._filtered(estimates, mixture)
-            sources = torch.stack([istft(stem, config.n_fft, samples) for stem in separated.unbind(dim=1)], dim=1)
+            separated = self._filtered(estimates, mixture, statistics)
+            sources = torch.stack([back(stem) for stem in separated.unbind(dim=1)], dim=1)
         else:
             masks = self.masks(estimates)
-            stems = [istft(apply_mask(mask, mixture), config.n_fft, samples) for mask in masks.unbind(dim=1)]
-            sources = torch.stack(stems, dim=1)
+            sources = torch.stack([back(apply_mask(mask, mixture)) for mask in masks.unbind(dim=1)], dim=1)
         loss = None if labels is None else self._loss(estimates, sources, labels, input_values)
         return AudioSeparationOutput(loss=loss, sources=sources, masks=masks)
+
+    @property
+    def surveys(self) -> tuple[Callable[..., dict[str, Tensor]], ...]:
+        """What has to go over a whole recording before any part of it can be separated."""
+        return (self.survey_covariances,) if self.config.wiener_filter else ()
+
+    def survey_covariances(
+        self, input_values: Tensor, statistics: Mapping[str, Tensor] | None = None, piece: Piece | None = None
+    ) -> dict[str, Tensor]:
+        """Takes one more piece of each recording into account for the Wiener filter.
+
+        Args:
+            input_values: as for `forward`.
+            statistics: what this returned for the pieces before.
+            piece: as for `forward`.
+
+        Returns:
+            Sums over frames, for `statistics`; recordings are the first axis.
+        """
+        if statistics and not input_values.any():
+            return dict(statistics)  # silence adds nothing
+        mixture, wiener = self._spectrogram(input_values, piece), WienerFilter(statistics)
+        band = mixture[..., : self.config.num_bins]
+        wiener.add(self.estimate(band.abs()), band, mixture.abs().amax(dim=(1, 2, 3)))
+        return wiener.sums()
+
+    def _spectrogram(self, input_values: Tensor, piece: Piece | None) -> Tensor:
+        n_fft, hop = self.config.n_fft, self.config.hop_length
+        # of an inner piece, frames that reach behind its end belong to the next
+        frames = (input_values.shape[-1] - n_fft) // hop + 1 if piece == "inner" else None
+        return stft(input_values, n_fft, lead=piece is None, frames=frames)
 
     def estimate(self, magnitude: Tensor) -> Tensor:
         """What the networks take the magnitudes of the stems to be.
@@ -249,11 +297,12 @@ class SpleeterForAudioSeparation(SpleeterPreTrainedModel):
         bins = config.n_fft // 2 + 1
         return ratio_masks(estimates, config.separation_exponent, bins, config.mask_extension, stem)
 
-    def _filtered(self, estimates: Tensor, mixture: Tensor) -> Tensor:
+    def _filtered(self, estimates: Tensor, mixture: Tensor, statistics: Mapping[str, Tensor] | None) -> Tensor:
         """Spectrograms of the stems, (batch, num_sources, 2, frames, bins), by the Wiener filter."""
         config, bins = self.config, self.config.num_bins
-        wiener, band = WienerFilter(), mixture[..., :bins]
-        wiener.add(estimates, band, mixture.abs().amax(dim=(1, 2, 3)))
+        wiener, band = WienerFilter(statistics), mixture[..., :bins]
+        if not statistics:
+            wiener.add(estimates, band, mixture.abs().amax(dim=(1, 2, 3)))
         separated = F.pad(wiener.filter(estimates, band), (0, mixture.shape[-1] - bins))
         if config.extension_stem is not None:
             separated[:, list(config.stems).index(config.extension_stem), ..., bins:] = mixture[..., bins:]
@@ -264,15 +313,6 @@ class SpleeterForAudioSeparation(SpleeterPreTrainedModel):
             return LOSSES[self.config.loss](sources, labels, mixture)
         targets = stft(labels, self.config.n_fft)[..., : self.config.num_bins].abs()
         return l1_magnitude(estimates, targets)
-
-    def _check_waveform(self, input_values: Tensor) -> None:
-        if input_values.ndim != 3 or input_values.shape[1] != self.config.num_channels:
-            raise AudioError(
-                f"input_values must be (batch, {self.config.num_channels}, samples), got "
-                f"{tuple(input_values.shape)}; give a mono recording to both channels"
-            )
-        if input_values.shape[-1] < self.config.minimum_samples:
-            raise AudioError(f"input_values has {input_values.shape[-1]} samples; there must be at least 1")
 
 
 def l1_magnitude(estimates: Tensor, targets: Tensor) -> Tensor:

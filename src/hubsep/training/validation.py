@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Judges a model at every interval of its training, keeps the curve, the mean weights and the best model.
+
+The curve is written next to the checkpoints as numbers and as a picture, and the weights of its best point to `best`.
+Validation runs without the compiler: each new shape would cost it a minute.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, TrainerCallback
+
+from .averaging import AveragedWeights
+from .curves import plot_curve
+
+
+@dataclass(frozen=True)
+class Judge:
+    """How a model is judged.
+
+    Attributes:
+        validate: gives the measures of a model in dB by name.
+        measure: which of them decides which point is the best.
+        title: of the picture.
+        inference: fields of the configuration that have another value where nothing is learnt, and in saved models.
+    """
+
+    validate: Callable[[Any], dict[str, float]]
+    measure: str
+    title: str
+    inference: dict[str, Any] = field(default_factory=dict)
+
+
+class CurveCallback(TrainerCallback):
+    """Validates at every interval, keeps the curve, the mean weights and the best model, and watches the clock."""
+
+    def __init__(self, model: PreTrainedModel, judge: Judge, recipe: Any, output: Path):
+        self.judge, self.recipe, self.output = judge, recipe, output
+        self.average = AveragedWeights(model, recipe.average_decay)
+        self.curve_file = output / "curve.json"
+        self.curve = json.loads(self.curve_file.read_text()) if self.curve_file.exists() else []
+        self.start = time.monotonic()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        self.curve = [point for point in self.curve if point["step"] <= state.global_step]
+        self.before = self.curve[-1]["minutes"] if self.curve else 0.0
+        self.average = AveragedWeights(model, self.recipe.average_decay)  # on the device the Trainer chose
+        if state.global_step:
+            self.average.load(self.output / f"checkpoint-{state.global_step}", state.global_step)
+        self.start = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        self.average.update()
+        minutes = (time.monotonic() - self.start) / 60
+        last = state.global_step == state.max_steps
+        if self.recipe.minutes and minutes > self.recipe.minutes:
+            last = control.should_save = control.should_training_stop = True
+        if state.global_step % self.recipe.eval_every == 0 or last:
+            self._validate(state, model, minutes)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.average.save(self.output / f"checkpoint-{state.global_step}")
+
+    def save(self, model: PreTrainedModel, folder: Path) -> None:
+        """Saves the model as it is judged: with its mean weights, and the configuration of inference."""
+        with self.average.applied(), configured(model, self.judge.inference):
+            model.save_pretrained(folder)
+
+    def _validate(self, state: Any, model: Any, minutes: float) -> None:
+        measure = self.judge.measure
+        best = max((point[measure] for point in self.curve if point["step"] < state.global_step), default=-1e9)
+        model.eval()
+        device = model.device.type
+        with (
+            torch.autocast(device, dtype=torch.bfloat16, enabled=self.recipe.bf16),
+            self.average.applied(),
+            torch.compiler.set_stance("force_eager"),
+            configured(model, self.judge.inference),
+        ):
+            result = self.judge.validate(model)
+            if result[measure] > best:
+                model.save_pretrained(self.output / "best")
+        model.train()
+        losses = [log["loss"] for log in state.log_history if "loss" in log][-10:]
+        point = {"step": state.global_step, **result, "train_loss": sum(losses) / max(len(losses), 1)}
+        point["minutes"] = round(self.before + minutes, 2)
+        self.curve = [p for p in self.curve if p["step"] < state.global_step] + [point]
+        self.curve_file.write_text(json.dumps(self.curve, indent=1))
+        plot_curve(self.curve, self.output / "curve.png", measure=measure, title=self.judge.title)
+        print(json.dumps(point), flush=True)
+
+
+@contextmanager
+def configured(model: Any, fields: dict[str, Any]) -> Iterator[None]:
+    """Within this the model's configuration has other values for some fields that shape no weight."""
+    before = {name: getattr(model.config, name) for name in fields}
+    for name, value in fields.items():
+        setattr(model.config, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(model.config, name, value)
+
+
+__all__ = ["CurveCallback", "Judge", "configured"]
