@@ -37,17 +37,21 @@ Model = TypeVar("Model", bound=nn.Module)
 SHOWN_OFFENDERS = 3
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path, under: Sequence[str] = ("state_dict",)) -> dict[str, Tensor]:
     """Reads the tensors of a `.safetensors` file or of a PyTorch checkpoint, on the CPU.
 
-    A checkpoint of a training run has its weights under `state_dict`; the rest of it is not looked at.
+    A checkpoint of a training run has its weights in a table of its own; the rest of it is not looked at.
+
+    Args:
+        path: of the file.
+        under: what that table may be called; without any of these the file itself is the table.
 
     Raises:
         ConversionError: the file is missing, broken, holds more than data, or a tensor has an unsafe name or no data.
     """
     if not path.is_file():
         raise ConversionError(f"{shown(str(path), 200)} is not a file")
-    tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path, under)
     if not tensors:
         raise ConversionError(f"{shown(path.name)} holds no tensors")
     for name, tensor in tensors.items():
@@ -67,8 +71,8 @@ def _read_safetensors(path: Path) -> dict[Any, Any]:
         raise ConversionError(f"{shown(path.name)} cannot be read: {error}") from error
 
 
-def read_metadata(path: Path) -> dict[Any, Any]:
-    """Reads what a PyTorch checkpoint holds beside the weights under its `state_dict`; other files hold nothing.
+def read_metadata(path: Path, under: Sequence[str] = ("state_dict",)) -> dict[Any, Any]:
+    """Reads what a PyTorch checkpoint holds beside the table of its weights; other files hold nothing.
 
     Nothing in it has been checked.
 
@@ -76,14 +80,15 @@ def read_metadata(path: Path) -> dict[Any, Any]:
         ConversionError: the file is broken or holds more than data.
     """
     content = {} if path.suffix == ".safetensors" else _unpickle(path)
-    if not isinstance(content, Mapping) or "state_dict" not in content:
-        return {}
-    return {name: value for name, value in content.items() if name != "state_dict"}
+    table = next((name for name in under if name in content), None) if isinstance(content, Mapping) else None
+    return {} if table is None else {name: value for name, value in content.items() if name != table}
 
 
-def _read_pickle(path: Path) -> dict[Any, Any]:
+def _read_pickle(path: Path, under: Sequence[str]) -> dict[Any, Any]:
     content = _unpickle(path)
-    tensors = content.get("state_dict", content) if isinstance(content, Mapping) else content
+    tensors = content
+    if isinstance(content, Mapping):
+        tensors = next((content[name] for name in under if name in content), content)
     if not isinstance(tensors, Mapping):
         raise ConversionError(f"{shown(path.name)} holds a {type(tensors).__name__}, not a table of tensors")
     return dict(tensors)

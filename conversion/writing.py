@@ -23,11 +23,10 @@ from ..hub_manifest import sha256
 
 CARD = """---
 library_name: hubsep
-pipeline_tag: audio-to-audio
+pipeline_tag: {task}
 license: {licence}
 tags:
-- audio-separation
-- {tag}
+{tags}
 ---
 
 # {title}
@@ -57,7 +56,16 @@ def check_licence(licence: str | None) -> str:
     return licence.lower()
 
 
-def card(*, title: str, tag: str, paper: str, licence: str | None, sources: Sequence[Path]) -> str:
+def card(
+    *,
+    title: str,
+    tag: str,
+    paper: str,
+    licence: str | None,
+    sources: Sequence[Path],
+    task: str = "audio-to-audio",
+    topic: str = "audio-separation",
+) -> str:
     """The card of converted weights.
 
     Args:
@@ -66,11 +74,14 @@ def card(*, title: str, tag: str, paper: str, licence: str | None, sources: Sequ
         paper: address of the paper.
         licence: as `check_licence` takes it.
         sources: the files the weights were read from.
+        task: the Hub's tag of what the model does.
+        topic: what people look for such models by.
     """
     origins = "\n".join(
         ORIGIN.format(name=_as_code(path.name), size=path.stat().st_size, digest=sha256(path)) for path in sources
     )
-    return CARD.format(title=title, tag=tag, paper=paper, licence=check_licence(licence), origins=origins)
+    tags = f"- {topic}\n- {tag}"
+    return CARD.format(title=title, tags=tags, paper=paper, licence=check_licence(licence), origins=origins, task=task)
 
 
 def _as_code(name: str) -> str:

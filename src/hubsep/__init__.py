@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from .auto import AutoModelForAudioSeparation
     from .conversion import convert
     from .modeling_outputs import AudioSeparationOutput
+    from .models.audiomae.configuration_audiomae import AudioMAEConfig
+    from .models.audiomae.feature_extraction_audiomae import AudioMAEFeatureExtractor
+    from .models.audiomae.modeling_audiomae import AudioMAEForPreTraining, AudioMAEModel
     from .models.audiosep.configuration_audiosep import AudioSepConfig
     from .models.audiosep.modeling_audiosep import AudioSepForAudioSeparation
     from .models.audiosep.processing_audiosep import AudioSepProcessor
@@ -34,10 +37,16 @@ if TYPE_CHECKING:
     from .models.spleeter.configuration_spleeter import SpleeterConfig
     from .models.spleeter.modeling_spleeter import SpleeterForAudioSeparation
     from .pipelines import AudioSeparationPipeline, pipeline
+    from .pipelines.audioldm2 import AudioLDM2Pipeline
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AudioLDM2Pipeline": "pipelines.audioldm2",
+    "AudioMAEConfig": "models.audiomae.configuration_audiomae",
+    "AudioMAEFeatureExtractor": "models.audiomae.feature_extraction_audiomae",
+    "AudioMAEForPreTraining": "models.audiomae.modeling_audiomae",
+    "AudioMAEModel": "models.audiomae.modeling_audiomae",
     "AudioSepConfig": "models.audiosep.configuration_audiosep",
     "AudioSepForAudioSeparation": "models.audiosep.modeling_audiosep",
     "AudioSepProcessor": "models.audiosep.processing_audiosep",
@@ -82,6 +91,11 @@ __all__ = [
     "SHIPPED",
     "SYSTEMS",
     "AudioError",
+    "AudioLDM2Pipeline",
+    "AudioMAEConfig",
+    "AudioMAEFeatureExtractor",
+    "AudioMAEForPreTraining",
+    "AudioMAEModel",
     "AudioSepConfig",
     "AudioSepForAudioSeparation",
     "AudioSepProcessor",

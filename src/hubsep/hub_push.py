@@ -3,21 +3,27 @@
 
 transformers writes a generic card with `library_name: transformers` where a repository has none, and pushes it after
 the fact. Here the card is part of the same commit, so the repository is the old or the new one, never half of each.
+Weights of the same name that the new ones replace, more or fewer shards of them, leave in that commit too.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from .errors import CheckpointError
 from .hub_bounds import shown
+from .hub_wire import check_token, wire_errors
 
 
 CARD = "README.md"
+# folder and stem of a file of weights, of one of its shards, or of the index of these
+WEIGHTS = re.compile(r"(.+?)(?:-\d{5}-of-\d{5})?\.safetensors(?:\.index\.json)?")
 SHORT_CARD = """---
 library_name: hubsep
 pipeline_tag: audio-to-audio
@@ -44,37 +50,66 @@ def push_folder(
     revision: str | None = None,
     create_pr: bool = False,
     tags: list[str] | str | None = None,
+    short_card: str = SHORT_CARD,
 ) -> str:
     """Let `save` write into a new folder, add the card, and push all of it as one commit; return its address.
 
-    The card is `card` if given, else the one in the repository unless transformers wrote it, else `fallback`, else a
-    short one.
+    The card is `card` if given, else the one in the repository unless transformers wrote it, else `fallback`, else
+    `short_card`, a text with the place {name}.
 
     Raises:
-        CheckpointError: `card` is not a file.
+        CheckpointError: `card` is not a file, or the Hub cannot be reached or refuses.
     """
     from huggingface_hub import HfApi
 
     if card is not None and not Path(card).is_file():
         raise CheckpointError(f"card is {shown(os.fspath(card))}; it must be the README.md to push.")
+    check_token(token)
+    what = f"{shown(repo_id)} could not be pushed to; a push is one commit, so it holds the old or all of the new"
     api = HfApi(library_name="hubsep", token=token)
-    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    if revision is not None and not revision.startswith("refs/pr"):
-        api.create_branch(repo_id, branch=revision, exist_ok=True)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "model"
         folder.mkdir()
-        _put_card(folder / CARD, repo_id, revision, token, Path(card) if card else None, fallback, tags)
+        with wire_errors(what, token):
+            repo_id = _made(api, repo_id, private, revision)
+            own = Path(card) if card else None
+            _put_card(folder / CARD, repo_id, revision, token, own, fallback, tags, short_card)
         save(folder)  # keeps the card, and lists it in the manifest
-        commit = api.upload_folder(
-            repo_id=repo_id,
-            folder_path=folder,
-            commit_message=commit_message or "Upload model",
-            commit_description=commit_description,
-            revision=revision,
-            create_pr=create_pr,
-        )
+        with wire_errors(what, token):
+            commit = api.create_commit(
+                repo_id,
+                _operations(folder, api.list_repo_files(repo_id, revision=revision)),
+                commit_message=commit_message or "Upload model",
+                commit_description=commit_description,
+                revision=revision,
+                create_pr=create_pr,
+            )
     return str(commit)
+
+
+def _made(api: Any, repo_id: str, private: bool | None, revision: str | None) -> str:
+    """Make the repository and the branch if they are missing, and return its full name."""
+    full: str = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    if revision is not None and not revision.startswith("refs/pr"):
+        api.create_branch(full, branch=revision, exist_ok=True)
+    return full
+
+
+def _operations(folder: Path, remote: Iterable[str]) -> list[Any]:
+    """What makes the repository hold the folder: its files, and no weights that they replace under another name.
+
+    `upload_folder` would do this in several commits where it takes more than five minutes. Shards left from an earlier
+    push would stand beside the new weights, and nothing could tell which are meant.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    written = {match[1] for match in map(WEIGHTS.fullmatch, files) if match}
+    replaced = [name for name in remote if (match := WEIGHTS.fullmatch(name)) and match[1] in written]
+    return [
+        *(CommitOperationDelete(name, is_folder=False) for name in replaced if name not in files),
+        *(CommitOperationAdd(name, path) for name, path in files.items()),
+    ]
 
 
 def _put_card(
@@ -85,6 +120,7 @@ def _put_card(
     card: Path | None,
     fallback: Path | None,
     tags: list[str] | str | None,
+    short_card: str,
 ) -> None:
     """Write the card to push to `path`, with `tags` added to its own."""
     from huggingface_hub import ModelCard
@@ -94,7 +130,7 @@ def _put_card(
     if source is not None:
         shutil.copyfile(source, path)
     else:
-        path.write_text(SHORT_CARD.format(name=repo_id.rpartition("/")[2]), encoding="utf-8")
+        path.write_text(short_card.format(name=repo_id.rpartition("/")[2]), encoding="utf-8")
     if tags:
         content = ModelCard.load(path)
         added = [tags] if isinstance(tags, str) else tags
@@ -105,11 +141,12 @@ def _put_card(
 def _own_card(repo_id: str, revision: str | None, token: str | bool | None) -> Path | None:
     """The repository's card if somebody wrote it; None if there is none, or the one transformers writes."""
     from huggingface_hub import ModelCard, hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import RemoteEntryNotFoundError
 
     try:
-        path = hf_hub_download(repo_id, CARD, revision=revision, token=token)
-    except EntryNotFoundError:
+        # forced, because a Hub that does not answer would else mean the card of an earlier time, or none
+        path = hf_hub_download(repo_id, CARD, revision=revision, token=token, force_download=True)
+    except RemoteEntryNotFoundError:
         return None
     return Path(path) if ModelCard.load(path).data.library_name != "transformers" else None
 

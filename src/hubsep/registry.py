@@ -26,28 +26,32 @@ class System:
 
     Attributes:
         model_type: name in `config.json` and on the command line.
-        config: configuration class.
+        config: configuration class, or None where the pipeline is put together from several models.
         model: model class, or None where the pipeline is put together from several models.
         processor: processor class, or None where the model takes bare waveforms.
         sampling_rate: of the published weights, in Hz; if none were published, of the default configuration.
-        task: what `pipeline(task, ...)` calls it.
-        pipeline: class that users call.
+        task: what `pipeline(task, ...)` calls it; of a part of another system, the Hub's tag.
+        pipeline: class that users call, or None for a part of another system.
         converter: module with a `convert` function for the authors' checkpoints, or None if none were published.
         paper: where the system was published.
         status: "trained" if weights are shipped with the package, "converted" if the authors' weights can be, and
             "implemented" if there are neither.
+        feature_extractor: class that prepares waveforms, where that alone is asked of a processor.
+        pretraining: model class with the parts that only training needs.
     """
 
     model_type: str
-    config: str
+    config: str | None
     model: str | None
     processor: str | None
     sampling_rate: int
     task: str
-    pipeline: str
+    pipeline: str | None
     converter: str | None
     paper: str
     status: str
+    feature_extractor: str | None = None
+    pretraining: str | None = None
 
 
 TASK = "audio-separation"
@@ -126,10 +130,38 @@ SYSTEMS: dict[str, System] = {
         paper="https://arxiv.org/abs/2002.07016",
         status="converted",
     ),
+    "audiomae": System(
+        model_type="audiomae",
+        config="hubsep.models.audiomae.configuration_audiomae.AudioMAEConfig",
+        model="hubsep.models.audiomae.modeling_audiomae.AudioMAEModel",
+        processor=None,
+        sampling_rate=16_000,
+        task="feature-extraction",
+        pipeline=None,
+        converter="hubsep.conversion.audiomae",
+        paper="https://arxiv.org/abs/2207.06405",
+        status="converted",
+        feature_extractor="hubsep.models.audiomae.feature_extraction_audiomae.AudioMAEFeatureExtractor",
+        pretraining="hubsep.models.audiomae.modeling_audiomae.AudioMAEForPreTraining",
+    ),
+    "audioldm2": System(
+        model_type="audioldm2",
+        config=None,
+        model=None,
+        processor=None,
+        sampling_rate=16_000,
+        task="text-to-audio",
+        pipeline="hubsep.pipelines.audioldm2.AudioLDM2Pipeline",
+        converter="hubsep.conversion.audioldm2",
+        paper="https://arxiv.org/abs/2308.05734",
+        status="converted",
+    ),
 }
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
-SHIPPED: dict[str, Path] = {name: CHECKPOINTS / name for name in ("audiosep-small", "conv-tasnet-small")}
+SHIPPED: dict[str, Path] = {
+    name: CHECKPOINTS / name for name in ("audiosep-small", "conv-tasnet-small", "spleeter-small-2stems")
+}
 DEFAULT_MODEL = "audiosep-small"
 
 
@@ -159,14 +191,33 @@ class _StandIn(type):
 
 def _register_configs(auto: ModuleType) -> None:
     for system in SYSTEMS.values():
-        auto.CONFIG_MAPPING.register(system.model_type, _StandIn(system.config), exist_ok=True)
+        if system.config is not None:
+            auto.CONFIG_MAPPING.register(system.model_type, _StandIn(system.config), exist_ok=True)
 
 
 def _register_processors(auto: ModuleType) -> None:
     for system in SYSTEMS.values():
-        if system.processor is not None:
+        if system.processor is not None and system.config is not None:
             # keyed by a stand-in too: processors are found by the class name their folder holds
             auto.PROCESSOR_MAPPING.register(_StandIn(system.config), _StandIn(system.processor), exist_ok=True)
+
+
+def _register_feature_extractors(auto: ModuleType) -> None:
+    for system in SYSTEMS.values():
+        if system.feature_extractor is not None and system.config is not None:
+            extractor = _StandIn(system.feature_extractor)
+            auto.FEATURE_EXTRACTOR_MAPPING.register(_StandIn(system.config), extractor, exist_ok=True)
+
+
+def _register_models(auto: ModuleType) -> None:
+    # models are found by the class of a configuration, so the real one is needed; separation models have their own
+    # auto class
+    for system in SYSTEMS.values():
+        if system.task != TASK and system.model is not None and system.config is not None:
+            config = locate(system.config)
+            auto.MODEL_MAPPING.register(config, _StandIn(system.model), exist_ok=True)
+            if system.pretraining is not None:
+                auto.MODEL_FOR_PRETRAINING_MAPPING.register(config, _StandIn(system.pretraining), exist_ok=True)
 
 
 def _register_pipelines(pipelines: ModuleType) -> None:
@@ -186,6 +237,8 @@ def _register_pipelines(pipelines: ModuleType) -> None:
 
 STEPS: dict[str, Callable[[ModuleType], None]] = {
     "transformers.models.auto.configuration_auto": _register_configs,
+    "transformers.models.auto.feature_extraction_auto": _register_feature_extractors,
+    "transformers.models.auto.modeling_auto": _register_models,
     "transformers.models.auto.processing_auto": _register_processors,
     "transformers.pipelines": _register_pipelines,
 }

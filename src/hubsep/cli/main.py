@@ -14,6 +14,7 @@ from ..errors import HubsepError
 from .convert import convert
 from .environment import environment
 from .evaluate import evaluate
+from .generate import generate
 from .models import models
 from .separate import separate
 from .train import train
@@ -28,6 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(separate)
+app.command()(generate)
 app.command()(convert)
 app.command("list")(models)
 app.command("env")(environment)

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arguments of a call of `AudioLDM2Pipeline` that are checked before any work is done."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from hubsep.errors import QueryError
+from hubsep.pipelines.audioldm2_prompts import Conditions
+
+
+OutputType = Literal["np", "pt", "latent"]
+
+
+def given_conditions(parts: tuple[Tensor | None, Tensor | None, Tensor | None]) -> Conditions | None:
+    """Conditions given as tensors, None if there are none.
+
+    Args:
+        parts: states of T5, which of them count, language of audio.
+
+    Raises:
+        QueryError: if they do not go together.
+    """
+    text, mask, loa = parts
+    if text is None and loa is None:
+        return None
+    if text is None or loa is None:
+        raise QueryError("states of T5 and language of audio (generated_prompt_embeds) go together: pass both")
+    if text.ndim != 3 or loa.ndim != 3 or len(text) != len(loa):
+        raise QueryError(
+            f"embeddings must be (batch, states, size), for one batch; got {tuple(text.shape)}, {tuple(loa.shape)}"
+        )
+    weights = torch.ones(text.shape[:2]) if mask is None else mask.float()
+    if weights.shape != text.shape[:2]:
+        raise QueryError(f"attention_mask must be {tuple(text.shape[:2])}, got {tuple(weights.shape)}")
+    return Conditions(loa, text, weights.to(text.device))
+
+
+def check_output(output_type: str, candidates: int) -> None:
+    """Refuses other outputs than there are, and a number of candidates out of bounds.
+
+    Raises:
+        QueryError: naming the value.
+    """
+    if output_type not in ("np", "pt", "latent"):
+        raise QueryError(f'output_type must be "np", "pt" or "latent", got {output_type!r}')
+    if isinstance(candidates, bool) or not isinstance(candidates, int) or not 1 <= candidates <= 64:
+        raise QueryError(f"num_waveforms_per_prompt must be 1 to 64, got {candidates!r}")
+
+
+__all__ = ["OutputType", "check_output", "given_conditions"]

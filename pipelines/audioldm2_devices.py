@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the components of AudioLDM 2 are put while they are loaded: whole components, never parts of one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from hubsep.errors import CheckpointError
+
+
+def devices_of(device_map: str | None, sizes: dict[str, int]) -> dict[str, str]:
+    """A device for each component with weights: the one that is asked for, or the GPU with the most room left.
+
+    Args:
+        device_map: a device, "balanced", or None for no choice.
+        sizes: bytes of the weights of each component.
+
+    Raises:
+        CheckpointError: if there is nothing to balance over.
+    """
+    sizes = {name: size for name, size in sizes.items() if size}
+    if device_map is None:
+        return {}
+    if device_map != "balanced":
+        return dict.fromkeys(sizes, str(torch.device(device_map)))
+    if not torch.cuda.is_available():
+        raise CheckpointError('device_map="balanced" needs GPUs; there are none.')
+    room = {f"cuda:{index}": torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count())}
+    devices = {}
+    for name, size in sorted(sizes.items(), key=lambda item: -item[1]):
+        device = max(room, key=lambda key: room[key])
+        devices[name], room[device] = device, room[device] - size
+    return devices
+
+
+def placed(model: Any, device: str) -> Any:
+    """The model on a device, with what it is given brought there and what it returns left there."""
+    from accelerate import dispatch_model
+
+    return dispatch_model(model, device_map={"": device}, force_hooks=True)
+
+
+__all__ = ["devices_of", "placed"]

@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What AudioLDM 2 can do with recordings: vary, continue, fill in, extend in frequency, and go between two sounds.
+
+All of it is the same sampling under other conditions. A recording is known to the model as latents, of its
+spectrogram, and as language of audio (LOA), if the folder holds `audio_mae`; without it a prompt has to say what is to
+be heard. What a method does not change is taken from the recording itself, not from the model's picture of it, with
+short cross-fades between the two. Recordings have one channel; results have the model's sampling rate and the
+recording's own level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from hubsep.errors import AudioError, QueryError
+from hubsep.pipelines.audioldm2_blending import between, crossover, ramp
+from hubsep.pipelines.audioldm2_hearing import HearingMixin
+from hubsep.pipelines.audioldm2_long import LongMixin
+from hubsep.pipelines.audioldm2_sampling import Sampling
+
+
+SEAM_SECONDS = 0.02
+
+
+class EditingMixin(HearingMixin, LongMixin):
+    """The part of the pipeline that starts from recordings."""
+
+    finished: Any
+
+    @torch.no_grad()
+    def vary(
+        self,
+        audio: Any,
+        prompt: str = "",
+        *,
+        strength: float = 0.6,
+        variations: int = 1,
+        sampling_rate: int | None = None,
+        unconditional: Any = None,
+        negative_prompt: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """Makes sounds like a recording.
+
+        Args:
+            audio: the recording.
+            prompt: what else is to be heard; needed if the folder holds no `audio_mae`.
+            strength: above 0, at most 1: how much is made anew. With 1 only the recording's LOA is left of it.
+            variations: how many.
+            sampling_rate: of a bare array, in Hz.
+            unconditional: as in a call.
+            negative_prompt: as in a call.
+            **options: those of `Sampling`.
+
+        Raises:
+            AudioError: if the recording cannot be read, or `strength` is out of range.
+            QueryError: if nothing says what is to be heard.
+        """
+        if not 0 < strength <= 1:
+            raise AudioError(f"strength must be above 0 and at most 1, got {strength!r}")
+        waveform, level = self.read_recording(audio, sampling_rate)
+        conditions = self._conditions(prompt, waveform).repeat(variations)
+        latents, sampling = self.encode_waveform(waveform[None]), Sampling(**options)
+        negative = self.guidance_of(conditions, unconditional, negative_prompt)
+        noise = self.noise(variations, latents.shape[2], sampling.generator)
+        start = latents.expand(variations, -1, -1, -1)
+        made = self.sample(conditions, negative, sampling, noise, start=start, strength=strength)
+        return self.finished(level.undo(self.decode_latents(made, len(waveform))))
+
+    @torch.no_grad()
+    def continue_audio(
+        self,
+        audio: Any,
+        prompt: str = "",
+        *,
+        seconds: float = 5.0,
+        sampling_rate: int | None = None,
+        unconditional: Any = None,
+        negative_prompt: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """Lets a recording go on.
+
+        The end of it, half a window at most, is the beginning of what is made; with `audio_mae`, GPT-2 goes on from
+        its LOA as well.
+
+        Args:
+            audio: the recording.
+            prompt: what is to be heard; needed if the folder holds no `audio_mae`.
+            seconds: how long it goes on.
+            sampling_rate: of a bare array, in Hz.
+            unconditional: as in a call.
+            negative_prompt: as in a call.
+            **options: those of `Sampling`.
+
+        Returns:
+            The recording with its continuation.
+
+        Raises:
+            AudioError: if the recording cannot be read, or is shorter than a latent frame.
+            QueryError: if nothing says what is to be heard.
+        """
+        waveform, level = self.read_recording(audio, sampling_rate)
+        step = self.vae_scale_factor * self.hop_length
+        frames = min(len(waveform) // step, max(1, self.native_frames // 2))
+        if frames < 1:
+            raise AudioError(f"a recording to go on from needs at least {step} samples, got {len(waveform)}")
+        context = waveform[len(waveform) - frames * step :]
+        conditions = self._conditions(prompt, context, going_on=True)
+        negative = self.guidance_of(conditions, unconditional, negative_prompt)
+        start, more = self.encode_waveform(context[None]), self.latent_frames(seconds)
+        blocks = list(self.extend(conditions, negative, Sampling(**options), start, frames + more))
+        made = torch.cat(blocks, dim=1)[0, : len(context) + round(seconds * self.sampling_rate)]
+        whole = torch.cat([waveform, made[len(context) :]])
+        seam = min(round(SEAM_SECONDS * self.sampling_rate), len(context))
+        rise = ramp(seam)
+        end = slice(len(waveform) - seam, len(waveform))
+        whole[end] = waveform[end] * (1 - rise) + made[len(context) - seam : len(context)] * rise
+        return self.finished(level.undo(whole)[None])
+
+    @torch.no_grad()
+    def inpaint(
+        self,
+        audio: Any,
+        start: float,
+        stop: float,
+        prompt: str = "",
+        *,
+        sampling_rate: int | None = None,
+        unconditional: Any = None,
+        negative_prompt: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """Makes a part of a recording anew.
+
+        Args:
+            audio: the recording.
+            start: where the part begins, in seconds.
+            stop: where it ends.
+            prompt: what is to be heard; needed if the folder holds no `audio_mae`.
+            sampling_rate: of a bare array, in Hz.
+            unconditional: as in a call.
+            negative_prompt: as in a call.
+            **options: those of `Sampling`.
+
+        Raises:
+            AudioError: if the recording cannot be read, or there is no such part in it.
+            QueryError: if nothing says what is to be heard.
+        """
+        waveform, level = self.read_recording(audio, sampling_rate)
+        first, last = round(start * self.sampling_rate), round(stop * self.sampling_rate)
+        if not 0 <= first < last <= len(waveform):
+            length = len(waveform) / self.sampling_rate
+            raise AudioError(f"a part of a recording of {length:g} s has to lie in it, got {start:g} to {stop:g} s")
+        latents, step = self.encode_waveform(waveform[None]), self.vae_scale_factor * self.hop_length
+        mask = torch.ones_like(latents[:, :1])
+        mask[:, :, first // step : -(-last // step)] = 0
+        made = self._around(waveform, latents, mask, prompt, (unconditional, negative_prompt), Sampling(**options))
+        share = torch.zeros(len(waveform))
+        share[first:last] = 1
+        seam = min(round(SEAM_SECONDS * self.sampling_rate), last - first)
+        rise = ramp(seam)
+        if first > 0:
+            share[first : first + seam] *= rise
+        if last < len(waveform):
+            share[last - seam : last] *= 1 - rise
+        return self.finished(level.undo(waveform * (1 - share) + made * share)[None])
+
+    @torch.no_grad()
+    def super_resolve(
+        self,
+        audio: Any,
+        cutoff: float,
+        prompt: str = "",
+        *,
+        sampling_rate: int | None = None,
+        unconditional: Any = None,
+        negative_prompt: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """Makes the frequencies that a recording does not have.
+
+        Args:
+            audio: the recording.
+            cutoff: what is above this frequency is made, in Hz; what is below is kept.
+            prompt: what is to be heard; needed if the folder holds no `audio_mae`.
+            sampling_rate: of a bare array, in Hz.
+            unconditional: as in a call.
+            negative_prompt: as in a call.
+            **options: those of `Sampling`.
+
+        Raises:
+            AudioError: if the recording cannot be read, or nothing is above or below that frequency.
+            QueryError: if nothing says what is to be heard.
+        """
+        waveform, level = self.read_recording(audio, sampling_rate)
+        latents = self.encode_waveform(waveform[None])
+        kept = self._bands_below(cutoff)
+        if not 0 < kept < latents.shape[3]:
+            raise AudioError(
+                f"cutoff is {cutoff:g} Hz; of {latents.shape[3]} latent bands up to {self.sampling_rate // 2} Hz it "
+                "has to leave at least one on either side"
+            )
+        mask = torch.zeros_like(latents[:, :1])
+        mask[..., :kept] = 1
+        made = self._around(waveform, latents, mask, prompt, (unconditional, negative_prompt), Sampling(**options))
+        return self.finished(level.undo(crossover(waveform, made, cutoff / self.sampling_rate))[None])
+
+    @torch.no_grad()
+    def interpolate(
+        self,
+        first: Any,
+        second: Any,
+        weights: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
+        *,
+        seconds: float | None = None,
+        unconditional: Any = None,
+        negative_prompt: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """Makes sounds between two, which are prompts, or recordings if the folder holds `audio_mae`.
+
+        LOA goes along the circle from one to the other; of the texts both are there, each as far as it counts. All
+        sounds start from the same noise.
+
+        Args:
+            first: a prompt, or `{"audio": recording}`.
+            second: likewise.
+            weights: 0 is the first, 1 the second.
+            seconds: how long.
+            unconditional: as in a call.
+            negative_prompt: as in a call.
+            **options: those of `Sampling`.
+
+        Raises:
+            QueryError: if there are no weights, or one is not in [0, 1].
+        """
+        if not len(weights) or not all(0 <= weight <= 1 for weight in weights):
+            raise QueryError(f"weights must be numbers from 0 to 1, got {list(weights)!r}")
+        conditions = between(self._either(first), self._either(second), torch.tensor([float(w) for w in weights]))
+        sampling = Sampling(**options)
+        length = self.native_seconds if seconds is None else seconds
+        frames, samples = self.latent_frames(length), round(length * self.sampling_rate)
+        negative = self.guidance_of(conditions, unconditional, negative_prompt)
+        noise = self.noise(1, frames, sampling.generator).expand(len(weights), -1, -1, -1)
+        made = self.sample(conditions, negative, sampling, noise)
+        return self.finished(self.decode_latents(made, samples))
+
+
+__all__ = ["EditingMixin"]

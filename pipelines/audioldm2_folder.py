@@ -1,0 +1,293 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Folders of AudioLDM 2 as diffusers lays them out: checked before anything is loaded, saved all or nothing.
+
+Decisions:
+
+- The classes `model_index.json` may name are listed here; a folder cannot ask for any other, and no code in it is run.
+  Weights are `.safetensors`, and each component's have to fit its configuration to the last tensor.
+- The published U-Nets were converted with eight attention heads everywhere, where the original has heads of width 32:
+  the same weights, another result. The folder's configuration is followed unless `attention_heads="original"`.
+- Components are loaded one by one, so that each can be put on its device at once, and be given or left out.
+- What is saved loads with `diffusers.AudioLDM2Pipeline` too, as far as that runs; `audio_mae` is ours alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from hubsep.errors import CheckpointError
+from hubsep.hub import HUB_OPTIONS, MAX_SHARD_SIZE, atomic_folder, check_folder
+from hubsep.hub_bounds import shown
+from hubsep.hub_json import read_json
+from hubsep.hub_push import CARD, push_folder
+from hubsep.hub_resolve import resolve_folder
+from hubsep.hub_tensors import read_header
+from hubsep.pipelines.audioldm2_devices import devices_of, placed
+
+
+AttentionHeads = Literal["config", "original"]
+INDEX = "model_index.json"
+HEAD_WIDTH = 32
+TOKENIZERS = ("PreTrainedTokenizerFast", "TokenizersBackend")
+AUDIOLDM2 = ("audioldm2", "diffusers.pipelines.audioldm2")
+# component: the modules its class may come from, the classes
+COMPONENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "vae": (("diffusers",), ("AutoencoderKL",)),
+    "text_encoder": (("transformers",), ("ClapModel", "ClapTextModelWithProjection")),
+    "text_encoder_2": (("transformers",), ("T5EncoderModel", "VitsModel")),
+    "projection_model": (AUDIOLDM2, ("AudioLDM2ProjectionModel",)),
+    "language_model": (("transformers",), ("GPT2Model", "GPT2LMHeadModel")),
+    "tokenizer": (("transformers",), ("RobertaTokenizer", "RobertaTokenizerFast", *TOKENIZERS)),
+    "tokenizer_2": (("transformers",), ("T5Tokenizer", "T5TokenizerFast", "VitsTokenizer", *TOKENIZERS)),
+    "feature_extractor": (("transformers",), ("ClapFeatureExtractor",)),
+    "unet": (AUDIOLDM2, ("AudioLDM2UNet2DConditionModel",)),
+    "scheduler": (("diffusers",), ()),
+    "vocoder": (("transformers",), ("SpeechT5HifiGan",)),
+    "audio_mae": (("hubsep", "hubsep.models.audiomae.modeling_audiomae"), ("AudioMAEModel",)),
+}
+OPTIONAL = ("audio_mae", "feature_extractor")
+SHORT_CARD = """---
+library_name: hubsep
+pipeline_tag: text-to-audio
+tags:
+- text-to-audio
+---
+
+# {name}
+
+An AudioLDM 2 saved by hubsep. Its licence, training data and results are not described yet.
+"""
+# buffers that older releases of transformers stored and newer ones make
+NOT_WEIGHTS = re.compile(r"(position_ids|token_type_ids|attn\.bias|attn\.masked_bias|relative_position_index)$")
+
+
+class FolderMixin:
+    """The part of the pipeline that loads, saves and pushes."""
+
+    config: Any
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *,
+        dtype: torch.dtype | dict[str, torch.dtype] | None = None,
+        torch_dtype: torch.dtype | None = None,
+        device_map: str | None = None,
+        variant: str | None = None,
+        attention_heads: AttentionHeads = "config",
+        strict: bool = True,
+        **kwargs: Any,
+    ) -> Any:
+        """Loads a folder or repository in diffusers' layout, after checking all of it.
+
+        Args:
+            pretrained_model_name_or_path: the folder or repository.
+            dtype: precision of all components, or of each by name, with "default" for the others; float32 if None.
+            torch_dtype: the same by its older name.
+            device_map: a device, or "balanced" to spread components over the GPUs.
+            variant: for instance "fp16": load `*.fp16.safetensors` where there are any.
+            attention_heads: "config", or "original" for heads of width 32 whatever the U-Net's configuration says.
+            strict: whether weights that are missing or left over are an error.
+            **kwargs: components by name, used instead of the folder's, None for one that is left out; and
+                `revision`, `token`, `cache_dir`, `force_download`, `local_files_only`.
+
+        Raises:
+            CheckpointError: naming the file, component or tensor and the reason.
+        """
+        hub: dict[str, Any] = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
+        given = {name: kwargs.pop(name) for name in COMPONENTS if name in kwargs}
+        _refuse(kwargs, attention_heads)
+        folder = resolve_folder(pretrained_model_name_or_path, **hub)
+        check_folder(folder)
+        listed = {name: entry for name, entry in read_index(folder).items() if name not in given}
+        devices = devices_of(device_map, {name: _stored_bytes(folder / name) for name in listed})
+        for name, (library, class_name) in listed.items():
+            options: dict[str, Any] = {"variant": variant} if _has_variant(folder / name, variant) else {}
+            if name == "unet" and attention_heads == "original":
+                options["attention_head_dim"] = original_heads(folder / name)
+            wanted = dtype if dtype is not None else torch_dtype
+            if isinstance(wanted, dict):
+                wanted = wanted.get(name, wanted.get("default"))
+            given[name] = load_component(
+                folder / name, library, class_name, dtype=wanted or torch.float32, strict=strict, **options
+            )
+            if name in devices:
+                given[name] = placed(given[name], devices[name])
+        pipe = cls(**given)
+        pipe.register_to_config(_name_or_path=os.fspath(pretrained_model_name_or_path))  # type: ignore[attr-defined]
+        if devices:
+            pipe.hf_device_map = devices  # type: ignore[attr-defined]
+        return pipe
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        *,
+        max_shard_size: int | str = MAX_SHARD_SIZE,
+        variant: str | None = None,
+        push_to_hub: bool = False,
+        **hub: Any,
+    ) -> None:
+        """Writes all components, all or nothing; what else the folder holds (a card) stays.
+
+        Args:
+            save_directory: folder, made if missing.
+            max_shard_size: of one weight file.
+            variant: part of the names of the weight files.
+            push_to_hub: whether to push afterwards, to `repo_id` or a repository named like the folder.
+            **hub: those of `push_to_hub`.
+
+        Raises:
+            CheckpointError: if the folder cannot be written, or loading would refuse it.
+        """
+        with atomic_folder(save_directory, keep=lambda name: name not in (*COMPONENTS, INDEX)) as folder:
+            self.write_into(folder, max_shard_size, variant)
+        if push_to_hub:
+            self.push_to_hub(hub.pop("repo_id", Path(save_directory).resolve().name), **hub)
+
+    def write_into(self, folder: Path, max_shard_size: int | str = MAX_SHARD_SIZE, variant: str | None = None) -> None:
+        """Writes all components to a folder that is not in its place yet, and checks that it would load."""
+        base: Any = super()
+        base.save_pretrained(folder, safe_serialization=True, max_shard_size=max_shard_size, variant=variant)
+        write_stable_index(folder / INDEX)
+        check_folder(folder)
+
+    def push_to_hub(self, repo_id: str, *, max_shard_size: int | str = MAX_SHARD_SIZE, **options: Any) -> str:
+        """Pushes all components and the card in one commit; takes what `push_to_hub` of a model takes."""
+        origin = self.config.get("_name_or_path")
+        card = Path(origin) / CARD if origin else None
+
+        def save(folder: Path) -> None:
+            self.save_pretrained(folder, max_shard_size=max_shard_size)
+
+        known = card if card is not None and card.is_file() else None
+        return push_folder(repo_id, save, fallback=known, short_card=SHORT_CARD, **options)
+
+
+def read_index(folder: Path) -> dict[str, tuple[str, str]]:
+    """The components a folder holds, with the library and class of each.
+
+    Raises:
+        CheckpointError: if it is no AudioLDM 2, lacks a component, or names a class that is not one of its own.
+    """
+    if not (folder / INDEX).is_file():
+        raise CheckpointError(f"{shown(folder.name)} holds no {INDEX}: it is not the folder of a diffusion pipeline.")
+    index = read_json(folder / INDEX)
+    if index.get("_class_name") != "AudioLDM2Pipeline":
+        raise CheckpointError(f"{INDEX} is of {shown(index.get('_class_name'))}; this class loads AudioLDM2Pipeline.")
+    found: dict[str, tuple[str, str]] = {}
+    for name, (libraries, classes) in COMPONENTS.items():
+        entry = index.get(name, [None, None])
+        if not isinstance(entry, list) or len(entry) != 2:
+            raise CheckpointError(f"{INDEX}: {name} must be a library and a class, got {shown(entry)}.")
+        if entry[0] is None and name in OPTIONAL:
+            continue
+        known = entry[1] in classes if classes else isinstance(entry[1], str) and entry[1].endswith("Scheduler")
+        if entry[0] not in libraries or not known:
+            names = ", ".join(classes) if classes else "a scheduler of diffusers"
+            raise CheckpointError(f"{INDEX}: {name} is {shown(entry)}; accepted are {names} of {libraries[0]}.")
+        if not (folder / name).is_dir():
+            raise CheckpointError(f"{INDEX} names {name}, but there is no such folder.")
+        found[name] = (entry[0], entry[1])
+    return found
+
+
+def load_component(
+    folder: Path, library: str, class_name: str, *, dtype: torch.dtype, strict: bool, **options: Any
+) -> Any:
+    """One component of a folder that was checked.
+
+    Raises:
+        CheckpointError: if it cannot be built, or `strict` and its weights do not fit.
+    """
+    home = {"audioldm2": AUDIOLDM2[1], "hubsep": COMPONENTS["audio_mae"][0][1]}.get(library, library)
+    kind = getattr(importlib.import_module(home), class_name, None)
+    if kind is None:
+        raise CheckpointError(f"{shown(folder.name)}: {library} has no class {shown(class_name)}.")
+    try:
+        if not issubclass(kind, torch.nn.Module):
+            return kind.from_pretrained(folder, local_files_only=True)
+        options["torch_dtype" if hasattr(kind, "load_config") else "dtype"] = dtype
+        model, info = kind.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, output_loading_info=True, **options
+        )
+    except CheckpointError:
+        raise
+    except (OSError, RuntimeError, TypeError, ValueError, KeyError, AttributeError, ImportError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{shown(folder.name)} cannot be loaded: {shown(reason, 300)}") from error
+    for problem in ("missing", "unexpected", "mismatched"):
+        names = sorted(name for name in map(str, info.get(f"{problem}_keys") or ()) if not NOT_WEIGHTS.search(name))
+        if strict and names:
+            raise CheckpointError(
+                f"{shown(folder.name)}: its weights do not fit its config.json: {len(names)} {problem} keys, first "
+                f"{shown(names[0])}. Pass strict=False to load them all the same."
+            )
+    return model.eval()
+
+
+def original_heads(folder: Path) -> list[int]:
+    """Attention heads of each level of the U-Net as the original has them: of width 32.
+
+    Raises:
+        CheckpointError: if a level's channels are no multiple of 32.
+    """
+    channels = read_json(folder / "config.json").get("block_out_channels")
+    if not isinstance(channels, list) or not all(
+        isinstance(n, int) and n > 0 and n % HEAD_WIDTH == 0 for n in channels
+    ):
+        raise CheckpointError(f"unet: block_out_channels are {shown(channels)}; heads of width 32 do not divide them.")
+    return [count // HEAD_WIDTH for count in channels]
+
+
+def _refuse(kwargs: dict[str, Any], attention_heads: str) -> None:
+    if kwargs.get("trust_remote_code"):
+        raise CheckpointError("trust_remote_code is refused: nothing in a folder is run.")
+    kwargs.pop("trust_remote_code", None)
+    if kwargs.pop("use_safetensors", True) not in (True, None):
+        raise CheckpointError("use_safetensors=False is refused: only .safetensors are loaded.")
+    if kwargs:
+        raise CheckpointError(
+            f"{sorted(kwargs)[0]} is not an argument of from_pretrained; load a component by its own class with it "
+            "and pass that by name, for instance unet="
+        )
+    if attention_heads not in ("config", "original"):
+        raise CheckpointError(f'attention_heads must be "config" or "original", got {attention_heads!r}')
+
+
+def _has_variant(folder: Path, variant: str | None) -> bool:
+    return variant is not None and any(f".{variant}." in name for name in os.listdir(folder))
+
+
+def _stored_bytes(folder: Path) -> int:
+    return sum(tensor.stop - tensor.start for path in folder.glob("*.safetensors") for tensor in read_header(path))
+
+
+def write_stable_index(path: Path) -> None:
+    """No path of this computer, and our own component under the name of the package, not of a module in it."""
+    index = read_json(path)
+    index.pop("_name_or_path", None)
+    if index.get("audio_mae", [None])[0]:
+        index["audio_mae"][0] = "hubsep"
+    else:
+        index.pop("audio_mae", None)
+    path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+__all__ = [
+    "AttentionHeads",
+    "COMPONENTS",
+    "FolderMixin",
+    "load_component",
+    "original_heads",
+    "read_index",
+    "write_stable_index",
+]
