@@ -249,6 +249,16 @@ class ConversionPromises:
         assert [path.name for path in target.parent.iterdir()] == ["model"], "litter was not removed"
 
 
+class LaterConversionPromises(ConversionPromises):
+    """The same, with kills left to `make test-slow`: one place writes all folders, and AudioSep's test kills it."""
+
+    @pytest.mark.slow
+    def test_killed_conversions_leave_a_whole_folder_or_none(
+        self, tmp_path: Path, source: Path, converted: Path, overrides: dict[str, Any]
+    ):
+        super().test_killed_conversions_leave_a_whole_folder_or_none(tmp_path, source, converted, overrides)
+
+
 def kill_newest(child: Children, delay: float) -> None:
     """Kill the process the helper forks, `delay` seconds after it is there."""
     helper = child.helper.pid

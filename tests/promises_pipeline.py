@@ -257,8 +257,8 @@ class PipelinePromises:
     def test_segments_must_suit_the_model(self, separate, options, rate):
         with pytest.raises(AudioError, match="smaller overlap_s"):
             separate(recording(9_000), sampling_rate=rate, segment_s=0.5, overlap_s=0.5, **options)
+        too_short = (separate.model.config.minimum_samples - 1) / rate
         with pytest.raises(AudioError, match="at least"):
-            too_short = (separate.model.config.minimum_samples - 1) / rate
             separate(recording(9_000), sampling_rate=rate, segment_s=too_short, overlap_s=0, **options)
         with pytest.raises(AudioError, match="seconds"):
             separate(recording(9_000), sampling_rate=rate, segment_s=float("nan"), **options)

@@ -10,7 +10,7 @@ from typing import Any
 import published_audiomae as published
 import pytest
 import torch
-from promises_conversion import ConversionPromises
+from promises_conversion import LaterConversionPromises
 from safetensors.torch import save_file
 from tiny_audiomae import spectrograms, tiny_pretraining
 from torch import Tensor
@@ -23,7 +23,7 @@ from hubsep.models.audiomae.configuration_audiomae import AudioMAEConfig
 from hubsep.models.audiomae.modeling_audiomae import AudioMAEForPreTraining, AudioMAEModel
 
 
-class TestAudioMAE(ConversionPromises):
+class TestAudioMAE(LaterConversionPromises):
     model_type = "audiomae"
     tensors = staticmethod(published.tensors)
     write = staticmethod(published.write)
@@ -44,12 +44,6 @@ class TestAudioMAE(ConversionPromises):
         for name, tensor in expected.items():
             assert torch.equal(loaded.state_dict()[name], tensor), name
         assert type(AutoModel.from_pretrained(converted)) is AudioMAEModel
-
-    @pytest.mark.slow  # folders are written in one place for all systems, whose tests are fast ones
-    def test_killed_conversions_leave_a_whole_folder_or_none(
-        self, tmp_path: Path, source: Path, converted: Path, overrides: dict[str, Any]
-    ):
-        super().test_killed_conversions_leave_a_whole_folder_or_none(tmp_path, source, converted, overrides)
 
 
 def same_weights(model: Any, expected: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import published_conv_tasnet as published
 import pytest
 import torch
-from promises_conversion import ConversionPromises
+from promises_conversion import LaterConversionPromises
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -24,7 +24,7 @@ from hubsep.errors import ConversionError
 TOLERANCE = 5e-6  # measured: 2.4e-6
 
 
-class TestAsteroid(ConversionPromises):
+class TestAsteroid(LaterConversionPromises):
     model_type = "conv_tasnet"
     tensors = staticmethod(published.tensors)
     write = staticmethod(published.write_asteroid)

@@ -10,7 +10,7 @@ from typing import Any
 import published_meta_tasnet as published
 import pytest
 import torch
-from promises_conversion import ConversionPromises
+from promises_conversion import LaterConversionPromises
 from safetensors.torch import load_file, save_file
 
 from hubsep import MetaTasNetForAudioSeparation
@@ -19,7 +19,7 @@ from hubsep.conversion import common, convert, meta_tasnet
 from hubsep.errors import ConversionError
 
 
-class TestMetaTasNet(ConversionPromises):
+class TestMetaTasNet(LaterConversionPromises):
     model_type = "meta_tasnet"
     tensors = staticmethod(published.tensors)
     write = staticmethod(published.write)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from promises_conversion import Canary, ConversionPromises, digests
+from promises_conversion import Canary, LaterConversionPromises, digests
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -129,7 +129,7 @@ def golden_folder(place: Path, case: str = "3spk", golden: Path = GOLDEN) -> Pat
     return write_folder(place / f"sepformer-{case}", golden_tensors(case, golden), text)
 
 
-class TestPromises(ConversionPromises):
+class TestPromises(LaterConversionPromises):
     model_type = "sepformer"
     tensors = staticmethod(golden_tensors)
     write = staticmethod(write_file)

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from promises_conversion import ConversionPromises, digests
+from promises_conversion import LaterConversionPromises, digests
 from published_spleeter import (
     DATA,
     bundle,
@@ -72,7 +72,7 @@ def golden_tensors() -> dict[str, Tensor]:
     return read(files["model.index"], files[DATA])
 
 
-class TestPromises(ConversionPromises):
+class TestPromises(LaterConversionPromises):
     model_type = "spleeter"
     tensors = staticmethod(golden_tensors)
     write = staticmethod(write_published)
