@@ -209,7 +209,7 @@ def test_a_run_starts_from_another_model_and_learns(data: Path, tmp_path: Path):
 def test_parts_that_a_recipe_adds_start_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     first, _ = tiny_audioslots(slot_init="learned")
     first.save_pretrained(tmp_path / "first")
-    settings = {"model_type": "audioslots", "initial_model": str(tmp_path / "first")}
+    settings: dict[str, Any] = {"model_type": "audioslots", "initial_model": str(tmp_path / "first")}
     model = speech.build_model(speech.SpeechRecipe(**settings, model={"sequential": True}))
     assert model.config.sequential
     assert "start anew: slots.carry.weight, slots.carry.bias" in capsys.readouterr().out
