@@ -10,15 +10,11 @@ from __future__ import annotations
 import importlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import ConversionError
 from ..hub_bounds import shown
 from ..registry import SYSTEMS
-
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 def convert(
@@ -28,7 +24,7 @@ def convert(
     *,
     licence: str | None = None,
     **overrides: Any,
-) -> PreTrainedModel:
+) -> Any:
     """Converts a published checkpoint; the same input gives the same bytes.
 
     Args:
@@ -42,7 +38,7 @@ def convert(
             converter.
 
     Returns:
-        The model, in evaluation mode.
+        The model, in evaluation mode; of AudioLDM 2, which is several models, the pipeline.
 
     Raises:
         ConversionError: the source is unsafe or broken, or does not hold what the system needs, or an override or the

@@ -15,7 +15,9 @@ from .settings import parse_settings
 def convert(
     model_type: Annotated[str, typer.Argument(help=f"System: {', '.join(SYSTEMS)}.")],
     source: Annotated[Path, typer.Argument(help="What the authors publish, or a .safetensors of the same keys.")],
-    output: Annotated[Path, typer.Argument(help="Folder to write.")],
+    output: Annotated[
+        Path, typer.Argument(help="Folder to write; from an AudioLDM 2 folder back, a .safetensors file.")
+    ],
     licence: Annotated[str, typer.Option(help="SPDX id of the weights' licence, or 'unknown'. There is no default.")],
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Configuration the source does not hold.")
