@@ -13,7 +13,10 @@ import typer
 from .settings import parse_settings
 
 
-RECIPES = ("audiosep", "speech", "audio_tower", "text_tower", "release")
+RECIPES = (
+    "audiosep", "speech", "music", "audio_tower", "text_tower", "release",
+    "audiomae", "autoencoder", "vocoder", "text_encoders", "diffusion", "loa", "joint", "lora", "assemble",
+)  # fmt: skip
 
 
 def train(
@@ -29,7 +32,8 @@ def train(
     """Train or fine-tune a model, or make a trained one small enough to ship."""
     if recipe not in RECIPES:
         raise typer.BadParameter(f"{recipe!r} is not one of {', '.join(RECIPES)}", param_hint="RECIPE")
-    keeps_what_is_there = resume or recipe == "release"  # a release lies beside the card that was written for it
+    # a release lies beside the card that was written for it
+    keeps_what_is_there = resume or recipe in ("release", "assemble")
     if not keeps_what_is_there and output.is_dir() and any(output.iterdir()):
         raise typer.BadParameter(f"{output} is not empty; --resume goes on from what is there", param_hint="--output")
     overrides = parse_settings(set_ or [])
