@@ -160,7 +160,8 @@ SYSTEMS: dict[str, System] = {
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 SHIPPED: dict[str, Path] = {
-    name: CHECKPOINTS / name for name in ("audiosep-small", "conv-tasnet-small", "spleeter-small-2stems")
+    name: CHECKPOINTS / name
+    for name in ("audiosep-small", "conv-tasnet-small", "audioslots-small", "spleeter-small-2stems")
 }
 DEFAULT_MODEL = "audiosep-small"
 
