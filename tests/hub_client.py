@@ -52,6 +52,7 @@ def environment(url: str, home: Path, token: str) -> dict[str, str]:
         "HF_ENDPOINT": url,
         "HF_HOME": str(home),
         "HF_TOKEN": token,
+        "HF_HUB_OFFLINE": "0",
         "HF_HUB_DISABLE_XET": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "NO_PROXY": "127.0.0.1",

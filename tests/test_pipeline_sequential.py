@@ -22,9 +22,11 @@ TWO_CHUNKS = 2 * CHUNK / RATE
 def sequential(**fields: Any) -> tuple[Any, None]:
     """A tiny model in which the past matters: slots grow apart, and what they hold moves the masks."""
     model, _ = tiny_audioslots(sequential=True, slot_encoder="slot_attention", **fields)
+    assert model.slots.carry is not None
     with torch.no_grad():
         for layer in model.decoder.parameters():
             layer.mul_(1.5)
+        model.slots.carry.weight.mul_(4)
     return model, None
 
 

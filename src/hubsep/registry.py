@@ -161,7 +161,13 @@ SYSTEMS: dict[str, System] = {
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 SHIPPED: dict[str, Path] = {
     name: CHECKPOINTS / name
-    for name in ("audiosep-small", "conv-tasnet-small", "audioslots-small", "spleeter-small-2stems")
+    for name in (
+        "audiosep-small",
+        "conv-tasnet-small",
+        "audioslots-small",
+        "spleeter-small-2stems",
+        "spleeter-small-4stems",
+    )
 }
 DEFAULT_MODEL = "audiosep-small"
 

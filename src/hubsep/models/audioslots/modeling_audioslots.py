@@ -43,6 +43,7 @@ STITCHINGS = ("overlap", "labels", "none")
 MEMORY_SECONDS = 2.0  # of the slot embeddings, for stitching across a pause
 PRESENCE_SCALE_DB = 3.0  # level above or below the threshold that makes a logit of one
 LEVEL_FLOOR = 1e-5  # of the waveform: quieter than the last bit of 16
+CARRIED_AT_FIRST = 0.5  # share of the previous chunk's slots, before anything is learnt
 MAGNITUDE_FLOOR = 1e-4  # of generated compressed magnitudes, which are about 1: where their logarithm ends
 
 
@@ -95,7 +96,7 @@ class AudioSlotsPreTrainedModel(HubsepModelMixin, PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """He-normal convolutions, Xavier-uniform matrices, zero biases; corrections and carry start as no change."""
+        """He-normal convolutions, Xavier-uniform matrices, zero biases; corrections start as no change."""
         if isinstance(module, nn.Conv2d):
             init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(module, Correction):
@@ -111,7 +112,7 @@ class AudioSlotsPreTrainedModel(HubsepModelMixin, PreTrainedModel):
             init.normal_(module.column_positions, std=0.02)
         elif isinstance(module, AudioSlotsSlots):
             if module.carry is not None:
-                init.copy_(module.carry.weight, torch.eye(module.carry.out_features))
+                init.copy_(module.carry.weight, CARRIED_AT_FIRST * torch.eye(module.carry.out_features))
             if module.gaussian:
                 init.zeros_(module.mean)
                 init.zeros_(module.log_deviation)
@@ -174,11 +175,8 @@ class AudioSlotsForAudioSeparation(AudioSlotsPreTrainedModel):
         mixture = self._analyse(input_values)
         hop = self.config.half_frames * (2 if self.training and labels is not None else 1)
         features = cut(self._compress(mixture.spectrogram.squeeze(1)), self.config.chunk_frames, hop)
-        if previous_slots is None:
-            start = self.slots.start(len(input_values), num_sources, generator)
-        else:
-            start = self.slots.carried(previous_slots)
-        slots, magnitudes = self.generate(features, start)
+        start = self.slots.start(len(input_values), num_sources, generator)
+        slots, magnitudes = self.generate(features, start, previous_slots)
         chunks = Chunks(features, slots, magnitudes, self._masks(magnitudes, features), hop)
 
         loss = order = None
@@ -198,19 +196,20 @@ class AudioSlotsForAudioSeparation(AudioSlotsPreTrainedModel):
         presence = self._presence(sources, input_values)
         return AudioSlotsOutput(loss, sources, masks, presence, slots, permutations, *count_sources(presence))
 
-    def generate(self, features: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+    def generate(self, features: Tensor, start: Tensor, previous: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The network: compressed magnitudes of chunks -> slots, and the compressed magnitudes each of them makes.
 
         Args:
             features: (batch, chunks, chunk_frames, bins), in sequential mode consecutive chunks.
-            start: where slots start, (batch, num_sources, hidden_size).
+            start: where slots start at first, (batch, num_sources, hidden_size).
+            previous: in sequential mode the slots of the chunk before the first, the same shape.
 
         Returns:
             Slots (batch, chunks, num_sources, hidden_size) and (batch, chunks, num_sources, chunk_frames, bins).
         """
         batch, chunks = features.shape[:2]
         tokens, maps = self.encoder(features.flatten(0, 1)[..., :-1])  # without Nyquist, sizes halve evenly
-        slots = self.slots(start, tokens.unflatten(0, (batch, chunks)))
+        slots = self.slots(start, tokens.unflatten(0, (batch, chunks)), previous)
         linear = self.decoder(slots.flatten(0, 2)).unflatten(0, slots.shape[:3])
         if self.refiner is not None:
             correction = self.refiner(slots.flatten(0, 1), tokens, maps).unflatten(0, (batch, chunks))

@@ -115,17 +115,22 @@ class AudioSlotsSlots(nn.Module):
             noise = torch.randn(shape[1:], generator=seeded).to(device).expand(shape)
         return self.mean + self.log_deviation.exp() * noise.to(self.mean.dtype)
 
-    def carried(self, previous: Tensor) -> Tensor:
-        """Where slots start in the chunk after the one that ended with `previous`, in sequential mode."""
-        assert self.carry is not None  # the model refused earlier slots in other modes
-        return self.carry(previous.to(self.carry.weight.dtype))
+    def carried(self, start: Tensor, previous: Tensor) -> Tensor:
+        """Where slots start in the chunk after the one that ended with `previous`, in sequential mode.
 
-    def forward(self, start: Tensor, tokens: Tensor) -> Tensor:
-        """Slots of every chunk, from where the first chunk's start.
+        What is carried is added to where slots start at first. Slots that were only carried became alike within a
+        minute, and so did the sources: what kept them apart was in the first start alone.
+        """
+        assert self.carry is not None  # the model refused earlier slots in other modes
+        return start + self.carry(previous.to(self.carry.weight.dtype))
+
+    def forward(self, start: Tensor, tokens: Tensor, previous: Tensor | None = None) -> Tensor:
+        """Slots of every chunk.
 
         Args:
-            start: (batch, num_sources, hidden_size).
+            start: where slots start at first, (batch, num_sources, hidden_size).
             tokens: (batch, chunks, tokens, hidden_size).
+            previous: in sequential mode the slots of the chunk before the first.
 
         Returns:
             (batch, chunks, num_sources, hidden_size).
@@ -136,8 +141,8 @@ class AudioSlotsSlots(nn.Module):
             return self.reader(starts, tokens.flatten(0, 1)).unflatten(0, (-1, chunks))
         slots = []
         for chunk in tokens.unbind(1):
-            slots.append(self.reader(start, chunk))
-            start = self.carried(slots[-1])
+            slots.append(self.reader(start if previous is None else self.carried(start, previous), chunk))
+            previous = slots[-1]
         return torch.stack(slots, dim=1)
 
 
