@@ -230,7 +230,7 @@ def test_oracle_magnitudes_give_the_sources_back():
     sources = tones(2)  # apart in frequency, so that masks can take them apart
     mixture = sources.sum(1)
 
-    def oracle(features: Tensor, start: Tensor, previous: Tensor | None) -> tuple[Tensor, Tensor]:
+    def oracle(features: Tensor, start: Tensor, previous: Tensor | None = None) -> tuple[Tensor, Tensor]:
         level = mixture.square().mean(dim=(1, 2), keepdim=True).sqrt().unsqueeze(1)
         exact = model._targets(sources / level, model.config.half_frames)
         return start.unsqueeze(1).expand(-1, features.shape[1], -1, -1), exact.clamp_min(1e-4)
