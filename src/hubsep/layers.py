@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers that several models share: the Fourier transform pair.
+"""What several models share: the Fourier transform pair, and attention with its weights laid out.
 
-Both directions run in float32 whatever the model's dtype: the power of a full-scale tone at 1024 points is 65536, more
-than float16 holds. The window is made in the call, because models are built on the meta device and a buffer that is
-not saved would come back empty.
+Both directions of the transform run in float32 whatever the model's dtype: the power of a full-scale tone at 1024
+points is 65536, more than float16 holds. The window is made in the call, because models are built on the meta device
+and a buffer that is not saved would come back empty.
 """
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def stft(waveform: Tensor, n_fft: int, hop_length: int) -> Tensor:
@@ -47,4 +47,19 @@ def istft(spectrogram: Tensor, n_fft: int, hop_length: int, samples: int) -> Ten
     return waveform.unflatten(0, spectrogram.shape[:-2])
 
 
-__all__ = ["istft", "stft"]
+def eager_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: object,
+) -> tuple[Tensor, Tensor]:
+    """Attention with its weights laid out, for `attn_implementation="eager"`; no mask is applied."""
+    weights = torch.softmax(query @ key.transpose(2, 3) * scaling, dim=-1, dtype=torch.float32).to(query.dtype)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+__all__ = ["eager_attention", "istft", "stft"]

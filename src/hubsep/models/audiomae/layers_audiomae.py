@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from ...layers import eager_attention
 from .configuration_audiomae import AudioMAEConfig
 
 
@@ -33,21 +34,6 @@ def position_table(grid: tuple[int, int], size: int) -> Tensor:
     axes = [(places % length).double(), (places // length).double()]
     halves = [f(axis[:, None] * frequencies) for axis in axes for f in (torch.sin, torch.cos)]
     return F.pad(torch.cat(halves, dim=1), (0, 0, 1, 0)).float().unsqueeze(0)
-
-
-def eager_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs: object,
-) -> tuple[Tensor, Tensor]:
-    """Attention with its weights laid out, for `attn_implementation="eager"`; there is no mask in this model."""
-    weights = torch.softmax(query @ key.transpose(2, 3) * scaling, dim=-1, dtype=torch.float32).to(query.dtype)
-    return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
 class AudioMAEAttention(nn.Module):
@@ -88,4 +74,4 @@ class AudioMAELayer(GradientCheckpointingLayer):
         return x + self.linear2(F.gelu(self.linear1(self.ffn_norm(x))))
 
 
-__all__ = ["AudioMAEAttention", "AudioMAELayer", "eager_attention", "position_table"]
+__all__ = ["AudioMAEAttention", "AudioMAELayer", "position_table"]

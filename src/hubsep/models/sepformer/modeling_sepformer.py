@@ -27,6 +27,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ...hub import HubsepModelMixin
+from ...layers import eager_attention
 from ...losses import LOSSES
 from ...modeling_inputs import check_waveform
 from ...modeling_outputs import AudioSeparationOutput
@@ -59,21 +60,6 @@ def position_table(length: int, size: int, device: torch.device | None = None) -
     frequencies = torch.exp(torch.arange(0, size, 2, device=device).float() * -(math.log(10_000.0) / size))
     angles = positions[:, None] * frequencies
     return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)
-
-
-def eager_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs: object,
-) -> tuple[Tensor, Tensor]:
-    """Attention with its weights laid out, for `attn_implementation="eager"`; there is no mask in this model."""
-    weights = torch.softmax(query @ key.transpose(2, 3) * scaling, dim=-1, dtype=torch.float32).to(query.dtype)
-    return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
 def unfused_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
