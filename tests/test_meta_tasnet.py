@@ -10,10 +10,11 @@ from typing import Any
 import published_meta_tasnet as published
 import pytest
 import torch
+import torch.nn.functional as F
 from promises_model import ModelPromises, noise
 from safetensors.torch import load_file
 from tiny_meta_tasnet import tiny_meta_tasnet
-from torch import Tensor
+from torch import Tensor, nn
 
 from hubsep import MetaTasNetConfig, MetaTasNetForAudioSeparation
 from hubsep.conversion import convert
@@ -22,6 +23,7 @@ from hubsep.levels import rescale
 from hubsep.models.meta_tasnet import losses_meta_tasnet as losses
 from hubsep.models.meta_tasnet.layers_meta_tasnet import decimate
 from hubsep.models.meta_tasnet.modeling_meta_tasnet import least_squares_gains
+from hubsep.models.meta_tasnet.products_meta_tasnet import depthwise
 from hubsep.pipelines import AudioSeparationPipeline
 
 
@@ -171,14 +173,37 @@ def test_written_out_weights_give_the_same_and_are_fewer():
 
 
 @torch.no_grad()
-def test_what_is_overwritten_when_nothing_is_learnt():
+@pytest.mark.parametrize("onednn", [True, False])
+def test_what_is_overwritten_when_nothing_is_learnt(onednn: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", onednn)
     model, _ = tiny_meta_tasnet()
     mixture = noise(2, 1, 9_001)
     before, fast = mixture.clone(), model(mixture).sources
     with torch.enable_grad():
         slow = model(mixture).sources.detach()
     assert torch.equal(mixture, before)
-    torch.testing.assert_close(fast, slow, atol=1e-6, rtol=0)
+    torch.testing.assert_close(fast, slow, atol=1e-6, rtol=0)  # measured: 6.8e-8, of 0.12
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("frames", "dilation"), [(3, 4), (50, 1), (50, 8)])
+def test_a_norm_within_a_convolution_ends_at_the_edges(frames: int, dilation: int):
+    x, scale, shift, kernel = noise(frames, 8), noise(8), noise(8) + 1, noise(8, 5)
+    expected = F.conv1d((x * scale + shift).T, kernel[:, None], padding=2 * dilation, dilation=dilation, groups=8).T
+    torch.testing.assert_close(depthwise(x, scale, shift, kernel, dilation), expected, atol=1e-6, rtol=0)
+
+
+@torch.no_grad()
+def test_an_adapter_around_a_layer_is_called():
+    """Its weights are not taken past it when nothing is learnt."""
+    model, _ = tiny_meta_tasnet()
+    mixture = noise(1, 1, 4_000)
+    decoder: Any = model.stages[-1].decoder
+    before, decoder.expand = model(mixture).sources, nn.Sequential(decoder.expand)
+    decoder.expand.weight = decoder.expand[0].weight
+    torch.testing.assert_close(model(mixture).sources, before, atol=1e-6, rtol=0)
+    decoder.expand.append(nn.Threshold(torch.inf, 0.0))
+    assert model(mixture).sources.count_nonzero() == 0
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ...layers import stft
 from ..conv_tasnet.modeling_conv_tasnet import overlap_add
 from .configuration_meta_tasnet import FILTER_LENGTHS, NORM_GROUPS, MetaTasNetConfig
+from .products_meta_tasnet import linear, overwrites, strips
 
 
 EPSILON = 1e-8  # of norms and of the logarithm
@@ -79,7 +80,9 @@ class InstrumentLayer(nn.Module):
 
 
 def exact_linear(linear: Any, x: Tensor) -> Tensor:
-    """A linear layer in float32."""
+    """A linear layer in float32; an adapter around one is called."""
+    if not isinstance(linear, nn.Linear):
+        return linear(x.float())
     return F.linear(x.float(), linear.weight.float(), linear.bias.float())
 
 
@@ -93,24 +96,9 @@ def norm(config: MetaTasNetConfig, channels: int) -> InstrumentLayer:
     return InstrumentLayer(config, {"affine": (2, channels)})
 
 
-def overwrites(x: Tensor) -> bool:
-    """Whether maps may be overwritten: nothing is learnt or traced."""
-    return not torch.is_grad_enabled() and not torch.compiler.is_compiling() and x.device.type == "cpu"
-
-
 def prelu(activation: nn.PReLU, x: Tensor) -> Tensor:
-    """PReLU in the dtype of `x`, which is overwritten when nothing is learnt."""
-    if overwrites(x):
-        return F.leaky_relu_(x, activation.weight.item())
+    """PReLU in the dtype of `x`."""
     return F.prelu(x, activation.weight.to(x.dtype))
-
-
-def channel_sums(x: Tensor) -> Tensor:
-    """Sums and sums of squares over frames, (..., frames, channels) -> (2, ..., channels), float32."""
-    if x.ndim == 4 and overwrites(x):  # one instrument after the other: less memory
-        return torch.stack([channel_sums(each) for each in x], dim=1)
-    wide = x.float()
-    return torch.stack([wide.sum(dim=-2), wide.square().sum(dim=-2)])
 
 
 def scale_and_shift(sums: Tensor, frames: int, affine: Tensor) -> tuple[Tensor, Tensor]:
@@ -239,7 +227,7 @@ class MetaTasNetEncoder(nn.Module):
             # the three lengths take turns along the channels
             encoded = F.linear(frames, torch.stack(kernels, dim=1).flatten(0, 1)).relu()
         encoded = torch.cat([encoded, self.spectrogram(waveform, frames.shape[1])], dim=-1)
-        return self.project(self.expand(encoded.to(self.expand.weight.dtype)).relu())
+        return linear(self.project, linear(self.expand, encoded.to(self.expand.weight.dtype), rectified=True))
 
 
 class MetaTasNetDecoder(nn.Module):
@@ -261,13 +249,28 @@ class MetaTasNetDecoder(nn.Module):
 
     def frames(self, latents: Tensor) -> Tensor:
         """What each frame adds to the waveform, (..., num_filters) -> (..., longest filter), float32."""
-        parts = self.expand(latents.to(self.expand.weight.dtype)).relu().split(self.widths, dim=-1)
         longest = self.filters[-1].shape[-1]
+        if overwrites(latents):
+            flat = latents.to(self.expand.weight.dtype).flatten(0, -2)
+            total = torch.empty(flat.shape[0], longest, dtype=torch.float32)
+            for strip in strips(flat.shape[0], sum(self.widths)):
+                self._overwrite(total[strip], linear(self.expand, flat[strip], rectified=True))
+            return total.view(*latents.shape[:-1], longest)
+        parts = self.expand(latents.to(self.expand.weight.dtype)).relu().split(self.widths, dim=-1)
         with torch.autocast(latents.device.type, enabled=False):
             total = parts[-1].float() @ self.filters[-1].float()
             for part, kernel in zip(parts[:-1], list(self.filters)[:-1], strict=True):
                 total = total + F.pad(part.float() @ kernel.float(), ((longest - kernel.shape[-1]) // 2,) * 2)
         return total
+
+    def _overwrite(self, total: Tensor, expanded: Tensor) -> None:
+        """Fills `total`, (frames, longest filter), from (frames, sum of widths)."""
+        parts = expanded.float().split(self.widths, dim=-1)
+        with torch.autocast(total.device.type, enabled=False):
+            torch.mm(parts[-1], self.filters[-1].float(), out=total)
+            for part, kernel in zip(parts[:-1], list(self.filters)[:-1], strict=True):
+                margin = (total.shape[-1] - kernel.shape[-1]) // 2
+                total[:, margin : margin + kernel.shape[-1]].addmm_(part, kernel.float())
 
 
 __all__ = [
@@ -278,11 +281,9 @@ __all__ = [
     "MetaTasNetEncoder",
     "MetaTasNetFilters",
     "MetaTasNetSpectrogram",
-    "channel_sums",
     "decimate",
     "folded",
     "norm",
-    "overwrites",
     "pointwise",
     "prelu",
     "product",

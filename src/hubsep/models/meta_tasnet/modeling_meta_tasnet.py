@@ -39,11 +39,11 @@ from .layers_meta_tasnet import (
     MetaTasNetFilters,
     MetaTasNetSpectrogram,
     decimate,
-    overwrites,
 )
 from .levels_meta_tasnet import add_levels, add_products, gains_from, whole_level
 from .losses_meta_tasnet import stage_statistics, weighted_loss
 from .masker_meta_tasnet import MetaTasNetMasker
+from .products_meta_tasnet import overwrites
 
 
 SPREAD = 0.1  # of what instruments differ in at the start, in norms and biases
