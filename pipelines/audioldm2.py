@@ -22,9 +22,12 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from hubsep.errors import QueryError
+from hubsep.pipelines.audioldm2_adapters import AdapterMixin
 from hubsep.pipelines.audioldm2_arguments import OutputType, check_output, given_conditions
+from hubsep.pipelines.audioldm2_components import OPTIONAL
 from hubsep.pipelines.audioldm2_editing import EditingMixin
-from hubsep.pipelines.audioldm2_folder import OPTIONAL, FolderMixin
+from hubsep.pipelines.audioldm2_folder import FolderMixin
+from hubsep.pipelines.audioldm2_offloading import OffloadingMixin
 from hubsep.pipelines.audioldm2_prompts import Conditions, Unconditional, as_texts
 from hubsep.pipelines.audioldm2_ranking import RankingMixin
 from hubsep.pipelines.audioldm2_sampling import Generator, Sampling
@@ -46,7 +49,7 @@ class AudioLDM2Output(BaseOutput):
     sampling_rate: int = 16_000
 
 
-class AudioLDM2Pipeline(FolderMixin, EditingMixin, RankingMixin, DiffusionPipeline):
+class AudioLDM2Pipeline(AdapterMixin, FolderMixin, OffloadingMixin, EditingMixin, RankingMixin, DiffusionPipeline):
     """Text to audio.
 
     Args:
@@ -147,7 +150,7 @@ class AudioLDM2Pipeline(FolderMixin, EditingMixin, RankingMixin, DiffusionPipeli
             return_dict: whether an `AudioLDM2Output` is returned, or a tuple of audios and scores.
             **settings: those of `Sampling`: `num_inference_steps` (25), `guidance_scale` (3.5), `generator` (one, or
                 one for each waveform), `callback_on_step_end`, `solver`, `eta`, `guidance_interval`,
-                `window_seconds`, `callback_on_step_end_tensor_inputs`.
+                `guidance_every`, `window_seconds`, `callback_on_step_end_tensor_inputs`.
 
         Raises:
             QueryError: if prompts, embeddings or settings are wrong or do not go together.
@@ -156,6 +159,8 @@ class AudioLDM2Pipeline(FolderMixin, EditingMixin, RankingMixin, DiffusionPipeli
         sampling = Sampling(**settings)
         length = self._length(seconds, audio_length_in_s)
         check_output(output_type, num_waveforms_per_prompt)
+        if prompt is not None and num_waveforms_per_prompt > 1 and output_type != "latent":
+            self.check_ranking()
         given = (prompt_embeds, attention_mask, generated_prompt_embeds)
         positive = self._positive(prompt, transcription, max_new_tokens, given)
         away = (negative_prompt_embeds, negative_attention_mask, negative_generated_prompt_embeds)

@@ -2,7 +2,9 @@
 """Cross-attention of AudioLDM 2's U-Net to contexts that do not change from step to step.
 
 The language of audio and the text are the same in every step of a call, so their keys and values are computed in the
-first one and kept. A context is recognised by being the same tensor object, never by its content; one that is not,
+first one and kept. Where only one state of an item counts, or all are the same, as in what guidance leads away from by
+default (no language of audio, and the empty text), every place of the sound gets the same answer: that one is kept,
+and no place asks. A context is recognised by being the same tensor object, never by its content; one that is not,
 for instance because offloading made a copy of it, is worked through every time. How much each of its states counts is
 looked up the same way: diffusers' own masks are numbers in the precision of the model, which holds all or nothing;
 here a state may count in part.
@@ -23,20 +25,43 @@ from torch.nn.functional import scaled_dot_product_attention
 LEAST = -1e4  # what a state that does not count gets added to its score; diffusers' number
 
 
+@dataclass(frozen=True)
+class Context:
+    """A context that stays as it is in a call.
+
+    Attributes:
+        states: (batch, states, size).
+        bias: (batch, 1, 1, states), None where all of them count.
+        settled: so many items from the first on get one answer, whatever they ask.
+        first: the first state of each item that counts.
+    """
+
+    states: Tensor
+    bias: Tensor | None
+    settled: int
+    first: Tensor
+
+
 @dataclass
 class Contexts:
-    """Contexts that stay as they are in a call, with a bias (batch, 1, 1, states) where not all of one counts."""
+    """The contexts that are known."""
 
-    _known: list[tuple[Tensor, Tensor | None]] = field(default_factory=list)
+    _known: list[Context] = field(default_factory=list)
 
     def add(self, context: Tensor, weights: Tensor | None = None) -> None:
         """Makes a context known, and how much each state of it counts, (batch, states): 1 fully, 0 not at all."""
+        counts = torch.ones_like(context[..., 0], dtype=torch.bool) if weights is None else weights > 0
         whole = weights is None or bool((weights == 1).all())
-        self._known.append((context, None if weights is None or whole else bias_of(weights)[:, None, None, :]))
+        bias = None if weights is None or whole else bias_of(weights)[:, None, None, :]
+        first = counts.int().argmax(dim=1)
+        rows = torch.arange(len(context), device=context.device)
+        same = (context == context[rows, first][:, None]).all(dim=2) | ~counts
+        settled = (same.all(dim=1) & counts.any(dim=1)).int().cumprod(dim=0).sum()
+        self._known.append(Context(context, bias, int(settled), first))
 
-    def find(self, context: Tensor) -> tuple[bool, Tensor | None]:
-        """Whether a context is known, and its bias."""
-        return next(((True, bias) for known, bias in self._known if known is context), (False, None))
+    def find(self, context: Tensor) -> Context | None:
+        """What is known of a context."""
+        return next((known for known in self._known if known.states is context), None)
 
 
 def bias_of(weights: Tensor) -> Tensor:
@@ -49,12 +74,24 @@ def as_mask(weights: Tensor) -> Tensor | None:
     return None if bool((weights == 1).all()) else 1 - bias_of(weights) / LEAST
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What one attention makes of a context: keys and values (items, heads, states, size of a head) for those items
+    that ask, after the answers (items, 1, channels) for those that are settled."""
+
+    context: Tensor
+    keys: Tensor
+    values: Tensor
+    bias: Tensor | None
+    answers: Tensor
+
+
 class ConstantContext:
     """An attention processor of diffusers that keeps the keys and values of the contexts it has seen."""
 
     def __init__(self, contexts: Contexts, otherwise: Any):
-        self._contexts, self._otherwise = contexts, otherwise
-        self._kept: list[tuple[Tensor, Tensor, Tensor, Tensor | None]] = []
+        self._contexts, self.otherwise = contexts, otherwise
+        self._kept: list[Kept] = []
 
     def __call__(
         self,
@@ -66,27 +103,44 @@ class ConstantContext:
     ) -> Tensor:
         """As diffusers calls it; without a context the processor that was there before does the work."""
         if encoder_hidden_states is None:
-            result: Tensor = self._otherwise(attn, hidden_states, None, attention_mask, temb)
+            result: Tensor = self.otherwise(attn, hidden_states, None, attention_mask, temb)
             return result
-        keys, values, bias = self._of(attn, encoder_hidden_states, attention_mask)
-        queries = _heads(attn.to_q(hidden_states), attn.heads)
-        mixed = scaled_dot_product_attention(
-            queries, keys, values, attn_mask=None if bias is None else bias.to(queries.dtype), scale=attn.scale
-        )
-        joined = mixed.transpose(1, 2).flatten(2)
-        return attn.to_out[1](attn.to_out[0](joined)) / attn.rescale_output_factor
+        kept = self._of(attn, encoder_hidden_states, attention_mask)
+        answers, places = kept.answers, hidden_states.shape[1]
+        if len(answers) == len(hidden_states):
+            return answers.expand(-1, places, -1)
+        queries = _heads(attn.to_q(hidden_states[len(answers) :]), attn.heads)
+        bias = None if kept.bias is None else kept.bias.to(queries.dtype)
+        mixed = scaled_dot_product_attention(queries, kept.keys, kept.values, attn_mask=bias, scale=attn.scale)
+        asked = _out(attn, mixed.transpose(1, 2).flatten(2))
+        return torch.cat([answers.expand(-1, places, -1), asked]) if len(answers) else asked
 
-    def _of(self, attn: Any, context: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        for known, keys, values, bias in self._kept:
-            if known is context:
-                return keys, values, bias
-        keys = _heads(attn.to_k(context), attn.heads)
-        values = _heads(attn.to_v(context), attn.heads)
-        constant, bias = self._contexts.find(context)
-        if not constant:
-            return keys, values, None if mask is None else mask[:, None]
-        self._kept.append((context, keys, values, bias))
-        return keys, values, bias
+    def _of(self, attn: Any, states: Tensor, mask: Tensor | None) -> Kept:
+        for kept in self._kept:
+            if kept.context is states:
+                return kept
+        keys, values = attn.to_k(states), attn.to_v(states)
+        context, settled = self._contexts.find(states), 0
+        bias = None if mask is None else mask[:, None]
+        if context is not None:
+            bias, settled = context.bias, context.settled
+        parts = _heads(keys[settled:], attn.heads), _heads(values[settled:], attn.heads)
+        answers = _out(attn, _first(values, context)) if context is not None and settled else values[:0]
+        kept = Kept(states, *parts, None if bias is None else bias[settled:], answers)
+        if context is not None:
+            self._kept.append(kept)
+        return kept
+
+
+def _out(attn: Any, mixed: Tensor) -> Tensor:
+    found: Tensor = attn.to_out[1](attn.to_out[0](mixed)) / attn.rescale_output_factor
+    return found
+
+
+def _first(values: Tensor, context: Context) -> Tensor:
+    """The value of the first state that counts of each settled item, (settled, 1, channels)."""
+    rows = torch.arange(context.settled, device=values.device)
+    return values[rows, context.first[: context.settled]][:, None]
 
 
 def _heads(states: Tensor, heads: int) -> Tensor:

@@ -20,12 +20,15 @@ from torch.nn.functional import pad
 from hubsep.audio import read_audio, resample
 from hubsep.chunking import Segments
 from hubsep.errors import AudioError
+from hubsep.pipelines.audioldm2_hooks import ready
 from hubsep.pipelines.audioldm2_mel import Level, MelSettings, mel_spectrogram
+from hubsep.pipelines.audioldm2_precise import decoded, vocoded
 
 
 # HiFi-GAN with the published kernels looks at 21 frames to either side
 VOCODER_CONTEXT = 32
 OVERLAP = 1 / 8  # of a window
+ROWS = 8  # that an accelerator decodes at a time
 
 
 class DecodingMixin:
@@ -117,27 +120,33 @@ class DecodingMixin:
 
     @torch.no_grad()
     def vocode(self, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
-        """The waveform of a mel spectrogram that comes in pieces, (batch, samples) each; the samples are the same
-        however it is cut."""
-        buffer, skipped = None, 0
+        """The waveform of a mel spectrogram that comes in pieces, (batch, samples) each; a trained vocoder makes the
+        same samples however it is cut, one that iterates goes on from what it made before."""
+        buffer, skipped, known, hop = None, 0, None, self.hop_length
         for piece in pieces:
             if buffer is not None and buffer.shape[1] - skipped > VOCODER_CONTEXT:
                 final = buffer.shape[1] - VOCODER_CONTEXT
-                head = torch.cat([buffer, piece[:, :VOCODER_CONTEXT]], dim=1)
-                yield self._vocoded(head)[:, skipped * self.hop_length : final * self.hop_length]
+                waveform = self._vocoded(torch.cat([buffer, piece[:, :VOCODER_CONTEXT]], dim=1), known)
+                yield waveform[:, skipped * hop : final * hop]
                 start = max(0, final - VOCODER_CONTEXT)
-                buffer, skipped = buffer[:, start:], final - start
+                buffer, skipped, known = buffer[:, start:], final - start, waveform[:, start * hop : final * hop]
             buffer = piece if buffer is None else torch.cat([buffer, piece], dim=1)
         if buffer is not None:
-            yield self._vocoded(buffer)[:, skipped * self.hop_length :]
+            yield self._vocoded(buffer, known)[:, skipped * hop :]
 
     def _decode_window(self, latents: Tensor) -> Tensor:
-        scaled = latents.to(self._execution_device, self.vae.dtype) / self.vae.config.scaling_factor
-        return self.vae.decode(scaled).sample[:, 0].float()
+        scaled = latents.to(self._execution_device) / self.vae.config.scaling_factor
+        return torch.cat([decoded(self.vae, row) for row in scaled.split(self._rows())])[:, 0]
 
-    def _vocoded(self, mel: Tensor) -> Tensor:
-        waveform: Tensor = self.vocoder(mel.to(self._execution_device, self.vocoder.dtype))
-        return waveform.float().cpu()
+    def _vocoded(self, mel: Tensor, known: Tensor | None = None) -> Tensor:
+        ready(self.vocoder)
+        rows = mel.to(self._execution_device).split(self._rows())
+        before = [None] * len(rows) if known is None else known.split(self._rows())
+        return torch.cat([vocoded(self.vocoder, *pair).cpu() for pair in zip(rows, before, strict=True)])
+
+    def _rows(self) -> int:
+        """How many items are decoded at a time: on a CPU one, where more are no faster and take more memory."""
+        return 1 if self._execution_device.type == "cpu" else ROWS
 
     @torch.no_grad()
     def encode_waveform(self, waveform: Tensor) -> Tensor:

@@ -3,20 +3,21 @@
 
 Decisions:
 
-- The classes `model_index.json` may name are listed here; a folder cannot ask for any other, and no code in it is run.
+- The classes `model_index.json` may name are those of `COMPONENTS`; a folder cannot ask for any other, and no code in
+  it is run.
   Weights are `.safetensors`, and each component's have to fit its configuration to the last tensor.
 - The published U-Nets were converted with eight attention heads everywhere, where the original has heads of width 32:
   the same weights, another result. The folder's configuration is followed unless `attention_heads="original"`.
-- Components are loaded one by one, so that each can be put on its device at once, and be given or left out.
+- Components are loaded one by one, so that each can be put on its device at once, and be given or left out; or, with
+  `on_demand`, when they are needed.
 - What is saved loads with `diffusers.AudioLDM2Pipeline` too, as far as that runs; `audio_mae` is ours alone.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
-import re
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,30 +30,23 @@ from hubsep.hub_json import read_json
 from hubsep.hub_push import CARD, push_folder
 from hubsep.hub_resolve import resolve_folder
 from hubsep.hub_tensors import read_header
+from hubsep.models.audioldm2.configuration_audioldm2 import write_config
+from hubsep.pipelines.audioldm2_components import (
+    COMPONENTS,
+    OPTIONAL,
+    class_of,
+    empty_component,
+    load_component,
+    original_heads,
+    weight_files,
+)
 from hubsep.pipelines.audioldm2_devices import devices_of, placed
+from hubsep.pipelines.audioldm2_on_demand import UNUSED, Shelf, StoredComponent
 
 
 AttentionHeads = Literal["config", "original"]
 INDEX = "model_index.json"
-HEAD_WIDTH = 32
-TOKENIZERS = ("PreTrainedTokenizerFast", "TokenizersBackend")
-AUDIOLDM2 = ("audioldm2", "diffusers.pipelines.audioldm2")
-# component: the modules its class may come from, the classes
-COMPONENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "vae": (("diffusers",), ("AutoencoderKL",)),
-    "text_encoder": (("transformers",), ("ClapModel", "ClapTextModelWithProjection")),
-    "text_encoder_2": (("transformers",), ("T5EncoderModel", "VitsModel")),
-    "projection_model": (AUDIOLDM2, ("AudioLDM2ProjectionModel",)),
-    "language_model": (("transformers",), ("GPT2Model", "GPT2LMHeadModel")),
-    "tokenizer": (("transformers",), ("RobertaTokenizer", "RobertaTokenizerFast", *TOKENIZERS)),
-    "tokenizer_2": (("transformers",), ("T5Tokenizer", "T5TokenizerFast", "VitsTokenizer", *TOKENIZERS)),
-    "feature_extractor": (("transformers",), ("ClapFeatureExtractor",)),
-    "unet": (AUDIOLDM2, ("AudioLDM2UNet2DConditionModel",)),
-    "scheduler": (("diffusers",), ()),
-    "vocoder": (("transformers",), ("SpeechT5HifiGan",)),
-    "audio_mae": (("hubsep", "hubsep.models.audiomae.modeling_audiomae"), ("AudioMAEModel",)),
-}
-OPTIONAL = ("audio_mae", "feature_extractor")
+ONE_DEVICE = 'on_demand=True works on one device with all weights: leave out device_map="balanced", strict=False'
 SHORT_CARD = """---
 library_name: hubsep
 pipeline_tag: text-to-audio
@@ -64,14 +58,13 @@ tags:
 
 An AudioLDM 2 saved by hubsep. Its licence, training data and results are not described yet.
 """
-# buffers that older releases of transformers stored and newer ones make
-NOT_WEIGHTS = re.compile(r"(position_ids|token_type_ids|attn\.bias|attn\.masked_bias|relative_position_index)$")
 
 
 class FolderMixin:
     """The part of the pipeline that loads, saves and pushes."""
 
     config: Any
+    _shelf: Shelf | None
 
     @classmethod
     def from_pretrained(
@@ -84,6 +77,7 @@ class FolderMixin:
         variant: str | None = None,
         attention_heads: AttentionHeads = "config",
         strict: bool = True,
+        on_demand: bool = False,
         **kwargs: Any,
     ) -> Any:
         """Loads a folder or repository in diffusers' layout, after checking all of it.
@@ -96,6 +90,7 @@ class FolderMixin:
             variant: for instance "fp16": load `*.fp16.safetensors` where there are any.
             attention_heads: "config", or "original" for heads of width 32 whatever the U-Net's configuration says.
             strict: whether weights that are missing or left over are an error.
+            on_demand: whether components are in memory only while they work. The folder has to stay where it is.
             **kwargs: components by name, used instead of the folder's, None for one that is left out; and
                 `revision`, `token`, `cache_dir`, `force_download`, `local_files_only`.
 
@@ -105,25 +100,27 @@ class FolderMixin:
         hub: dict[str, Any] = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
         given = {name: kwargs.pop(name) for name in COMPONENTS if name in kwargs}
         _refuse(kwargs, attention_heads)
+        if on_demand and (not strict or device_map == "balanced"):
+            raise CheckpointError(ONE_DEVICE)
         folder = resolve_folder(pretrained_model_name_or_path, **hub)
         check_folder(folder)
         listed = {name: entry for name, entry in read_index(folder).items() if name not in given}
         devices = devices_of(device_map, {name: _stored_bytes(folder / name) for name in listed})
+        shelf = Shelf(torch.device(device_map or "cpu")) if on_demand else None
         for name, (library, class_name) in listed.items():
-            options: dict[str, Any] = {"variant": variant} if _has_variant(folder / name, variant) else {}
-            if name == "unet" and attention_heads == "original":
-                options["attention_head_dim"] = original_heads(folder / name)
-            wanted = dtype if dtype is not None else torch_dtype
-            if isinstance(wanted, dict):
-                wanted = wanted.get(name, wanted.get("default"))
-            given[name] = load_component(
-                folder / name, library, class_name, dtype=wanted or torch.float32, strict=strict, **options
-            )
+            options = _heads(folder, name, attention_heads)
+            source, precision = (folder / name, library, class_name), precision_of(name, dtype, torch_dtype)
+            if shelf is not None and issubclass(class_of(*source), torch.nn.Module):
+                given[name] = shelved(shelf, name, source, variant, precision, options)
+                continue
+            options |= {"variant": variant} if _has_variant(folder / name, variant) else {}
+            given[name] = load_component(*source, dtype=precision, strict=strict, **options)
             if name in devices:
                 given[name] = placed(given[name], devices[name])
         pipe = cls(**given)
         pipe.register_to_config(_name_or_path=os.fspath(pretrained_model_name_or_path))  # type: ignore[attr-defined]
-        if devices:
+        pipe._shelf = shelf
+        if devices and shelf is None:
             pipe.hf_device_map = devices  # type: ignore[attr-defined]
         return pipe
 
@@ -200,52 +197,41 @@ def read_index(folder: Path) -> dict[str, tuple[str, str]]:
     return found
 
 
-def load_component(
-    folder: Path, library: str, class_name: str, *, dtype: torch.dtype, strict: bool, **options: Any
+def precision_of(
+    name: str, dtype: torch.dtype | dict[str, torch.dtype] | None, torch_dtype: torch.dtype | None
+) -> torch.dtype:
+    """The precision that is asked for of a component."""
+    wanted = dtype if dtype is not None else torch_dtype
+    if isinstance(wanted, dict):
+        wanted = wanted.get(name, wanted.get("default"))
+    return wanted or torch.float32
+
+
+def shelved(
+    shelf: Shelf,
+    name: str,
+    source: tuple[Path, str, str],
+    variant: str | None,
+    dtype: torch.dtype,
+    options: dict[str, Any],
 ) -> Any:
-    """One component of a folder that was checked.
+    """A component that loads itself when it is called.
 
     Raises:
-        CheckpointError: if it cannot be built, or `strict` and its weights do not fit.
+        CheckpointError: if it cannot be built, or its weights do not fit.
     """
-    home = {"audioldm2": AUDIOLDM2[1], "hubsep": COMPONENTS["audio_mae"][0][1]}.get(library, library)
-    kind = getattr(importlib.import_module(home), class_name, None)
-    if kind is None:
-        raise CheckpointError(f"{shown(folder.name)}: {library} has no class {shown(class_name)}.")
-    try:
-        if not issubclass(kind, torch.nn.Module):
-            return kind.from_pretrained(folder, local_files_only=True)
-        options["torch_dtype" if hasattr(kind, "load_config") else "dtype"] = dtype
-        model, info = kind.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, output_loading_info=True, **options
-        )
-    except CheckpointError:
-        raise
-    except (OSError, RuntimeError, TypeError, ValueError, KeyError, AttributeError, ImportError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{shown(folder.name)} cannot be loaded: {shown(reason, 300)}") from error
-    for problem in ("missing", "unexpected", "mismatched"):
-        names = sorted(name for name in map(str, info.get(f"{problem}_keys") or ()) if not NOT_WEIGHTS.search(name))
-        if strict and names:
-            raise CheckpointError(
-                f"{shown(folder.name)}: its weights do not fit its config.json: {len(names)} {problem} keys, first "
-                f"{shown(names[0])}. Pass strict=False to load them all the same."
-            )
-    return model.eval()
+    folder = source[0]
+    variants = {"variant": variant} if _has_variant(folder, variant) else {}
+    whole: Any = partial(load_component, *source, dtype=dtype, strict=True, **options, **variants)  # type: ignore[misc, arg-type]
+    module = empty_component(*source, dtype=dtype, **options)
+    files = partial(weight_files, folder, variant)
+    return shelf.put(name, StoredComponent(module, files, whole, UNUSED.get(name, ())))
 
 
-def original_heads(folder: Path) -> list[int]:
-    """Attention heads of each level of the U-Net as the original has them: of width 32.
-
-    Raises:
-        CheckpointError: if a level's channels are no multiple of 32.
-    """
-    channels = read_json(folder / "config.json").get("block_out_channels")
-    if not isinstance(channels, list) or not all(
-        isinstance(n, int) and n > 0 and n % HEAD_WIDTH == 0 for n in channels
-    ):
-        raise CheckpointError(f"unet: block_out_channels are {shown(channels)}; heads of width 32 do not divide them.")
-    return [count // HEAD_WIDTH for count in channels]
+def _heads(folder: Path, name: str, attention_heads: AttentionHeads) -> dict[str, Any]:
+    if name != "unet" or attention_heads != "original":
+        return {}
+    return {"attention_head_dim": original_heads(folder / name)}
 
 
 def _refuse(kwargs: dict[str, Any], attention_heads: str) -> None:
@@ -272,14 +258,16 @@ def _stored_bytes(folder: Path) -> int:
 
 
 def write_stable_index(path: Path) -> None:
-    """No path of this computer, and our own component under the name of the package, not of a module in it."""
+    """No path of this computer, and our own components under the name of the package, not of a module in it."""
     index = read_json(path)
     index.pop("_name_or_path", None)
-    if index.get("audio_mae", [None])[0]:
-        index["audio_mae"][0] = "hubsep"
-    else:
+    for entry in (index.get(name) or [None] for name in ("audio_mae", "vocoder")):
+        if str(entry[0]).partition(".")[0] == "hubsep":
+            entry[0] = "hubsep"
+    if index.get("audio_mae", [None])[0] is None:
         index.pop("audio_mae", None)
     path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_config(path.parent)
 
 
 __all__ = [
@@ -287,7 +275,7 @@ __all__ = [
     "COMPONENTS",
     "FolderMixin",
     "load_component",
-    "original_heads",
     "read_index",
+    "shelved",
     "write_stable_index",
 ]

@@ -19,9 +19,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import normalize, pad
 
 from hubsep.errors import QueryError
+from hubsep.pipelines.audioldm2_hooks import ready
 
 
 Unconditional = Literal["zeros", "generated"]
@@ -156,8 +157,11 @@ class PromptMixin:
     def _text_embeddings(self, texts: list[str]) -> Tensor:
         """CLAP's embedding of each text, (batch, 1, size)."""
         encoded = tokenised(self.tokenizer, texts).to(self._execution_device)
+        identities, mask = encoded["input_ids"], encoded["attention_mask"]
+        if not hasattr(self.text_encoder, "get_text_features"):  # CLAP without the part that hears
+            return normalize(self.text_encoder(identities, attention_mask=mask).text_embeds, dim=-1)[:, None]
         ready(self.text_encoder)
-        found = self.text_encoder.get_text_features(encoded["input_ids"], attention_mask=encoded["attention_mask"])
+        found = self.text_encoder.get_text_features(identities, attention_mask=mask)
         return getattr(found, "pooler_output", found)[:, None]
 
     def _text_states(self, texts: list[str], at_least: int = 0) -> tuple[Tensor, Tensor]:
@@ -285,11 +289,4 @@ def tokenised(tokenizer: Any, texts: list[str], at_least: int = 0) -> Any:
     return encoded
 
 
-def ready(module: Any) -> None:
-    """Brings an offloaded model to its device, where a method other than `forward` is about to be called."""
-    hook = getattr(module, "_hf_hook", None)
-    if hook is not None and hasattr(hook, "pre_forward"):
-        hook.pre_forward(module)
-
-
-__all__ = ["Conditions", "PromptMixin", "Unconditional", "as_texts", "ready"]
+__all__ = ["Conditions", "PromptMixin", "Unconditional", "as_texts"]

@@ -16,7 +16,8 @@ from torch import Tensor
 from hubsep.audio import resample
 from hubsep.errors import QueryError
 from hubsep.pipelines.audioldm2_decoding import DecodingMixin
-from hubsep.pipelines.audioldm2_prompts import ready, tokenised
+from hubsep.pipelines.audioldm2_hooks import ready
+from hubsep.pipelines.audioldm2_prompts import tokenised
 
 
 class RankingMixin(DecodingMixin):
@@ -40,8 +41,7 @@ class RankingMixin(DecodingMixin):
         Raises:
             QueryError: if the folder has no feature extractor, or CLAP's text part only.
         """
-        if self.feature_extractor is None or not hasattr(self.text_encoder, "get_audio_features"):
-            raise QueryError("candidates cannot be ranked: the folder holds no CLAP that hears; ask for one a prompt")
+        self.check_ranking()
         texts = tokenised(self.tokenizer, prompts).to(self._execution_device)
         ready(self.text_encoder)
         text = self.text_encoder.get_text_features(texts["input_ids"], attention_mask=texts["attention_mask"])
@@ -52,6 +52,15 @@ class RankingMixin(DecodingMixin):
         )
         candidates = sound.unflatten(0, (len(prompts), -1))
         return (candidates @ text[:, :, None])[..., 0].cpu()
+
+    def check_ranking(self) -> None:
+        """Refuses to rank where nothing hears.
+
+        Raises:
+            QueryError: if the folder has no feature extractor, or CLAP's text part only.
+        """
+        if self.feature_extractor is None or not hasattr(self.text_encoder, "get_audio_features"):
+            raise QueryError("candidates cannot be ranked: the folder holds no CLAP that hears; ask for one a prompt")
 
     def rank(self, prompts: list[str], waveforms: Tensor) -> tuple[Tensor, Tensor]:
         """The candidates of each prompt from the best to the worst, and their scores (prompts, candidates)."""

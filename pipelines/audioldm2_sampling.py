@@ -10,22 +10,23 @@ Decisions:
 - Each call has a scheduler of its own, made from the configuration, so that calls do not disturb each other.
 - Latents longer than a window are denoised window by window in every step; what the windows predict is cross-faded.
   What is known, as in inpainting, is put in after every step at that step's noise.
-- Guidance outside `guidance_interval` (a share of the steps) is left out, and with it half of the work.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hubsep.errors import QueryError
-from hubsep.pipelines.audioldm2_attention import Contexts, as_mask, constant_contexts
+from hubsep.pipelines.audioldm2_attention import constant_contexts
 from hubsep.pipelines.audioldm2_decoding import DecodingMixin, shares_of, spans_of
+from hubsep.pipelines.audioldm2_guidance import Guide
+from hubsep.pipelines.audioldm2_processor import on_processor
 from hubsep.pipelines.audioldm2_prompts import Conditions
 
 
@@ -42,6 +43,7 @@ class Sampling:
         num_inference_steps: by default 25, or 200 for the folder's own DDIM.
         guidance_scale: above 1 the prompt counts more; 1 or less is no guidance, in half of the time.
         guidance_interval: which share of the steps is guided, for instance (0.1, 0.8).
+        guidance_every: what guidance adds is worked out in every so manieth step, and kept until the next.
         solver: "dpm", "scheduler" for the folder's own, None for "dpm" where the folder has DDIM.
         eta: of DDIM, 0 to 1; the original used 1.
         generator: of the noise, or one for each item.
@@ -54,6 +56,7 @@ class Sampling:
     num_inference_steps: int | None = None
     guidance_scale: float = 3.5
     guidance_interval: tuple[float, float] = (0.0, 1.0)
+    guidance_every: int = 1
     solver: str | None = None
     eta: float = 0.0
     generator: Generator = None
@@ -70,6 +73,9 @@ class Sampling:
         low, high = self.guidance_interval
         if not 0 <= low <= high <= 1:
             raise QueryError(f"guidance_interval must be two shares of the steps in order, got {low!r} and {high!r}")
+        every = self.guidance_every
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise QueryError(f"guidance_every must be a whole number from 1 on, got {every!r}")
         if set(self.callback_on_step_end_tensor_inputs) - {"latents"}:
             raise QueryError("callback_on_step_end_tensor_inputs may hold latents only")
 
@@ -88,55 +94,6 @@ class Known:
         if timestep is not None:
             given = scheduler.add_noise(given, self.noise, timestep.reshape(1).expand(len(given)))
         return self.mask * given + (1 - self.mask) * latents
-
-
-@dataclass
-class Guide:
-    """What the U-Net is told, and with it the prediction of a step.
-
-    Attributes:
-        positive: the conditions.
-        negative: what guidance leads away from, None for no guidance.
-        scale: of guidance.
-        interval: which share of the steps is guided.
-    """
-
-    positive: Conditions
-    negative: Conditions | None
-    scale: float
-    interval: tuple[float, float]
-    both: Conditions = field(init=False)
-    masks: tuple[Tensor | None, Tensor | None] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.both = self.positive if self.negative is None else Conditions.joined(self.negative, self.positive)
-        self.masks = as_mask(self.positive.weights), as_mask(self.both.weights)
-
-    def contexts(self) -> Contexts:
-        """What is the same in every step."""
-        contexts = Contexts()
-        for told in (self.positive, self.both):
-            contexts.add(told.loa)
-            contexts.add(told.text, told.weights)
-        return contexts
-
-    def predict(self, unet: Any, latents: Tensor, timestep: Tensor, share: float) -> Tensor:
-        """What the U-Net predicts, guided, in float32."""
-        guided = self.negative is not None and self.interval[0] <= share <= self.interval[1]
-        told = self.both if guided else self.positive
-        inputs = torch.cat([latents] * 2) if guided else latents
-        predicted = unet(
-            inputs.to(unet.dtype),
-            timestep,
-            encoder_hidden_states=told.loa,
-            encoder_hidden_states_1=told.text,
-            encoder_attention_mask_1=self.masks[guided],
-            return_dict=False,
-        )[0].float()
-        if not guided:
-            return predicted
-        without, with_prompt = predicted.chunk(2)
-        return without + self.scale * (with_prompt - without)
 
 
 class SamplingMixin(DecodingMixin):
@@ -220,8 +177,9 @@ class SamplingMixin(DecodingMixin):
             negative.to(device, self.unet.dtype) if negative is not None and sampling.guidance_scale > 1 else None,
             sampling.guidance_scale,
             sampling.guidance_interval,
+            sampling.guidance_every,
         )
-        with constant_contexts(self.unet, guide.contexts()):
+        with constant_contexts(self.unet, guide.contexts()), on_processor(self.unet, device):
             return self._steps(latents, guide, scheduler, timesteps, sampling, known)
 
     def _steps(
@@ -239,11 +197,12 @@ class SamplingMixin(DecodingMixin):
                 inputs = scheduler.scale_model_input(latents, timestep)
                 part = index / max(1, len(timesteps) - 1)
                 if len(spans) == 1:
-                    predicted = guide.predict(self.unet, inputs, timestep, part)
+                    predicted = guide.predict(self.unet, inputs, timestep, part, index=index)
                 else:
                     predicted = torch.zeros_like(latents)
                     for (first, stop), share in zip(spans, shares, strict=True):
-                        found = guide.predict(self.unet, inputs[:, :, first:stop], timestep, part)
+                        piece = inputs[:, :, first:stop]
+                        found = guide.predict(self.unet, piece, timestep, part, index=index, window=first)
                         predicted[:, :, first:stop] += found * share
                 latents = scheduler.step(predicted, timestep, latents, **extra, return_dict=False)[0]
                 if known is not None:
@@ -284,4 +243,4 @@ DPM_SETTINGS: dict[str, Any] = {
     "lower_order_final": True,
 }
 
-__all__ = ["FAST_STEPS", "Generator", "Guide", "Known", "Sampling", "SamplingMixin"]
+__all__ = ["FAST_STEPS", "Generator", "Known", "Sampling", "SamplingMixin"]

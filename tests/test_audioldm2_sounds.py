@@ -9,14 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import soundfile as sf
 import torch
 from safetensors.torch import load_file
-from tiny_audioldm2 import LOA_SIZE, SAMPLES, published_folder, tiny_audio_mae, tiny_components
+from tiny_audioldm2 import LOA_SIZE, SAMPLES, tiny_audio_mae, tiny_components
 
 from hubsep import AudioLDM2Pipeline
 from hubsep.chunking import Segments
-from hubsep.cli import main
 from hubsep.errors import AudioError, QueryError
 from hubsep.pipelines.audioldm2_blending import along_circle, crossover
 from hubsep.pipelines.audioldm2_decoding import shares_of, spans_of
@@ -268,23 +266,3 @@ def test_recordings_that_are_refused(pipe: Any) -> None:
     with pytest.raises(AudioError, match="at least 40 samples"):
         pipe.continue_audio(hum(30), "rain", sampling_rate=RATE)
     assert pipe.vary(hum(4_800), "rain", sampling_rate=48_000, **FEW).audios.shape == (1, 1_600)  # resampled
-
-
-def test_command_line(pipe: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder, place = str(published_folder(tmp_path / "model", tiny_components())), tmp_path / "rain.wav"
-    asked = ["generate", "rain on a tin roof", "-o", str(place), "--steps", "2", "--device", "cpu"]
-    assert main(asked) == 1
-    assert "no model that makes sounds is shipped yet: pass --model" in capsys.readouterr().err
-    asked += ["--model", folder]
-    assert main([*asked, "--seconds", "0.1", "--seed", "3", "--candidates", "2", "--all"]) == 0
-    assert "score" in capsys.readouterr().out
-    assert sorted(path.name for path in tmp_path.glob("*.wav")) == ["rain-1.wav", "rain-2.wav"]
-    waveform, rate = sf.read(tmp_path / "rain-1.wav")
-    assert (len(waveform), rate) == (1_600, RATE)
-    given: dict[str, Any] = {"seconds": 0.1, "num_inference_steps": 2, "num_waveforms_per_prompt": 2}
-    made = pipe("rain on a tin roof", generator=seeded(3), **given).audios
-    # the same noise; the tiny vocoder makes much of rounding, which may turn the order around
-    assert min(np.abs(waveform - other).mean() for other in made) < 1e-2
-    assert main([*asked, "--seconds", "0.05", "--continue", str(tmp_path / "rain-1.wav")]) == 0
-    assert len(sf.read(place)[0]) == 1_600 + 800
-    assert main([*asked, "--candidates", "2", "--continue", str(place)]) == 1

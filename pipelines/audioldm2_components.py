@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What AudioLDM 2 consists of: which classes its components may have, and one component loaded from its folder.
+
+A component is loaded whole by its own class, or made without its weights (`empty_component`), which are then read when
+they are needed: see `audioldm2_on_demand`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hubsep.errors import CheckpointError
+from hubsep.hub_bounds import shown
+from hubsep.hub_json import read_json
+
+
+HEAD_WIDTH = 32
+TOKENIZERS = ("PreTrainedTokenizerFast", "TokenizersBackend")
+AUDIOLDM2 = ("audioldm2", "diffusers.pipelines.audioldm2")
+# component: the modules its class may come from, the classes
+COMPONENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "vae": (("diffusers",), ("AutoencoderKL",)),
+    "text_encoder": (("transformers",), ("ClapModel", "ClapTextModelWithProjection")),
+    "text_encoder_2": (("transformers",), ("T5EncoderModel", "VitsModel")),
+    "projection_model": (AUDIOLDM2, ("AudioLDM2ProjectionModel",)),
+    "language_model": (("transformers",), ("GPT2Model", "GPT2LMHeadModel")),
+    "tokenizer": (("transformers",), ("RobertaTokenizer", "RobertaTokenizerFast", *TOKENIZERS)),
+    "tokenizer_2": (("transformers",), ("T5Tokenizer", "T5TokenizerFast", "VitsTokenizer", *TOKENIZERS)),
+    "feature_extractor": (("transformers",), ("ClapFeatureExtractor",)),
+    "unet": (AUDIOLDM2, ("AudioLDM2UNet2DConditionModel",)),
+    "scheduler": (("diffusers",), ()),
+    "vocoder": (("transformers", "hubsep"), ("SpeechT5HifiGan", "GriffinLimVocoder")),
+    "audio_mae": (("hubsep", "hubsep.models.audiomae.modeling_audiomae"), ("AudioMAEModel",)),
+}
+OPTIONAL = ("audio_mae", "feature_extractor")
+# buffers that older releases of transformers stored and newer ones make
+NOT_WEIGHTS = re.compile(r"(position_ids|token_type_ids|attn\.bias|attn\.masked_bias|relative_position_index)$")
+# how diffusers and transformers name the files with weights, between which the name of a variant may stand
+WEIGHTS = re.compile(r"(?:diffusion_pytorch_)?model(?:-\d+-of-\d+)?((?:\.[\w-]+?)??)(?:-\d+-of-\d+)?\.safetensors")
+LOADING_ERRORS = (OSError, RuntimeError, TypeError, ValueError, KeyError, AttributeError, ImportError)
+
+
+def class_of(folder: Path, library: str, class_name: str) -> Any:
+    """The class of a component.
+
+    Raises:
+        CheckpointError: if there is none of that name.
+    """
+    home = AUDIOLDM2[1] if library == "audioldm2" else library
+    kind = getattr(importlib.import_module(home), class_name, None)
+    if kind is None:
+        raise CheckpointError(f"{shown(folder.name)}: {library} has no class {shown(class_name)}.")
+    return kind
+
+
+def load_component(
+    folder: Path, library: str, class_name: str, *, dtype: torch.dtype, strict: bool, **options: Any
+) -> Any:
+    """One component of a folder that was checked.
+
+    Raises:
+        CheckpointError: if it cannot be built, or `strict` and its weights do not fit.
+    """
+    kind = class_of(folder, library, class_name)
+    try:
+        if not issubclass(kind, torch.nn.Module):
+            return kind.from_pretrained(folder, local_files_only=True)
+        options["torch_dtype" if hasattr(kind, "load_config") else "dtype"] = dtype
+        model, info = kind.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, output_loading_info=True, **options
+        )
+    except CheckpointError:
+        raise
+    except LOADING_ERRORS as error:
+        raise _not_loaded(folder, error) from error
+    for problem in ("missing", "unexpected", "mismatched"):
+        names = sorted(name for name in map(str, info.get(f"{problem}_keys") or ()) if not NOT_WEIGHTS.search(name))
+        if strict and names:
+            raise CheckpointError(
+                f"{shown(folder.name)}: its weights do not fit its config.json: {len(names)} {problem} keys, first "
+                f"{shown(names[0])}. Pass strict=False to load them all the same."
+            )
+    return model.eval()
+
+
+def empty_component(folder: Path, library: str, class_name: str, *, dtype: torch.dtype, **options: Any) -> Any:
+    """A component without its weights: they have shapes and a precision, and take no memory.
+
+    Raises:
+        CheckpointError: if it cannot be built.
+    """
+    from accelerate import init_empty_weights
+
+    kind = class_of(folder, library, class_name)
+    try:
+        with init_empty_weights(include_buffers=False):
+            if hasattr(kind, "load_config"):
+                model = kind.from_config(kind.load_config(folder, local_files_only=True), **options)
+            else:
+                model = kind(kind.config_class.from_pretrained(folder, local_files_only=True))
+    except LOADING_ERRORS as error:
+        raise _not_loaded(folder, error) from error
+    if hasattr(model, "tie_weights"):
+        model.tie_weights()  # what is tied was registered twice, and is two without memory
+    return in_precision(model, dtype).eval()
+
+
+def in_precision(model: Any, dtype: torch.dtype) -> Any:
+    """The model in a precision, but for the layers that its own loading keeps in float32 (T5's `wo` in float16)."""
+    kept = set(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
+    if dtype == torch.float16:
+        kept |= set(getattr(model, "_keep_in_fp32_modules", None) or ())
+    torch.nn.Module.to(model, dtype=dtype)  # diffusers' own warns, whatever there is to keep
+    for name, module in model.named_modules():
+        if kept & set(name.split(".")):
+            torch.nn.Module.to(module, dtype=torch.float32)
+    return model
+
+
+def weight_files(folder: Path, variant: str | None) -> list[Path]:
+    """The files a component's weights are in: those of the variant where there are any."""
+    found = {path: WEIGHTS.fullmatch(path.name) for path in sorted(folder.glob("*.safetensors"))}
+    marks = {path: match[1].lstrip(".") for path, match in found.items() if match is not None}
+    wanted = variant if variant in marks.values() else ""
+    return [path for path, mark in marks.items() if mark == wanted]
+
+
+def original_heads(folder: Path) -> list[int]:
+    """Attention heads of each level of the U-Net as the original has them: of width 32.
+
+    Raises:
+        CheckpointError: if a level's channels are no multiple of 32.
+    """
+    channels = read_json(folder / "config.json").get("block_out_channels")
+    if not isinstance(channels, list) or not all(
+        isinstance(n, int) and n > 0 and n % HEAD_WIDTH == 0 for n in channels
+    ):
+        raise CheckpointError(f"unet: block_out_channels are {shown(channels)}; heads of width 32 do not divide them.")
+    return [count // HEAD_WIDTH for count in channels]
+
+
+def _not_loaded(folder: Path, error: Exception) -> CheckpointError:
+    reason = " ".join(str(error).split())
+    return CheckpointError(f"{shown(folder.name)} cannot be loaded: {shown(reason, 300)}")
+
+
+__all__ = [
+    "AUDIOLDM2",
+    "COMPONENTS",
+    "NOT_WEIGHTS",
+    "OPTIONAL",
+    "class_of",
+    "empty_component",
+    "load_component",
+    "original_heads",
+    "weight_files",
+]

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the pipeline works, and what it keeps in memory: beside diffusers' ways of offloading, loading on demand.
+
+diffusers offloads from an accelerator to main memory. On a machine without one that saves nothing; there,
+`from_pretrained(..., on_demand=True)` does. The ways exclude each other, and every one of them is refused with the one
+to take instead where it would do nothing or fail.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from hubsep.errors import CheckpointError
+from hubsep.pipelines.audioldm2_on_demand import Shelf
+
+
+class OffloadingMixin:
+    """The part of the pipeline that knows devices; a base before `DiffusionPipeline`."""
+
+    _shelf: Shelf | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the components are, or will be when they are loaded."""
+        base: Any = super()
+        found: torch.device = base.device if self._shelf is None else self._shelf.device
+        return found
+
+    def to(self, *arguments: Any, **options: Any) -> Any:
+        """As diffusers' `to`; of components that are loaded on demand it sets where they will be.
+
+        Raises:
+            CheckpointError: if another precision is asked for of components that are loaded on demand.
+        """
+        base: Any = super()
+        if self._shelf is None:
+            return base.to(*arguments, **options)
+        device, dtype, *_ = torch._C._nn._parse_to(*arguments, **options)
+        if dtype is not None:
+            raise CheckpointError("components are loaded on demand: pass dtype= to from_pretrained")
+        if device is not None and device != self._shelf.device:
+            self._shelf.clear()
+            self._shelf.device = device
+        return self
+
+    def enable_model_cpu_offload(self, gpu_id: int | None = None, device: Any = None) -> None:
+        """As diffusers': whole components are moved to an accelerator one after the other."""
+        self._refuse_on_demand()
+        base: Any = super()
+        base.enable_model_cpu_offload(gpu_id=gpu_id, device=device)
+
+    def enable_sequential_cpu_offload(self, gpu_id: int | None = None, device: Any = None) -> None:
+        """As diffusers': layers are moved to an accelerator one by one, which is slow and takes the least memory.
+
+        Raises:
+            CheckpointError: if there is no accelerator.
+        """
+        self._refuse_on_demand()
+        if not torch.accelerator.is_available() or (device is not None and torch.device(device).type == "cpu"):
+            raise CheckpointError(
+                "enable_sequential_cpu_offload moves weights from main memory to an accelerator, and here is none; to "
+                "save main memory, load with AudioLDM2Pipeline.from_pretrained(folder, on_demand=True)"
+            )
+        base: Any = super()
+        base.enable_sequential_cpu_offload(gpu_id=gpu_id, device=device)
+
+    def maybe_free_model_hooks(self) -> None:
+        """What diffusers calls at the end of a call: what is offloaded or loaded on demand leaves its place."""
+        if self._shelf is not None:
+            self._shelf.clear()
+            return
+        base: Any = super()
+        base.maybe_free_model_hooks()
+
+    def _refuse_on_demand(self) -> None:
+        if self._shelf is not None:
+            raise CheckpointError(
+                "components are loaded on demand, and dropped after their work: there is nothing to offload. Load "
+                "without on_demand=True to offload"
+            )
+
+
+__all__ = ["OffloadingMixin"]
