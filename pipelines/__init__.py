@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What users call: `pipeline("audio-separation")` and the pipeline classes behind it.
+"""What users call: `pipeline("audio-separation")`, `pipeline("text-to-audio")` and the classes behind them.
 
 `transformers.pipeline` builds the same objects once hubsep is imported. The function here adds what transformers does
 not do for a third-party model: the folder is checked before anything in it is read, and what is wrong with it arrives
@@ -14,30 +14,31 @@ from typing import Any
 import transformers
 
 from hubsep.auto import AutoModelForAudioSeparation
-from hubsep.hub import resolve_folder
+from hubsep.hub import HUB_OPTIONS, resolve_folder
 from hubsep.pipelines.separation import AudioSeparationPipeline
-from hubsep.registry import DEFAULT_MODEL, SHIPPED, TASK
-
-
-HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only")
+from hubsep.registry import DEFAULT_MODEL, SHIPPED, TASK, TEXT_TO_AUDIO
 
 
 def pipeline(
     task: str = TASK,
     model: str | Path | transformers.PreTrainedModel | None = None,
     *,
+    adapter: str | Path | None = None,
     processor: Any = None,
     dtype: Any = "auto",
     device_map: Any = None,
     model_kwargs: dict[str, Any] | None = None,
     **kwargs: Any,
 ) -> Any:
-    """Builds a pipeline; for audio separation, from a folder that passed every check.
+    """Builds a pipeline; for audio separation and AudioLDM 2, from a folder that passed every check.
 
     Args:
-        task: "audio-separation", or any task of transformers, which is then asked to build it.
-        model: a folder, a name on the Hub, the name of a shipped model, a loaded model, or None for the default of
-            the shipped ones.
+        task: "audio-separation", "text-to-audio", or any task of transformers. What is neither for separation nor an
+            AudioLDM 2, transformers is asked to build.
+        model: a folder, a name on the Hub, the name of a shipped model, a loaded model (or an `AudioLDM2Pipeline`),
+            or None for the default of the shipped ones.
+        adapter: a folder, or a name on the Hub, of what a fine-tune changed (`hubsep train MODEL --lora`). It is
+            merged into the separation model, into a loaded one as well. `adapter_revision` goes with it.
         processor: goes with a loaded text-queried model; with a folder or name it is found there.
         dtype: precision of the weights; "auto" keeps the one they were saved in. Waveforms are float32 either way.
         device_map: where accelerate puts the parts of the model; not together with `device`.
@@ -46,13 +47,24 @@ def pipeline(
             the pipeline takes in a call, to be the default of all calls.
 
     Returns:
-        An `AudioSeparationPipeline`, or the pipeline transformers has for `task`.
+        An `AudioSeparationPipeline`; for an AudioLDM 2, a `TextToAudioPipeline`, whose calls give what those of
+        transformers' do; or the pipeline transformers has for `task`.
 
     Raises:
         CheckpointError: if the folder is broken, incomplete or hostile.
     """
+    if task == TEXT_TO_AUDIO:
+        # it needs diffusers, which separation does without
+        from hubsep.pipelines.text_to_audio import build as build_generator
+        from hubsep.pipelines.text_to_audio import is_audioldm2
+
+        if is_audioldm2(model, {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}):
+            options = {"dtype": dtype, "device_map": device_map, "model_kwargs": model_kwargs or {}}
+            return build_generator(model, **options, **kwargs)
     if task == TASK and (model is None or isinstance(model, str | Path)):
         hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
+        if adapter is not None:
+            adapter = resolve_folder(adapter, **{**hub, "revision": kwargs.pop("adapter_revision", None)})
         name = DEFAULT_MODEL if model is None else model
         folder = resolve_folder(SHIPPED.get(str(name), name), **hub)
         model = AutoModelForAudioSeparation.from_pretrained(
@@ -62,6 +74,8 @@ def pipeline(
             processor = transformers.AutoProcessor.from_pretrained(folder)
     else:
         kwargs.update(dtype=dtype, device_map=device_map, model_kwargs=model_kwargs)
+    if adapter is not None:
+        kwargs["adapter"] = adapter
     build: Any = transformers.pipeline  # its overloads know the tasks of transformers only
     return build(task, model=model, processor=processor, **kwargs)
 

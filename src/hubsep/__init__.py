@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from .models.conv_tasnet.configuration_conv_tasnet import ConvTasNetConfig
     from .models.conv_tasnet.modeling_conv_tasnet import ConvTasNetForAudioSeparation
     from .models.conv_tasnet.streaming_conv_tasnet import ConvTasNetStream
+    from .models.griffin_lim.configuration_griffin_lim import GriffinLimVocoderConfig
+    from .models.griffin_lim.modeling_griffin_lim import GriffinLimVocoder
     from .models.meta_tasnet.configuration_meta_tasnet import MetaTasNetConfig
     from .models.meta_tasnet.modeling_meta_tasnet import MetaTasNetForAudioSeparation
     from .models.sepformer.configuration_sepformer import SepFormerConfig
@@ -62,6 +64,8 @@ _HOMES = {
     "ConvTasNetConfig": "models.conv_tasnet.configuration_conv_tasnet",
     "ConvTasNetForAudioSeparation": "models.conv_tasnet.modeling_conv_tasnet",
     "ConvTasNetStream": "models.conv_tasnet.streaming_conv_tasnet",
+    "GriffinLimVocoder": "models.griffin_lim.modeling_griffin_lim",
+    "GriffinLimVocoderConfig": "models.griffin_lim.configuration_griffin_lim",
     "MetaTasNetConfig": "models.meta_tasnet.configuration_meta_tasnet",
     "MetaTasNetForAudioSeparation": "models.meta_tasnet.modeling_meta_tasnet",
     "Recording": "audio",
@@ -110,6 +114,8 @@ __all__ = [
     "ConvTasNetStream",
     "ConversionError",
     "DataError",
+    "GriffinLimVocoder",
+    "GriffinLimVocoderConfig",
     "HubsepError",
     "MetaTasNetConfig",
     "MetaTasNetForAudioSeparation",

@@ -10,7 +10,8 @@ from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAuto
 
 from .errors import CheckpointError
 from .hub import HUB_OPTIONS, checked_folder
-from .registry import SYSTEMS, TASK, locate
+from .hub_bounds import shown
+from .registry import SYSTEMS, TASK, TEXT_TO_AUDIO, locate
 
 
 class AutoModelForAudioSeparation(_BaseAutoModelClass):
@@ -32,6 +33,11 @@ class AutoModelForAudioSeparation(_BaseAutoModelClass):
         folder = checked_folder(
             pretrained_model_name_or_path, subfolder=kwargs.pop("subfolder", ""), finite=False, **options
         )
+        if (folder / "model_index.json").is_file():
+            raise CheckpointError(
+                f"{shown(folder.name)} is the folder of a pipeline that makes sounds, not of a model that separates "
+                f'them: load it with hubsep.AudioLDM2Pipeline, or pipeline("{TEXT_TO_AUDIO}", model=...).'
+            )
         return super().from_pretrained(folder, *args, **kwargs)
 
     @classmethod

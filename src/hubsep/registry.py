@@ -2,9 +2,9 @@
 """One row per system, and how transformers comes to know them.
 
 Decisions: a row names its classes by dotted path, so reading the table imports nothing and `import hubsep` costs
-milliseconds where PyTorch costs seconds. transformers is told about the systems the moment it has imported the module
-that holds the table in question. It is given stand-ins, which import the real class on first use: importing that
-class right away would run into the middle of transformers' own imports.
+milliseconds where PyTorch costs seconds. transformers is told about the systems when it has imported the module that
+holds the table in question, and is given stand-ins, which import the real class on first use: importing that right
+away would run into the middle of transformers' own imports.
 """
 
 from __future__ import annotations
@@ -34,8 +34,7 @@ class System:
         pipeline: class that users call, or None for a part of another system.
         converter: module with a `convert` function for the authors' checkpoints, or None if none were published.
         paper: where the system was published.
-        status: "trained" if weights are shipped with the package, "converted" if the authors' weights can be, and
-            "implemented" if there are neither.
+        status: "trained" if weights are shipped, "converted" if the authors' can be, "implemented" if neither.
         feature_extractor: class that prepares waveforms, where that alone is asked of a processor.
         pretraining: model class with the parts that only training needs.
     """
@@ -56,6 +55,10 @@ class System:
 
 TASK = "audio-separation"
 PIPELINE = "hubsep.pipelines.separation.AudioSeparationPipeline"
+TEXT_TO_AUDIO = "text-to-audio"  # an AudioLDM 2 is several models; these stand for it where transformers wants one
+GENERATION_CONFIG = "hubsep.models.audioldm2.configuration_audioldm2.AudioLDM2Config"
+GENERATION_MODEL = "hubsep.models.audioldm2.modeling_audioldm2.AudioLDM2ForTextToWaveform"
+GENERATION_READER = "hubsep.models.audioldm2.tokenization_audioldm2.AudioLDM2TextReader"
 
 SYSTEMS: dict[str, System] = {
     "audiosep": System(
@@ -150,11 +153,11 @@ SYSTEMS: dict[str, System] = {
         model=None,
         processor=None,
         sampling_rate=16_000,
-        task="text-to-audio",
+        task=TEXT_TO_AUDIO,
         pipeline="hubsep.pipelines.audioldm2.AudioLDM2Pipeline",
         converter="hubsep.conversion.audioldm2",
         paper="https://arxiv.org/abs/2308.05734",
-        status="converted",
+        status="trained",
     ),
 }
 
@@ -167,9 +170,12 @@ SHIPPED: dict[str, Path] = {
         "audioslots-small",
         "spleeter-small-2stems",
         "spleeter-small-4stems",
+        "audioldm2-tiny",
     )
 }
 DEFAULT_MODEL = "audiosep-small"
+DEFAULT_GENERATOR = "audioldm2-tiny"
+SEPARATORS = tuple(name for name in SHIPPED if name != DEFAULT_GENERATOR)
 
 
 def locate(path: str) -> Any:
@@ -200,6 +206,7 @@ def _register_configs(auto: ModuleType) -> None:
     for system in SYSTEMS.values():
         if system.config is not None:
             auto.CONFIG_MAPPING.register(system.model_type, _StandIn(system.config), exist_ok=True)
+    auto.CONFIG_MAPPING.register("audioldm2", _StandIn(GENERATION_CONFIG), exist_ok=True)
 
 
 def _register_processors(auto: ModuleType) -> None:
@@ -217,14 +224,19 @@ def _register_feature_extractors(auto: ModuleType) -> None:
 
 
 def _register_models(auto: ModuleType) -> None:
-    # models are found by the class of a configuration, so the real one is needed; separation models have their own
-    # auto class
+    # found by the class of a configuration, so the real one is needed; separation models have their own auto class
     for system in SYSTEMS.values():
         if system.task != TASK and system.model is not None and system.config is not None:
             config = locate(system.config)
             auto.MODEL_MAPPING.register(config, _StandIn(system.model), exist_ok=True)
             if system.pretraining is not None:
                 auto.MODEL_FOR_PRETRAINING_MAPPING.register(config, _StandIn(system.pretraining), exist_ok=True)
+    generation = locate(GENERATION_CONFIG)
+    auto.MODEL_FOR_TEXT_TO_WAVEFORM_MAPPING.register(generation, _StandIn(GENERATION_MODEL), exist_ok=True)
+
+
+def _register_reader(auto: ModuleType) -> None:
+    auto.TOKENIZER_MAPPING.register(locate(GENERATION_CONFIG), _StandIn(GENERATION_READER), exist_ok=True)
 
 
 def _register_pipelines(pipelines: ModuleType) -> None:
@@ -247,12 +259,13 @@ STEPS: dict[str, Callable[[ModuleType], None]] = {
     "transformers.models.auto.feature_extraction_auto": _register_feature_extractors,
     "transformers.models.auto.modeling_auto": _register_models,
     "transformers.models.auto.processing_auto": _register_processors,
+    "transformers.models.auto.tokenization_auto": _register_reader,
     "transformers.pipelines": _register_pipelines,
 }
 
 
 class _AfterImport(MetaPathFinder):
-    """Runs the step that belongs to a module of transformers right after that module was imported."""
+    """Runs the step that belongs to a module of transformers right after that was imported."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -272,7 +285,7 @@ class _AfterImport(MetaPathFinder):
 
 
 def register() -> None:
-    """Makes transformers' auto classes and `pipeline()` know the systems, now or when they are first imported."""
+    """Makes transformers' auto classes and `pipeline()` know the systems, now or when they are imported."""
     if not any(isinstance(finder, _AfterImport) for finder in sys.meta_path):
         sys.meta_path.insert(0, _AfterImport())
     for name, step in STEPS.items():
@@ -280,4 +293,7 @@ def register() -> None:
             step(sys.modules[name])
 
 
-__all__ = ["CHECKPOINTS", "DEFAULT_MODEL", "SHIPPED", "SYSTEMS", "TASK", "System", "locate", "register"]
+__all__ = [
+    "CHECKPOINTS", "DEFAULT_GENERATOR", "DEFAULT_MODEL", "SEPARATORS", "SHIPPED", "SYSTEMS", "TASK", "TEXT_TO_AUDIO",
+    "System", "locate", "register",
+]  # fmt: skip

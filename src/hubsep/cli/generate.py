@@ -1,96 +1,236 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hubsep generate`: words in, a recording out; or a recording in, and the recording going on.
+"""`hubsep generate`: words in, a recording out; or a recording in, and another one made of it.
 
-Decisions: the same seed, model and settings give the same file. Of several candidates the one that sounds most like
-the words is written, or with `--all` every one of them, the best first. The sampling rate is the model's, and nothing
-is turned up or down.
+Decisions: the same seed, model and settings give the same file, whatever other prompts stand beside it: each is made
+alone. Of several candidates the one that sounds most like the words is kept, or with `--all` every one of them, the
+best first. The sampling rate is the model's, nothing is turned up or down, and no file is replaced unless that is
+asked for. What is wrong with the command line or a recording is said before the model is loaded.
 """
 
 from __future__ import annotations
 
+import sys
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from textwrap import shorten
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from ..errors import CheckpointError, QueryError
+from ..errors import AudioError, CheckpointError, QueryError
+from ..registry import DEFAULT_GENERATOR, SEPARATORS, SHIPPED
+from . import generate_arguments as given
 
 
 if TYPE_CHECKING:
     import numpy as np
 
-Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="What is to be heard.")]
-Output = Annotated[Path, typer.Option("--output", "-o", dir_okay=False, metavar="FILE", help="wav, flac, mp3, ...")]
-Model = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Folder or Hub repository of an AudioLDM 2, as cvssp/audioldm2.")
-]
-Seconds = Annotated[
-    float | None, typer.Option(min=0.01, metavar="NUMBER", help="How long; by default what the model was trained on.")
-]
-Steps = Annotated[int | None, typer.Option(min=1, max=1_000, metavar="NUMBER", help="Of the solver; 25 by default.")]
-Guidance = Annotated[float, typer.Option(metavar="NUMBER", help="Above 1 the prompt counts more.")]
-Negative = Annotated[str | None, typer.Option(metavar="TEXT", help="What is not to be heard.")]
-Say = Annotated[str | None, typer.Option(metavar="TEXT", help="What is to be said, for models of speech.")]
-Seed = Annotated[int, typer.Option(metavar="NUMBER", help="Of the noise.")]
-Candidates = Annotated[int, typer.Option(min=1, max=64, metavar="NUMBER", help="How many are made; the best is kept.")]
-All = Annotated[
-    bool, typer.Option("--all", help="Write every candidate: rain-1.wav is the best, then rain-2.wav, ...")
-]
-Continue = Annotated[
-    Path | None,
-    typer.Option("--continue", exists=True, dir_okay=False, metavar="FILE", help="A recording that is to go on."),
-]
-Device = Annotated[
-    str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, mps; by default the first accelerator.")
-]
-Dtype = Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="Precision of the model.")]
+Recording = dict[str, Any]
 
 
 def generate(
-    prompt: Prompt,
-    output: Output,
-    model: Model = None,
-    seconds: Seconds = None,
-    steps: Steps = None,
-    guidance: Guidance = 3.5,
-    negative: Negative = None,
-    say: Say = None,
-    seed: Seed = 0,
-    candidates: Candidates = 1,
-    write_all: All = False,
-    go_on: Continue = None,
-    device: Device = None,
-    dtype: Dtype = "float32",
+    output: given.Output,
+    prompts: given.Prompts = None,
+    model: given.Model = DEFAULT_GENERATOR,
+    seconds: given.Seconds = None,
+    steps: given.Steps = None,
+    guidance: given.Guidance = 3.5,
+    negative: given.Negative = None,
+    say: given.Say = None,
+    seed: given.Seed = 0,
+    candidates: given.Candidates = 1,
+    write_all: given.All = False,
+    go_on: given.Continue = None,
+    variation: given.Variation = None,
+    strength: given.Strength = None,
+    inpaint: given.Inpaint = None,
+    start: given.Start = None,
+    stop: given.Stop = None,
+    interpolate: given.Interpolate = None,
+    mix: given.Mix = None,
+    channel: given.Channel = None,
+    plot: given.Plot = False,
+    overwrite: given.Overwrite = False,
+    device: given.Device = None,
+    dtype: given.Dtype = "float32",
 ) -> None:
-    """Make a recording of words, or let a recording go on."""
-    if model is None:
+    """Make a recording of words; or let a recording go on, vary it, or make a part of it anew."""
+    ways = {"--continue": go_on, "--variation": variation, "--inpaint": inpaint, "--interpolate": interpolate}
+    details = {"--strength": strength, "--from": start, "--to": stop, "--mix": mix, "--channel": channel}
+    way = chosen_way(ways, details, seconds)
+    texts = checked_prompts(prompts or [], way, candidates=candidates, say=say)
+    sampling = {"num_inference_steps": steps, "guidance_scale": guidance, "negative_prompt": negative}
+    order = Order(way, sampling, seconds, say, candidates, seed)
+    places = checked_places(output, len(texts), candidates if write_all else 1, plot=plot, overwrite=overwrite)
+    recording = read_channel(way.recording, channel) if way.recording is not None else None
+    pipe = load(checked_model(model), device, dtype)
+    for text, paths in zip(texts, places, strict=True):
+        make_one(pipe, order, text, recording, paths, picture=picture_of(paths) if plot else None)
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a sound is made: from a prompt, or as one of the options says.
+
+    Attributes:
+        option: on the command line, "" for a prompt alone.
+        method: of the pipeline.
+        recording: that it starts from.
+        arguments: of the method, besides prompt and recording.
+    """
+
+    option: str = ""
+    method: str = "__call__"
+    recording: Path | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is the same for every prompt of a command line."""
+
+    way: Way
+    sampling: dict[str, Any]
+    seconds: float | None
+    say: str | None
+    candidates: int
+    seed: int
+
+    def made(self, pipe: Any, prompt: str, recording: Recording | None) -> Any:
+        """What the pipeline makes of a prompt."""
+        import torch
+
+        options = {**self.sampling, "generator": torch.Generator("cpu").manual_seed(self.seed)}
+        if self.seconds is not None:
+            options["seconds"] = self.seconds
+        if not self.way.option:
+            return pipe(prompt, transcription=self.say, num_waveforms_per_prompt=self.candidates, **options)
+        method = getattr(pipe, self.way.method)
+        if recording is None:
+            return method(prompt, **self.way.arguments, **options)
+        return method(recording, prompt=prompt, **self.way.arguments, **options)
+
+
+METHODS = {
+    "--continue": "continue_audio",
+    "--variation": "vary",
+    "--inpaint": "inpaint",
+    "--interpolate": "interpolate",
+}
+# which options need which other one
+BELONGS = {"--strength": "--variation", "--from": "--inpaint", "--to": "--inpaint", "--mix": "--interpolate"}
+
+
+def chosen_way(ways: dict[str, Any], details: dict[str, Any], seconds: float | None) -> Way:
+    """The one way to make a sound that was asked for.
+
+    Args:
+        ways: options and what they were given, None for nothing.
+        details: likewise, options that belong to one of them.
+        seconds: how long.
+
+    Raises:
+        QueryError: if there are several, or options do not go together.
+    """
+    asked = [option for option, value in ways.items() if value is not None]
+    if len(asked) > 1:
+        raise QueryError(f"{' and '.join(asked)} do not go together; use one of them, then the next on its result")
+    option = asked[0] if asked else ""
+    for name, value in details.items():
+        if value is not None and name in BELONGS and BELONGS[name] != option:
+            raise QueryError(f"{name} needs {BELONGS[name]}")
+    if not option:
+        return Way()
+    if option == "--interpolate":
+        mix = details["--mix"]
+        return Way(option, METHODS[option], None, {"second": ways[option], "weights": (0.5 if mix is None else mix,)})
+    arguments: dict[str, Any] = {}
+    if option != "--continue" and seconds is not None:
+        raise QueryError(f"what {option} makes is as long as the recording: leave out --seconds")
+    if option == "--variation":
+        arguments["strength"] = 0.6 if details["--strength"] is None else details["--strength"]
+    if option == "--inpaint":
+        arguments = {"start": details["--from"], "stop": details["--to"]}
+        if None in arguments.values():
+            raise QueryError("--inpaint needs --from and --to: which part of the recording is to be made anew")
+    return Way(option, METHODS[option], ways[option], arguments)
+
+
+def checked_prompts(prompts: list[str], way: Way, *, candidates: int, say: str | None) -> list[str]:
+    """The prompts; an empty one where a recording is enough.
+
+    Raises:
+        QueryError: if one is missing or empty, or there is something that does not go with the way.
+    """
+    if any(not prompt.strip() for prompt in prompts) or not (prompts or way.recording):
+        raise QueryError('say what is to be heard, for instance: hubsep generate "rain on a tin roof" -o rain.wav')
+    if way.option and (candidates > 1 or say is not None or len(prompts) > 1):
+        raise QueryError(f"{way.option} makes one recording of one prompt: leave out --candidates, --say, and others")
+    return prompts or [""]
+
+
+def checked_places(output: Path, prompts: int, kept: int, *, plot: bool, overwrite: bool) -> list[list[Path]]:
+    """Where the recordings of each prompt go; the folder is made.
+
+    Raises:
+        AudioError: if such a file cannot be written, or one is there.
+    """
+    from ..audio_formats import format_of
+
+    format_of(output, None, None)
+    several = [output] if prompts == 1 else numbered(output, prompts)
+    places = [[path] if kept == 1 else numbered(path, kept) for path in several]
+    pictures = [picture_of(paths) for paths in places if plot]
+    there = [path for path in (*(path for paths in places for path in paths), *pictures) if path.exists()]
+    if there and not overwrite:
+        raise AudioError(f"{there[0]} is there already; --overwrite replaces it")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    return places
+
+
+def numbered(path: Path, count: int) -> list[Path]:
+    """rain.wav as rain-1.wav, rain-2.wav, ..."""
+    return [path.with_stem(f"{path.stem}-{number}") for number in range(1, count + 1)]
+
+
+def picture_of(paths: list[Path]) -> Path:
+    """Where the picture of these recordings goes."""
+    return paths[0].with_suffix(".png")
+
+
+def read_channel(path: Path, channel: int | None) -> Recording:
+    """One channel of a recording, as the pipeline takes it.
+
+    Raises:
+        AudioError: if it cannot be read, has no such channel, or several and none was chosen.
+    """
+    from ..audio import read_audio
+
+    found = read_audio(path)
+    channels = found.waveform.shape[0]
+    if channel is None and channels > 1:
+        raise AudioError(f"{path} has {channels} channels, and one is made: choose one with --channel 1, 2, ...")
+    if (channel or 1) > channels:
+        raise AudioError(f"{path} has {channels} channel{'s' * (channels > 1)}, and --channel is {channel}")
+    return {"array": found.waveform[(channel or 1) - 1], "sampling_rate": found.sampling_rate}
+
+
+def checked_model(model: str) -> str:
+    """The name of the model.
+
+    Raises:
+        CheckpointError: if it is the default and not there, or one that makes no sounds.
+    """
+    if model in SEPARATORS and not Path(model).exists():
+        raise CheckpointError(f"{model} separates recordings and makes none; --model takes an AudioLDM 2")
+    if model == DEFAULT_GENERATOR and model not in SHIPPED and not Path(model).exists():
         raise CheckpointError(
             "no model that makes sounds is shipped yet: pass --model with a folder or Hub repository, for instance "
             "--model cvssp/audioldm2"
         )
-    if go_on is not None and (candidates > 1 or say is not None):
-        raise QueryError("--continue makes one recording, without words said: leave out --candidates and --say")
-    pipe = load(model, device, dtype)
-    import torch
-
-    options: dict[str, Any] = {
-        "num_inference_steps": steps,
-        "guidance_scale": guidance,
-        "negative_prompt": negative,
-        "generator": torch.Generator("cpu").manual_seed(seed),
-    }
-    if go_on is not None:
-        result = pipe.continue_audio(go_on, prompt, **options, **({"seconds": seconds} if seconds else {}))
-    else:
-        result = pipe(prompt, transcription=say, seconds=seconds, num_waveforms_per_prompt=candidates, **options)
-    scores = [float(score) for score in result.scores[0]] if result.scores is not None else []
-    for path, waveform, score in deliveries(output, result.audios, scores, write_all):
-        write(path, waveform, result.sampling_rate)
-        print(f"{path}  {len(waveform) / result.sampling_rate:.2f} s" + (f"  score {score:.2f}" if scores else ""))
+    return model
 
 
 def load(model: str, device: str | None, dtype: str) -> Any:
-    """The pipeline on its device, without the advice of transformers and diffusers; its steps show as a bar."""
+    """The pipeline on its device, without the advice of transformers and diffusers."""
     import torch
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging
@@ -103,28 +243,56 @@ def load(model: str, device: str | None, dtype: str) -> Any:
     if device is None:
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         device = str(accelerator or "cpu")
-    pipe = AudioLDM2Pipeline.from_pretrained(model, dtype=getattr(torch, dtype)).to(device)
-    pipe.set_progress_bar_config(desc="steps", leave=False, disable=None)
-    return pipe
+    return AudioLDM2Pipeline.from_pretrained(model, dtype=getattr(torch, dtype)).to(device)
 
 
-def deliveries(
-    output: Path, waveforms: np.ndarray[Any, Any], scores: list[float], write_all: bool
-) -> list[tuple[Path, np.ndarray[Any, Any], float]]:
-    """Where each waveform (samples,) goes that is written, with its score."""
-    known = scores or [0.0] * len(waveforms)
-    if not write_all or len(waveforms) == 1:
-        return [(output, waveforms[0], known[0])]
-    names = (output.with_stem(f"{output.stem}-{number}") for number in range(1, len(waveforms) + 1))
-    return list(zip(names, waveforms, known, strict=True))
+def make_one(
+    pipe: Any, order: Order, prompt: str, recording: Recording | None, paths: list[Path], picture: Path | None
+) -> None:
+    """Makes the recordings of one prompt, with its steps as a bar, and writes and names them."""
+    pipe.set_progress_bar_config(desc=shorten(prompt, 40, placeholder="...") or "steps", leave=False, disable=None)
+    result = order.made(pipe, prompt, recording)
+    rate, waveforms = result.sampling_rate, result.audios[: len(paths)]
+    scores = [f"  score {score:.2f}" for score in result.scores[0]] if result.scores is not None else [""]
+    for path, waveform, score in zip(write(paths, waveforms, rate), waveforms, scores, strict=False):
+        print(f"{path}  {len(waveform) / rate:.2f} s{score}")
+    if picture is not None:
+        draw(picture, prompt, waveforms, rate, recording)
+        print(picture)
 
 
-def write(path: Path, waveform: np.ndarray[Any, Any], sampling_rate: int) -> None:
-    """Writes one recording; a continued one may be louder than full scale, which floating point holds."""
+def write(paths: list[Path], waveforms: np.ndarray[Any, Any], sampling_rate: int) -> list[Path]:
+    """Writes recordings, all or none; what does not fit the format is written as floating point, which is said."""
     from ..audio import write_audio
+    from .writing import Form, deliver, scratch_folder, sweep
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_audio(path, waveform, sampling_rate)
+    sweep(paths[0].parent)
+    form, names = Form(paths[0].suffix[1:].lower(), None), {str(path): path for path in paths}
+    with scratch_folder(paths[0].parent) as scratch:
+        sounds = {
+            str(path): write_audio(scratch / f"{number}.w64", waveform, sampling_rate, subtype="FLOAT")
+            for number, (path, waveform) in enumerate(zip(paths, waveforms, strict=True))
+        }
+
+        def place(name: str, extension: str) -> Path:
+            return names[name] if extension == form.extension else names[name].with_suffix(f".{extension}")
+
+        written, remark = deliver(sounds, place, form, "float", scratch)
+    if remark:
+        print(remark, file=sys.stderr)
+    return list(written.values())
+
+
+def draw(
+    picture: Path, prompt: str, waveforms: np.ndarray[Any, Any], sampling_rate: int, recording: Recording | None
+) -> None:
+    """Draws what was made, below what it was made of."""
+    from ..plotting import plot_recordings
+
+    rows: dict[str, Any] = {} if recording is None else {"given": recording}
+    for number, waveform in enumerate(waveforms, start=1):
+        rows["made" if len(waveforms) == 1 else f"made, {number}"] = waveform
+    plot_recordings(rows, picture, sampling_rate=sampling_rate, title=prompt)
 
 
 __all__ = ["generate"]

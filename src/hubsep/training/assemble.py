@@ -42,6 +42,7 @@ class AssembleRecipe:
     Attributes:
         components: folder of each component that lies elsewhere than the stages' recipes put it.
         scheduler: fields of `DDIMScheduler`, those the U-Net was trained with.
+        griffin_lim: fields of `GriffinLimVocoderConfig`, which then is the vocoder instead of a trained one.
         half: whether weight matrices are stored in half precision.
         eighth: components whose weight matrices are stored in 8 bits.
         max_shard_size: of one weight file.
@@ -49,6 +50,7 @@ class AssembleRecipe:
 
     components: dict[str, str] = field(default_factory=dict)
     scheduler: dict[str, Any] = field(default_factory=dict)
+    griffin_lim: dict[str, Any] | None = None
     half: bool = True
     eighth: list[str] = field(default_factory=lambda: ["text_encoder"])
     max_shard_size: str = "14MB"
@@ -56,9 +58,9 @@ class AssembleRecipe:
 
 @torch.no_grad()
 def store(module: nn.Module, *, eighth: bool) -> None:
-    """Puts the matrices of a module, what has two axes or more, into the precision they are stored in."""
+    """Puts the matrices that were learnt, what has two axes or more, into the precision they are stored in."""
     for parameter in module.parameters():
-        if parameter.ndim > 1:
+        if parameter.ndim > 1 and parameter.requires_grad:
             small = torch.float8_e4m3fn if eighth and parameter.ndim == 2 else torch.float16
             parameter.data = parameter.data.to(small)
 
@@ -86,6 +88,31 @@ def check_sizes(parts: dict[str, Any]) -> None:
             raise DataError(f"{what} are {first} and {second}; they were not trained for each other")
 
 
+def load_all(recipe: AssembleRecipe, data: Path) -> dict[str, Any]:
+    """All components but the scheduler, in float32.
+
+    Raises:
+        DataError: if one is missing.
+    """
+    from ..models.griffin_lim.modeling_griffin_lim import GriffinLimVocoder, GriffinLimVocoderConfig
+    from ..pipelines.audioldm2_folder import load_component
+
+    parts: dict[str, Any] = {}
+    if recipe.griffin_lim is not None:
+        parts["vocoder"] = GriffinLimVocoder(GriffinLimVocoderConfig(**recipe.griffin_lim)).eval()
+    for name, place in {**COMPONENTS, **recipe.components}.items():
+        if name not in CLASSES:
+            raise DataError(f"components: {name!r} is none of {', '.join(CLASSES)}")
+        if name in parts:
+            continue
+        folder = data / place
+        if not folder.is_dir():
+            raise DataError(f"{name}: {folder} does not exist; run its stage, or say in components where it is")
+        library, kind = CLASSES[name]
+        parts[name] = load_component(folder, library, kind, dtype=torch.float32, strict=True)
+    return parts
+
+
 def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dict[str, float]:
     """Writes a pipeline's folder; a card that `output` holds stays.
 
@@ -101,18 +128,9 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
         DataError: if a component is missing or does not go with another.
     """
     from ..pipelines.audioldm2 import AudioLDM2Pipeline
-    from ..pipelines.audioldm2_folder import load_component
 
     recipe = load_recipe(AssembleRecipe, config, **overrides)
-    parts: dict[str, Any] = {}
-    for name, place in {**COMPONENTS, **recipe.components}.items():
-        if name not in CLASSES:
-            raise DataError(f"components: {name!r} is none of {', '.join(CLASSES)}")
-        folder = data / place
-        if not folder.is_dir():
-            raise DataError(f"{name}: {folder} does not exist; run its stage, or say in components where it is")
-        library, kind = CLASSES[name]
-        parts[name] = load_component(folder, library, kind, dtype=torch.float32, strict=True)
+    parts = load_all(recipe, data)
     check_sizes(parts)
     for name, part in parts.items():
         if recipe.half and isinstance(part, nn.Module):

@@ -2,10 +2,10 @@
 """Fine-tunes an AudioLDM 2 of any size on a few recordings: low-rank adapters (2106.09685, by peft) on the U-Net.
 
 Everything of the pipeline's folder stays as it is but what is added to the attention of the U-Net. Adapters are saved
-on their own, a few megabytes, as peft does: `peft.PeftModel.from_pretrained(pipe.unet, folder)` puts them into the
-U-Net of a pipeline, and `push_to` puts them on the Hub. (diffusers' own methods for adapters know other U-Nets.) What
-the U-Net is told is what it is told in use: GPT-2's language of audio and T5's states of the caption, computed once
-for each caption.
+on their own, a few megabytes, as peft does: `pipe.load_lora_weights(folder)` puts them into a pipeline, and `push_to`
+puts them on the Hub, with a card that names the model they belong to, their licence and what they were trained on.
+What the U-Net is told is what it is told in use: GPT-2's language of audio and T5's states of the caption, computed
+once for each caption.
 """
 
 from __future__ import annotations
@@ -20,29 +20,12 @@ from torch.nn.functional import pad
 
 from ..data.generation import Sound, SoundDataset
 from ..errors import DataError
-from ..hub_push import push_folder
+from ..hub_push import CARD
 from ..pipelines.audioldm2_mel import MelSettings, mel_spectrogram
 from .diffusion import diffusion_loss, dropped
 from .encoded import FeatureDataset
-from .generation import (
-    GenerationRecipe,
-    Item,
-    Objective,
-    load_sounds,
-    read_recipe,
-    train_stage,
-)
-
-
-CARD = """---
-library_name: peft
-pipeline_tag: text-to-audio
-tags: [lora, audioldm2]
----
-# {name}
-Adapters for the U-Net of an AudioLDM 2, trained with `hubsep train lora`. Load that model as
-`pipe = hubsep.AudioLDM2Pipeline.from_pretrained(base)`, then `peft.PeftModel.from_pretrained(pipe.unet, "{name}")`.
-"""
+from .generation import GenerationRecipe, Item, Objective, load_sounds, read_recipe, train_stage
+from .lora_card import adapter_card, base_name, checked_licence, push_adapters
 
 
 @dataclass
@@ -59,6 +42,8 @@ class LoraRecipe(GenerationRecipe):
         base_dtype: precision that the frozen weights are kept in.
         gradient_checkpointing: less memory, more time.
         push_to: repository on the Hub that the adapters are pushed to, "" for none.
+        base_model: what the card calls the pipeline; by default its name, of a folder without where it lies.
+        licence: SPDX id of the adapters' licence; by default what the pipeline's own card says, which binds them too.
     """
 
     model_type: str = "lora"
@@ -72,6 +57,8 @@ class LoraRecipe(GenerationRecipe):
     base_dtype: str = "float32"
     gradient_checkpointing: bool = False
     push_to: str = ""
+    base_model: str = ""
+    licence: str = ""
 
 
 class LoraObjective(Objective):
@@ -80,9 +67,11 @@ class LoraObjective(Objective):
     empty_text: Tensor
     empty_mask: Tensor
 
-    def __init__(self, adapted: Any, scheduler: Any, condition_dropout: float, empty: tuple[Tensor, Tensor]):
+    def __init__(
+        self, adapted: Any, scheduler: Any, condition_dropout: float, empty: tuple[Tensor, Tensor], card: str = ""
+    ):
         super().__init__({"unet": adapted})
-        self.scheduler, self.condition_dropout = scheduler, condition_dropout
+        self.scheduler, self.condition_dropout, self.card = scheduler, condition_dropout, card
         self.register_buffer("empty_text", empty[0], persistent=False)
         self.register_buffer("empty_mask", empty[1], persistent=False)
 
@@ -96,9 +85,10 @@ class LoraObjective(Objective):
         return {"loss": diffusion_loss(self.trained["unet"], self.scheduler, latents, loa, text, mask)}
 
     def save_pretrained(self, folder: Path) -> None:
-        """Writes the adapters alone."""
+        """Writes the adapters alone, and their card."""
         adapted: Any = self.trained["unet"]
-        adapted.save_pretrained(folder)
+        adapted.save_pretrained(folder, save_embedding_layers=False)  # "auto" would ask the Hub about the base
+        (folder / CARD).write_text(self.card, encoding="utf-8")  # instead of peft's, which says nothing
 
 
 def add_adapters(unet: Any, recipe: LoraRecipe) -> Any:
@@ -112,13 +102,13 @@ def add_adapters(unet: Any, recipe: LoraRecipe) -> Any:
     layers = recipe.target_modules
     fields: dict[str, Any] = {"r": recipe.rank, "lora_alpha": recipe.alpha, "target_modules": layers}
     unet.requires_grad_(False)
-    unet.register_to_config(_name_or_path=recipe.pipeline)  # peft writes it into the card
     if recipe.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     try:
         adapted = get_peft_model(unet, LoraConfig(**fields), autocast_adapter_dtype=True)
     except ValueError as error:
         raise DataError(f"target_modules {layers}: {error}") from error
+    adapted.peft_config["default"].base_model_name_or_path = base_name(recipe)
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -187,6 +177,7 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
     recipe: LoraRecipe = read_recipe(LoraRecipe, config, overrides)
     if not recipe.pipeline:
         raise DataError("this stage needs pipeline: the folder or repository of the AudioLDM 2 to fine-tune")
+    licence = checked_licence(recipe)
     pipe = AudioLDM2Pipeline.from_pretrained(recipe.pipeline, dtype=getattr(torch, recipe.base_dtype))
     if pipe.is_speech:
         raise DataError("an AudioLDM 2 that speaks needs transcriptions, which this stage does not read")
@@ -199,12 +190,13 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
     told = Told(pipe, sounds, recipe.text_tokens)
     nothing = pipe.encode_prompt("")
     empty = told.padded(nothing.text, nothing.weights, "")
-    objective = LoraObjective(adapted, pipe.scheduler, recipe.condition_dropout, empty)
+    card = adapter_card(recipe, licence, data, output)
+    objective = LoraObjective(adapted, pipe.scheduler, recipe.condition_dropout, empty, card)
     title = "error of what the U-Net predicts, dB below 1 (held out)"
     fixed = [told(sound) for sound in heldout]
     result = train_stage(recipe, objective, FeatureDataset(sounds, told), fixed, title, output)
     if recipe.push_to:
-        push_folder(recipe.push_to, objective.save_pretrained, short_card=CARD)
+        push_adapters(recipe.push_to, output / "model")
     return result
 
 
