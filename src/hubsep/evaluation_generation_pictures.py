@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures of generated sounds: each beside a real one that no training heard, and what they were taken for.
+
+Decisions: neither of a pair is chosen, both are the first of their class; every panel is in dB below its own loudest
+point, because the level of a recording says nothing of the sound. matplotlib is imported when a picture is drawn.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from .plotting import FLOOR_DB, LOWEST_HZ, picture_of
+
+
+PAIRS_A_ROW = 3
+TICKS = (100, 300, 1_000, 3_000, 10_000)
+
+
+def plot_pairs(pairs: Mapping[str, tuple[Tensor, Tensor]], sampling_rate: int, path: Path) -> Path:
+    """Draws spectrograms, a generated sound and right of it a recording.
+
+    Args:
+        pairs: waveforms (samples,), generated and real, by class.
+        sampling_rate: of all of them, in Hz.
+        path: where the picture goes; its suffix is the format (png, pdf, svg).
+
+    Returns:
+        `path`.
+    """
+    from matplotlib.figure import Figure
+
+    count = -(-len(pairs) // PAIRS_A_ROW)
+    figure = Figure(figsize=(4.4 * PAIRS_A_ROW, 0.6 + 1.45 * count), layout="constrained")
+    axes = figure.subplots(count, 2 * PAIRS_A_ROW, sharex=True, sharey=True, squeeze=False)
+    kinds = ("made", "real")
+    panels = [(label, kind, x) for label, pair in pairs.items() for kind, x in zip(kinds, pair, strict=True)]
+    for axis, (label, kind, waveform) in zip(axes.flat, panels, strict=False):
+        _draw(axis, waveform, sampling_rate)
+        axis.set_title(f"{shorten(label, 22, placeholder='...')}, {kind}", fontsize=8, loc="left")
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    figure.supxlabel("time in seconds", fontsize=9)
+    figure.supylabel("frequency in Hz", fontsize=9)
+    return _save(figure, path)
+
+
+def _draw(axis: Any, waveform: Tensor, sampling_rate: int) -> None:
+    picture = picture_of(waveform.numpy()[None], sampling_rate)
+    loudest = max(float(picture.power.max()), 1e-12)
+    decibels = 10 * np.log10(np.maximum(picture.power / loudest, 10 ** (FLOOR_DB / 10)))
+    extent = (0, len(waveform) / sampling_rate, 0, 1)
+    axis.imshow(decibels, origin="lower", aspect="auto", extent=extent, cmap="magma", vmin=FLOOR_DB, vmax=0)
+    nyquist = sampling_rate / 2
+    ticks = [hertz for hertz in TICKS if hertz < nyquist]
+    span = np.log(nyquist / LOWEST_HZ)
+    axis.set_yticks([float(np.log(hertz / LOWEST_HZ) / span) for hertz in ticks])
+    axis.set_yticklabels([f"{hertz // 1000}k" if hertz >= 1000 else str(hertz) for hertz in ticks], fontsize=7)
+    axis.tick_params(labelsize=7)
+
+
+def plot_confusion(confusion: Mapping[str, Mapping[str, int]], path: Path) -> Path:
+    """Draws which class the sounds of each class were taken for.
+
+    Args:
+        confusion: how often, by the class asked for and the class named.
+        path: where the picture goes; its suffix is the format (png, pdf, svg).
+
+    Returns:
+        `path`.
+    """
+    from matplotlib.figure import Figure
+
+    asked = list(confusion)
+    named = [*asked, *sorted({name for row in confusion.values() for name in row} - set(asked))]
+    parts = np.array([[row.get(name, 0) / max(1, sum(row.values())) for name in named] for row in confusion.values()])
+    figure = Figure(figsize=(2.2 + 0.3 * len(named), 2 + 0.28 * len(asked)), layout="constrained")
+    axis = figure.subplots()
+    axis.imshow(parts, cmap="magma", vmin=0, vmax=1, aspect="auto")
+    for row, column in np.argwhere(parts > 0):
+        count = confusion[asked[row]][named[column]]
+        colour = "black" if parts[row, column] > 0.6 else "white"
+        axis.text(column, row, str(count), ha="center", va="center", fontsize=7, color=colour)
+    axis.set_xticks(range(len(named)), named, rotation=90, fontsize=8)
+    axis.set_yticks(range(len(asked)), asked, fontsize=8)
+    axis.set_xlabel("taken for")
+    axis.set_ylabel("asked for")
+    return _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> Path:
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        figure.savefig(unfinished, format=path.suffix.lstrip(".") or "png", dpi=110)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return path
+
+
+__all__ = ["plot_confusion", "plot_pairs"]
