@@ -16,11 +16,15 @@ from transformers import Pipeline, PreTrainedModel
 
 from hubsep.errors import AudioError, CheckpointError
 from hubsep.hub import MAX_SHARD_SIZE, atomic_folder, check_folder
+from hubsep.hub_adapters import load_adapter
 from hubsep.hub_push import CARD, push_folder
 
 
 class AudioPipeline(Pipeline):
-    """Base of pipelines: a model in evaluation mode, with a processor if it takes more than waveforms."""
+    """Base of pipelines: a model in evaluation mode, with a processor if it takes more than waveforms.
+
+    With `adapter`, a folder or repository, what a fine-tune changed is merged into the model.
+    """
 
     _load_processor: Any = None
     _load_image_processor: Any = False
@@ -30,7 +34,10 @@ class AudioPipeline(Pipeline):
 
     def __init__(self, *args: Any, **kwargs: Any):
         kwargs.pop("local_files_only", None)  # transformers.pipeline leaves it among the arguments of the class
+        adapter = kwargs.pop("adapter", None)
         super().__init__(*args, **kwargs)
+        if adapter is not None:
+            load_adapter(self.model, adapter)
         self.model.eval()
 
     def save_pretrained(

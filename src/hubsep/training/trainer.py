@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, Trainer, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from ..errors import DataError
 from ..registry import SYSTEMS, TASK, locate
-from .validation import CurveCallback
+from .validation import CurveCallback, last_checkpoint
 
 
 @dataclass
@@ -150,7 +149,7 @@ def run_training(
     )
     if recipe.compile:
         (getattr(model, recipe.compile_target) if recipe.compile_target else model).compile(dynamic=False)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(output)))
+    trainer.train(resume_from_checkpoint=last_checkpoint(output))
     watch.save(model, output / "model")
     return watch.curve[-1]
 

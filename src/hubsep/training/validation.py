@@ -8,6 +8,7 @@ Validation runs without the compiler: each new shape would cost it a minute.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,9 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from .averaging import AveragedWeights
 from .curves import plot_curve
+
+
+COMPLETE = "complete.json"  # in a checkpoint: the names and sizes of its files
 
 
 @dataclass(frozen=True)
@@ -67,12 +71,19 @@ class CurveCallback(TrainerCallback):
             self._validate(state, model, minutes)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.average.save(self.output / f"checkpoint-{state.global_step}")
+        folder = self.output / f"checkpoint-{state.global_step}"
+        if state.is_world_process_zero:
+            self.average.save(folder)
+            mark_complete(folder)
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
         """Saves the model as it is judged: with its mean weights, and the configuration of inference."""
         with self.average.applied(), configured(model, self.judge.inference):
             model.save_pretrained(folder)
+
+    def keep_best(self, model: Any) -> None:
+        """Saves the model as the best so far."""
+        model.save_pretrained(self.output / "best")
 
     def _validate(self, state: Any, model: Any, minutes: float) -> None:
         measure = self.judge.measure
@@ -86,16 +97,48 @@ class CurveCallback(TrainerCallback):
             configured(model, self.judge.inference),
         ):
             result = self.judge.validate(model)
-            if result[measure] > best:
-                model.save_pretrained(self.output / "best")
+            if result[measure] > best and state.is_world_process_zero:
+                self.keep_best(model)
         model.train()
         losses = [log["loss"] for log in state.log_history if "loss" in log][-10:]
         point = {"step": state.global_step, **result, "train_loss": sum(losses) / max(len(losses), 1)}
         point["minutes"] = round(self.before + minutes, 2)
         self.curve = [p for p in self.curve if p["step"] < state.global_step] + [point]
-        self.curve_file.write_text(json.dumps(self.curve, indent=1))
+        if not state.is_world_process_zero:
+            return
+        write_whole(self.curve_file, json.dumps(self.curve, indent=1))
         plot_curve(self.curve, self.output / "curve.png", measure=measure, title=self.judge.title)
         print(json.dumps(point), flush=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file that is the old or the new one whenever the process is killed."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+def mark_complete(checkpoint: Path) -> None:
+    """Says that everything of a checkpoint is there; the last thing written into it."""
+    names = [path for path in checkpoint.iterdir() if path.name != COMPLETE and not path.name.startswith(".")]
+    sizes = {path.name: path.stat().st_size for path in names}
+    write_whole(checkpoint / COMPLETE, json.dumps(sizes))
+
+
+def last_checkpoint(output: Path) -> str | None:
+    """The newest checkpoint that is whole, or None.
+
+    A process may be killed while it writes one. Runs of earlier versions left no mark: the Trainer's own state is then
+    taken for one, since it is written after the weights.
+    """
+    found = sorted(output.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    marked = [path for path in found if (path / COMPLETE).is_file()]
+    for path in marked:
+        sizes = json.loads((path / COMPLETE).read_text(encoding="utf-8"))
+        if all((path / name).is_file() and (path / name).stat().st_size == size for name, size in sizes.items()):
+            return str(path)
+    unmarked = [path for path in found if not marked and (path / "trainer_state.json").is_file()]
+    return str(unmarked[0]) if unmarked else None
 
 
 @contextmanager
@@ -111,4 +154,4 @@ def configured(model: Any, fields: dict[str, Any]) -> Iterator[None]:
             setattr(model.config, name, value)
 
 
-__all__ = ["CurveCallback", "Judge", "configured"]
+__all__ = ["CurveCallback", "Judge", "configured", "last_checkpoint", "mark_complete", "write_whole"]

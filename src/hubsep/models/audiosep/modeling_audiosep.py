@@ -385,7 +385,7 @@ class AudioSepForAudioSeparation(AudioSepPreTrainedModel):
         norm = self.input_norm
         mean, variance = statistics(norm)
         features = F.batch_norm(  # in float32 whatever the model's dtype; in float32 these are the norm's own tensors
-            features.transpose(1, 3), mean, variance, norm.weight.float(), norm.bias.float(), self.training,
+            features.transpose(1, 3), mean, variance, norm.weight.float(), norm.bias.float(), norm.training,
             self.config.batch_norm_momentum, norm.eps,
         ).transpose(1, 3)  # (batch, features, frames, bins)  # fmt: skip
         frames = features.shape[2]

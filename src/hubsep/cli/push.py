@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`hubsep push`: a model or an adapter, with its card, in one commit; `hubsep merge`: an adapter into its model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def push(
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="A saved model or adapter.")],
+    repository: Annotated[str, typer.Argument(metavar="ORG/NAME", help="Where it goes; made if it is not there.")],
+    private: Annotated[bool, typer.Option("--private", help="Let a new repository be private.")] = False,
+    revision: Annotated[str | None, typer.Option(metavar="BRANCH", help="Push to a branch other than main.")] = None,
+) -> None:
+    """Push a model or an adapter and its card to the Hub; refused if the card names no licence."""
+    from ..training.finetune_card import publish
+
+    print(publish(folder, repository, private=private or None, revision=revision))
+
+
+def merge(
+    model: Annotated[str, typer.Argument(help="The model an adapter was trained on.")],
+    adapter: Annotated[str, typer.Argument(help="Folder or Hub repository of the adapter.")],
+    output: Annotated[Path, typer.Argument(file_okay=False, help="Folder for the model with the adapter in it.")],
+) -> None:
+    """Merge an adapter into its model, and save the result with the adapter's card."""
+    from ..cards import CARD, read_card, write_card
+    from ..hub_resolve import resolve_folder
+    from ..pipelines import pipeline
+
+    separator = pipeline(model=model, adapter=adapter)
+    separator.save_pretrained(output)
+    folder = resolve_folder(adapter)
+    if (folder / CARD).is_file():
+        card = read_card(folder)
+        use = f'from hubsep import pipeline\n\nseparate = pipeline(model="{output.name}")'
+        write_card(output, {**card, "name": output.name, "use": use, "training": unlinked(card["training"])})
+    print(output)
+
+
+def unlinked(training: str) -> str:
+    """How it was trained, without the picture, which stays with the adapter."""
+    return training.replace("\n\n![Learning curve](curve.png)", "")
+
+
+__all__ = ["merge", "push"]
