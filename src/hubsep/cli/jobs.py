@@ -3,13 +3,14 @@
 
 Decisions: a folder's tree is mirrored; two inputs that would write the same file are an error before any work starts;
 a small JSON file written last says that an input is finished, with the settings and the size of everything it wrote.
+The settings hold a fingerprint of the model (`fingerprint.py`); its name may change.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from string import Formatter
@@ -114,39 +115,68 @@ def check_collisions(jobs: Sequence[Job], folder: Path, template: str) -> None:
                 raise HubsepError(f"a source of {job.source} could be written over {source}; choose another --output")
 
 
-def is_finished(marker: Path, source: Path, settings: dict[str, Any]) -> bool:
-    """Whether an earlier run wrote everything this one would write, from the same file with the same settings."""
+def why_unfinished(marker: Path, source: Path, settings: Mapping[str, Any]) -> str | None:
+    """Why there is work to do for an input.
+
+    Args:
+        marker: the file that says it is finished.
+        source: the input.
+        settings: of this run.
+
+    Returns:
+        None if an earlier run wrote everything this one would write, from the same file with the same settings; ""
+        if none ever finished it; else what is not the same.
+    """
     try:
         record = json.loads(marker.read_text(encoding="utf-8"))
-        outputs = [(marker.parent / output["path"], output["bytes"]) for output in record["outputs"]]
-        same = record["source"] == describe_source(source) and record["settings"] == settings
-        return same and all(path.stat().st_size == size for path, size in outputs)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+        was, outputs = record["settings"], [(marker.parent / out["path"], out["bytes"]) for out in record["outputs"]]
+        if record["source"] != describe_source(source):
+            return "the recording is another one"
+        names = [name for name in {**was, **settings} if name != "model" and was.get(name) != settings.get(name)]
+        if names:
+            return f"other settings ({', '.join(sorted(names))})"
+        whole = all(path.is_file() and path.stat().st_size == size for path, size in outputs)
+        return None if whole else "an output is missing or has changed"
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"{marker.name} is damaged"
 
 
 def write_marker(
-    marker: Path, source: Path, settings: dict[str, Any], outputs: Iterable[tuple[Path, dict[str, Any]]]
-) -> None:
-    """Says that an input is finished; written last, and complete or absent."""
+    marker: Path,
+    source: dict[str, Any],
+    settings: dict[str, Any],
+    outputs: Iterable[tuple[Path, dict[str, Any]]],
+    scratch: Path,
+) -> dict[str, Any]:
+    """Says that an input is finished; written last, and complete or absent.
+
+    Args:
+        marker: the file to write.
+        source: what `describe_source` said of the input before it was read.
+        settings: of this run.
+        outputs: the files written, and what else to say of each.
+        scratch: folder on the same disk for what is not complete.
+
+    Returns:
+        What was written.
+    """
     record = {
-        "source": describe_source(source),
+        "source": source,
         "settings": settings,
         "outputs": [
             {"path": os.path.relpath(path, marker.parent), "bytes": path.stat().st_size, **facts}
             for path, facts in outputs
         ],
     }
-    unfinished = marker.with_name(f".{marker.name}.{os.getpid()}.part")
     marker.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with open(unfinished, "w", encoding="utf-8") as file:
-            json.dump(record, file, indent=2, ensure_ascii=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, marker)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with open(scratch / "marker", "w", encoding="utf-8") as file:
+        json.dump(record, file, indent=2, ensure_ascii=False)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(scratch / "marker", marker)
+    return record
 
 
 def describe_source(source: Path) -> dict[str, Any]:
@@ -163,6 +193,6 @@ __all__ = [
     "check_template",
     "collect_jobs",
     "describe_source",
-    "is_finished",
+    "why_unfinished",
     "write_marker",
 ]

@@ -3,7 +3,7 @@
 
 Decisions: outputs keep the input's sampling rate, channels, container and sample format (`writing.py` has the rules).
 Finished inputs are skipped when the same command is run again. An input that fails does not stop the others; the
-failures are listed at the end. Under `accelerate launch -m hubsep separate ...` the processes share the inputs.
+failures are listed at the end. Several processes share the inputs, however they were started (`batch.py`).
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ..errors import HubsepError, QueryError
+from ..errors import HubsepError
 from ..registry import DEFAULT_MODEL, SHIPPED
 from . import arguments as given
+from .places import Place, one_process_instead_of_many, own_device
 from .settings import parse_settings
 
 
@@ -49,14 +51,22 @@ class Run:
     output: Path
     template: str
 
-    @property
+    @cached_property
     def settings(self) -> dict[str, Any]:
-        """What decides the content of the outputs; device and batch size do not."""
+        """What decides the content of the outputs; device and batch size do not.
+
+        Raises:
+            CheckpointError: if there is no such model.
+        """
+        from ..fingerprint import model_fingerprint
         from .jobs import describe_source
 
         examples = [describe_source(path) for path in self.options["query_audio"] or ()]
         kept = {name: value for name, value in self.options.items() if name not in {"query_audio", "batch_size"}}
-        return {"model": self.model, "dtype": self.loading["dtype"], **kept, "examples": examples, **self.writing}
+        model: dict[str, Any] = {"model": self.model, "weights": model_fingerprint(self.model)}
+        if self.loading["adapter"] is not None:
+            model["adapter"] = model_fingerprint(self.loading["adapter"])
+        return {**model, "dtype": self.loading["dtype"], **kept, "examples": examples, **self.writing}
 
 
 def separate(
@@ -71,6 +81,7 @@ def separate(
     duration: given.Duration = None,
     output: given.Output = Path("separated"),
     model: given.Model = DEFAULT_MODEL,
+    adapter: given.Adapter = None,
     set_: given.Settings = None,
     template: given.Template = "{name}/{label}.{ext}",
     format_: given.Format = None,
@@ -82,20 +93,22 @@ def separate(
     batch_size: given.BatchSize = 1,
     plot: given.Plot = False,
     overwrite: given.Overwrite = False,
+    shard: given.Shard = None,
 ) -> None:
     """Separate recordings into files, with the rate, channels and length of the recording."""
+    from .batch import work_through
+
+    place = find_place(shard)
     asked = {"queries": query or None, "negative_queries": negative or None, "query_audio": example or None}
     chosen = {"sources": stems, "model_options": parse_settings(set_ or []) or None, "residual": residual}
-    part = {"offset_s": offset, "duration_s": duration}
     run = Run(
-        model=model,
-        options={**asked, **chosen, **part, "only_active": only_active, "batch_size": batch_size},
-        loading={"device": device or own_device(), "dtype": dtype},
+        model=model, output=output, template=template,
+        options={**asked, **chosen, "offset_s": offset, "duration_s": duration, "only_active": only_active,
+                 "batch_size": batch_size},
+        loading={"device": device or own_device(place), "dtype": dtype, "adapter": adapter},
         writing={**storage(format_, subtype, bitrate), "clip": clip, "plot": plot},
-        output=output,
-        template=template,
-    )
-    finish(work_through(run, own_share(find_jobs(run, inputs)), overwrite=overwrite))
+    )  # fmt: skip
+    finish(work_through(run, find_jobs(run, inputs), place, overwrite=overwrite))
 
 
 def storage(extension: str | None, subtype: str | None, bitrate: str | None) -> dict[str, Any]:
@@ -117,8 +130,8 @@ def storage(extension: str | None, subtype: str | None, bitrate: str | None) -> 
     }
 
 
-def finish(failures: list[tuple[Path, Exception]]) -> None:
-    """Lists what failed.
+def finish(failures: list[tuple[str, str]]) -> None:
+    """Lists what failed, by path and reason.
 
     Raises:
         typer.Exit: if anything did.
@@ -129,17 +142,18 @@ def finish(failures: list[tuple[Path, Exception]]) -> None:
         raise typer.Exit(1)
 
 
-def own_share(jobs: list[Job]) -> list[Job]:
-    """Every n-th job, for one of n processes that `accelerate launch` or `torchrun` started."""
-    return jobs[int(os.environ.get("RANK", "0")) :: int(os.environ.get("WORLD_SIZE", "1"))]
+def find_place(shard: str | None) -> Place:
+    """The place of this process among its siblings.
 
-
-def own_device() -> str | None:
-    """The GPU of this process, if it is one of several; else the pipeline chooses."""
-    import torch
-
-    rank = os.environ.get("LOCAL_RANK")
-    return f"cuda:{rank}" if rank is not None and torch.cuda.is_available() else None
+    Raises:
+        typer.BadParameter: if the part or the environment is none.
+    """
+    if remark := one_process_instead_of_many(os.environ):
+        print(remark, file=sys.stderr)
+    try:
+        return Place.of(os.environ, shard)
+    except HubsepError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def find_jobs(run: Run, inputs: list[Path]) -> list[Job]:
@@ -159,37 +173,7 @@ def find_jobs(run: Run, inputs: list[Path]) -> list[Job]:
     return jobs
 
 
-def work_through(run: Run, jobs: list[Job], *, overwrite: bool) -> list[tuple[Path, Exception]]:
-    """Separates every input that is not finished; returns those that failed, with the reason.
-
-    Raises:
-        QueryError: if the queries do not suit the model; no input could succeed.
-        CheckpointError: if the model cannot be loaded.
-    """
-    from .jobs import is_finished
-
-    def finished(job: Job) -> bool:
-        return is_finished(job.output(run.output, run.template, "separated", "json"), job.source, run.settings)
-
-    pending = jobs if overwrite else [job for job in jobs if not finished(job)]
-    if len(pending) < len(jobs):
-        print(f"{len(jobs) - len(pending)} of {len(jobs)} inputs are finished already; --overwrite does them again")
-    if not pending:
-        return []
-
-    separator = load(run)
-    failures: list[tuple[Path, Exception]] = []
-    for job in pending:
-        try:
-            separate_one(run, separator, job)
-        except QueryError:
-            raise  # the same for every input
-        except (HubsepError, OSError) as error:
-            failures.append((job.source, error))
-    return failures
-
-
-def load(run: Run) -> Any:
+def load(run: Run, *, quiet: bool = False) -> Any:
     """The pipeline, without the progress bars and advice of transformers; says so if its use is restricted."""
     from transformers.utils import logging
 
@@ -198,37 +182,49 @@ def load(run: Run) -> Any:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    if run.model in SHIPPED and not (card := read_card(SHIPPED[run.model]))["commercial"]:
+    if not quiet and run.model in SHIPPED and not (card := read_card(SHIPPED[run.model]))["commercial"]:
         print(f"{run.model}: {licence_of(card)}, no commercial use", file=sys.stderr)
     return pipeline(model=SHIPPED.get(run.model, run.model), **run.loading)
 
 
-def separate_one(run: Run, separator: Any, job: Job) -> None:
-    """Separates one input, draws it if asked to, and says last that it is finished."""
-    from .jobs import write_marker
+def separate_one(run: Run, separator: Any, job: Job, *, quiet: bool = False) -> dict[str, Any]:
+    """Separates one input, draws it if asked to, and says last that it is finished; returns what it said."""
+    from .jobs import describe_source, write_marker
     from .writing import Form, deliver, scratch_folder
 
     def place(label: str, extension: str) -> Path:
         return job.output(run.output, run.template, label, extension)
 
-    form = Form.of(job.source, run.writing)
+    source, form = describe_source(job.source), Form.of(job.source, run.writing)
     with scratch_folder(run.output) as scratch, remarks(job):
-        results = separate_into(scratch, separator, job, run.options)
-        paths, remark = deliver(
-            {result["label"]: result["path"] for result in results}, place, form, run.writing["clip"]
-        )
-    outputs = [(paths[result["label"]], {"label": result["label"], "score": result["score"]}) for result in results]
-    for path, facts in outputs:
-        print(f"{path}  score {facts['score']:.2f}")
-    report_count(separator.model.config, job, results)
+        results = separate_into(scratch, separator, job, run.options, quiet=quiet)
+        waveforms = {result["label"]: result["path"] for result in results}
+        paths, remark = deliver(waveforms, place, form, run.writing["clip"], scratch)
+        outputs = [
+            (paths[result["label"]], {"label": result["label"], "score": result["score"]}) for result in results
+        ]
+        lines = [f"{path}  score {facts['score']:.2f}" for path, facts in outputs]
+        if run.writing["plot"]:
+            part = {name: run.options[name] for name in ("offset_s", "duration_s")}
+            picture = place("spectrograms", "png")
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(draw(job, results, paths, scratch / "spectrograms.png", part), picture)
+            outputs.append((picture, {"label": "spectrograms"}))
+            lines.append(str(picture))
+        record = write_marker(place("separated", "json"), source, run.settings, outputs, scratch)
+    if not quiet:
+        say(*lines, *count_of(separator.model.config, job, results))
     if remark:
         print(f"{job.source}: {remark}", file=sys.stderr)
-    if run.writing["plot"]:
-        part = {name: run.options[name] for name in ("offset_s", "duration_s")}
-        picture = draw(job, results, paths, place("spectrograms", "png"), part)
-        outputs.append((picture, {"label": "spectrograms"}))
-        print(picture)
-    write_marker(place("separated", "json"), job.source, run.settings, outputs)
+    return record
+
+
+def say(*lines: str) -> None:
+    """Prints above the progress bars, if there are any."""
+    from tqdm import tqdm
+
+    for line in lines:
+        tqdm.write(line)
 
 
 @contextmanager
@@ -241,27 +237,29 @@ def remarks(job: Job) -> Iterator[None]:
         print(f"{job.source}: {text}", file=sys.stderr)
 
 
-def report_count(config: Any, job: Job, results: list[dict[str, Any]]) -> None:
-    """Says how many speakers there are, and which files were not written, for models that find that out."""
+def count_of(config: Any, job: Job, results: list[dict[str, Any]]) -> list[str]:
+    """How many speakers there are, and which files were not written, for models that find that out; a line or none."""
     from ..pipelines.scores import ACTIVE_SCORE
     from ..pipelines.unordered import is_unordered
 
     if not is_unordered(config):
-        return
+        return []
     scores = {result["label"]: result["score"] for result in results}
     names = config.source_names
     active = sum(scores.get(name, 0.0) > ACTIVE_SCORE for name in names)
     silent = [name for name in names if name not in scores]
     kind = names[0].rstrip("0123456789 ") or "source"
     left_out = f"; no file for {', '.join(silent)}, silent" if silent else ""
-    print(f"{job.source}: {active} {kind}{'' if active == 1 else 's'}{left_out}")
+    return [f"{job.source}: {active} {kind}{'' if active == 1 else 's'}{left_out}"]
 
 
-def separate_into(scratch: Path, separator: Any, job: Job, options: dict[str, Any]) -> list[dict[str, Any]]:
+def separate_into(
+    scratch: Path, separator: Any, job: Job, options: dict[str, Any], *, quiet: bool
+) -> list[dict[str, Any]]:
     """The sources as floating point files in `scratch`, with a progress bar."""
     from tqdm import tqdm
 
-    with tqdm(desc=job.source.name, unit=" samples", unit_scale=True, disable=None, leave=False) as bar:
+    with tqdm(desc=job.source.name, unit=" samples", unit_scale=True, disable=quiet or None, leave=False) as bar:
 
         def on_progress(done: int, total: int | None) -> None:
             bar.total = total
@@ -276,7 +274,6 @@ def draw(job: Job, results: list[dict[str, Any]], paths: dict[str, Path], pictur
     """Draws the written files below the same part of the mixture."""
     from ..plotting import plot_separation
 
-    picture.parent.mkdir(parents=True, exist_ok=True)
     outputs = [{**result, "audio": paths[result["label"]]} for result in results]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # it was said when the mixture was read first

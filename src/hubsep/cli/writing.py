@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -79,18 +79,23 @@ class Form:
 
 @contextmanager
 def scratch_folder(output: Path) -> Iterator[Path]:
-    """A hidden folder in `output` for waveforms that are not finished; removes those that killed processes left."""
+    """A hidden folder in `output` for what is not complete."""
     output.mkdir(parents=True, exist_ok=True)
-    for left in output.glob(f"{SCRATCH}*-*-*"):
-        made_on, process, _ = left.name.removeprefix(SCRATCH).split("-", 2)
-        if process.isdigit() and not in_use(left, int(process), made_on):
-            shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{host()}-{os.getpid()}-", dir=output) as folder:
         yield Path(folder)
 
 
+def sweep(output: Path) -> None:
+    """Removes the scratch folders that killed processes left; those of living ones stay."""
+    for left in output.glob(f"{SCRATCH}*-*-*"):
+        made_on, process, _ = left.name.removeprefix(SCRATCH).split("-", 2)
+        with suppress(FileNotFoundError):  # another process has just removed it
+            if process.isdigit() and not in_use(left, int(process), made_on):
+                shutil.rmtree(left, ignore_errors=True)
+
+
 def deliver(
-    waveforms: Mapping[str, Path], place: Callable[[str, str], Path], form: Form, clip: Clip
+    waveforms: Mapping[str, Path], place: Callable[[str, str], Path], form: Form, clip: Clip, scratch: Path
 ) -> tuple[dict[str, Path], str]:
     """Writes waveforms to their places, all or none.
 
@@ -99,6 +104,8 @@ def deliver(
         place: from a label and an extension to the file to write.
         form: how they are stored.
         clip: what to do if one of them does not fit: see the module's docstring.
+        scratch: folder on the same disk, where they are until all are complete: a killed process leaves nothing beside
+            the results, and what it leaves here is removed by the next.
 
     Returns:
         Labels and the files written, and a remark on what did not fit, "" if all did.
@@ -118,12 +125,14 @@ def deliver(
         done = {"float": "written as 32-bit floating point", "clamp": "cut off", "rescale": f"all times {gain:.4g}"}
         remark = f"{problem}: {done[clip]}"
     paths = {label: place(label, form.extension) for label in waveforms}
+    complete = {
+        label: scratch / f"complete-{number}{path.suffix}" for number, (label, path) in enumerate(paths.items())
+    }
     with ExitStack() as files:
         for label, waveform in waveforms.items():
-            paths[label].parent.mkdir(parents=True, exist_ok=True)
             reader = files.enter_context(open_audio(waveform))
             writer = AudioWriter(
-                paths[label],
+                complete[label],
                 reader.sampling_rate,
                 reader.channels,
                 subtype=form.subtype,
@@ -134,6 +143,9 @@ def deliver(
             files.enter_context(writer)
             for block in reader.blocks():
                 writer.write(block * np.float32(gain))
+    for label, path in paths.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(complete[label], path)
     return paths, remark
 
 
@@ -143,4 +155,4 @@ def peak_of(waveform: Path) -> float:
         return max(float(np.abs(block).max()) for block in reader.blocks())
 
 
-__all__ = ["Clip", "Form", "deliver", "peak_of", "scratch_folder"]
+__all__ = ["Clip", "Form", "deliver", "peak_of", "scratch_folder", "sweep"]
