@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A page that makes sounds of words: a prompt, how long, how carefully, and from which recording on.
+
+The model is the one that HUBSEP_MODEL names, a folder or Hub repository of an AudioLDM 2, else the one shipped with
+hubsep. Without either the page says so and its button rests. Limits, decoding, pictures and cards: `hubsep.demo`.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from hubsep.audio import Recording, write_audio
+from hubsep.demo.gpu import device, on_gpu, on_zero
+from hubsep.demo.intake import take_in
+from hubsep.demo.limits import DemoLimits
+from hubsep.demo.page import card_of, facts, foot, heading, in_words, serve, status, suggestions, workspace
+from hubsep.demo.results import BADGE_PLAIN, BADGE_YES, Result, ResultCards, archive_of, delivered
+from hubsep.errors import AudioError, CheckpointError, QueryError
+from hubsep.hub_resolve import resolve_folder
+from hubsep.pipelines.base import file_name
+from hubsep.registry import DEFAULT_GENERATOR, SHIPPED
+
+
+LIMITS = DemoLimits.from_environment()
+MODEL = os.environ.get("HUBSEP_MODEL") or (DEFAULT_GENERATOR if DEFAULT_GENERATOR in SHIPPED else None)
+FOLDER = Path(resolve_folder(MODEL)) if MODEL else None
+CARD = card_of(FOLDER) if FOLDER else None
+NO_MODEL = (
+    "This page has no model yet: none is shipped with this version of hubsep. Set HUBSEP_MODEL to a folder or Hub "
+    "repository of an AudioLDM 2, such as cvssp/audioldm2, and start the page again."
+)
+PROMPTS = (
+    "a dog barking",
+    "rain on a roof",
+    "a violin plays a slow melody",
+    "sea waves",
+    "a clock ticking",
+    "a drum loop",
+)
+NEW, CONTINUE, VARY = "nothing: make it of words alone", "its end: let it go on", "all of it: vary it"
+HERE = Path(__file__).parent
+WORKSPACE = workspace(LIMITS)
+STOPPED: set[str] = set()
+
+
+@cache
+def generator() -> Any:
+    """The pipeline; loaded once."""
+    from hubsep import AudioLDM2Pipeline
+
+    if FOLDER is None:
+        raise CheckpointError(NO_MODEL)
+    pipe = AudioLDM2Pipeline.from_pretrained(str(FOLDER)).to(device())
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@on_gpu(seconds=120)
+def generate(kind: str, prompt: str, recording: Recording | None, seed: int, options: dict[str, Any]) -> Any:
+    """Audios (candidates, samples), their scores or None, and the sampling rate."""
+    import torch
+
+    pipe = generator()
+    seconds, count = options.pop("seconds"), options.pop("candidates")
+    options["generator"] = torch.Generator("cpu").manual_seed(seed)
+    if recording is None:
+        made = pipe(prompt, seconds=seconds, num_waveforms_per_prompt=count, **options)
+    else:
+        heard = {"array": recording.waveform.mean(axis=0), "sampling_rate": recording.sampling_rate}
+        if kind == CONTINUE:  # one is made; `run` says so
+            made = pipe.continue_audio(heard, prompt, seconds=seconds, **options)
+        else:
+            made = pipe.vary(heard, prompt, strength=options.pop("strength"), variations=count, **options)
+    return made.audios, made.scores, made.sampling_rate
+
+
+def run(
+    prompt: str,
+    negative: str,
+    seconds: float,
+    steps: int,
+    count: int,
+    seed: int,
+    chance: bool,
+    path: str | None,
+    kind: str,
+    strength: float,
+    request: gr.Request,
+    progress: gr.Progress = gr.Progress(),  # noqa: B008  # how gradio finds that progress is shown
+) -> list[Any]:
+    """What the button does: from words to cards."""
+    session = request.session_hash or ""
+    STOPPED.discard(session)
+    folder = WORKSPACE.new()
+    seed = random.randrange(2**31) if chance else int(seed)
+    with in_words():
+        words = checked(prompt, path, kind)
+        recording = heard(path, kind, folder)
+        options: dict[str, Any] = {
+            "seconds": float(seconds),
+            "candidates": int(count),
+            "num_inference_steps": int(steps),
+        }
+        options["negative_prompt"] = negative.strip()[: LIMITS.prompt_characters] or None
+        if kind == CONTINUE and count > 1:
+            gr.Warning("A recording goes on in one way at a time; one candidate is made.")
+        if kind == VARY and recording is not None:
+            options["strength"] = float(strength)
+        if not on_zero():
+            options["callback_on_step_end"] = reporter(progress, session, int(steps))
+        progress(0, desc="loading the model")
+        audios, scores, rate = generate(kind, words, recording, seed, options)
+        progress(1, desc="drawing")
+        results = shown(folder, words, audios, scores, rate)
+    archive = archive_of([result.path for result in results], folder / f"{file_name(words) or 'sound'}.zip")
+    line = f"Made with seed {seed}; the same words, settings and seed make the same sound again."
+    return [status(line), seed, *cards.filled(results, archive if len(results) > 1 else None)]
+
+
+def checked(prompt: str, path: str | None, kind: str) -> str:
+    """The prompt, if it can be worked with."""
+    words = " ".join(prompt.split())
+    if len(words) > LIMITS.prompt_characters:
+        raise QueryError(f"The prompt has {len(words)} characters; at most {LIMITS.prompt_characters} are read.")
+    if not words and (path is None or kind == NEW):
+        raise QueryError("Say what is to be heard, or click on one of the suggestions.")
+    return words
+
+
+def heard(path: str | None, kind: str, folder: Path) -> Recording | None:
+    """The recording to start from, as one channel; None to start from words alone."""
+    if kind == NEW:
+        return None
+    recording, notes = take_in(path, LIMITS, folder)
+    seconds = recording.waveform.shape[1] / recording.sampling_rate
+    if seconds > LIMITS.generated_seconds:
+        raise AudioError(
+            f"The recording lasts {seconds:.0f} s; the page goes on from at most {LIMITS.generated_seconds} s."
+        )
+    if len(recording.waveform) > 1:
+        notes.append("The model makes one channel, so it hears the mean of the recording's channels.")
+    for note in notes:
+        gr.Warning(note)
+    return recording
+
+
+def reporter(progress: gr.Progress, session: str, steps: int) -> Any:
+    """Shows how far it is after each step, and ends it where the person asked for that."""
+
+    def report(_: Any, index: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        if session in STOPPED:
+            raise gr.Error("Stopped, as you asked.", title="Stopped", print_exception=False)
+        progress((index + 1, steps), desc="making sound", unit="steps")
+        return tensors
+
+    return report
+
+
+def shown(folder: Path, words: str, audios: Any, scores: Any, rate: int) -> list[Result]:
+    """Files and portraits of what was made, the best first."""
+    results = []
+    name = file_name(words)[:60] or "sound"
+    for number, audio in enumerate(audios, 1):
+        path = folder / (f"{name}.wav" if len(audios) == 1 else f"{name}-{number}.wav")
+        write_audio(path, np.asarray(audio, dtype=np.float32)[None], rate)
+        file, portrait = delivered(path)
+        label = (words or "sound") if len(audios) == 1 else f"{words or 'sound'}, candidate {number}"
+        score = "" if scores is None else f"{'best match, ' * (number == 1)}score {float(scores[0][number - 1]):.2f}"
+        results.append(Result(label, file, portrait, (score, BADGE_YES if number == 1 else BADGE_PLAIN)))
+    return results
+
+
+def stop(request: gr.Request) -> str:
+    """Ends the run of this person, between two steps."""
+    STOPPED.add(request.session_hash or "")
+    return status("Stopped.")
+
+
+def choose(kind: str) -> list[Any]:
+    """What is asked for beside, by what is kept of a recording."""
+    return [gr.update(visible=kind == VARY), gr.update(visible=kind != VARY)]
+
+
+with gr.Blocks(title="Make a sound of words", delete_cache=(60, LIMITS.keep_seconds)) as demo:
+    heading("Make a sound of words", "Describe it, and choose how long and how carefully it is made.")
+    about = gr.HTML(facts(CARD) if CARD else f"<div class='notice' role='alert'>{NO_MODEL}</div>")
+    with gr.Row():
+        with gr.Column(scale=1, min_width=320):
+            prompt = gr.Textbox(
+                label="What is to be heard", placeholder="rain on a roof", lines=2, max_lines=5, elem_id="prompt"
+            )
+            suggestions(
+                "Suggestions; click to take one", (CARD or {}).get("known_sounds") or PROMPTS, prompt, joined=False
+            )
+            negative = gr.Textbox(label="What is not to be heard", placeholder="voices, noise", lines=1)
+        with gr.Column(scale=1, min_width=320):
+            with gr.Row():
+                seconds = gr.Slider(
+                    0.1,
+                    LIMITS.generated_seconds,
+                    min(5, LIMITS.generated_seconds),
+                    step=0.1,
+                    label="Seconds",
+                    min_width=140,
+                )
+                steps = gr.Slider(
+                    1, LIMITS.generated_steps, min(25, LIMITS.generated_steps), step=1, label="Steps", min_width=140
+                )
+            with gr.Row():
+                count = gr.Slider(1, LIMITS.candidates, 1, step=1, label="Candidates", min_width=140)
+                seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1, min_width=140)
+            chance = gr.Checkbox(True, label="A new seed every time")
+    with gr.Accordion("Start from a recording", open=False), gr.Row():
+        recording = gr.Audio(
+            sources=["upload", "microphone"], type="filepath", elem_id="recording", min_width=300,
+            label=f"Recording, up to {LIMITS.generated_seconds} seconds",
+        )  # fmt: skip
+        with gr.Column(min_width=300):
+            kind = gr.Radio([NEW, CONTINUE, VARY], value=NEW, label="What is kept of it")
+            strength = gr.Slider(0.05, 1, 0.6, step=0.05, label="How much is made anew", visible=False)
+    with gr.Row():
+        go = gr.Button("Make it", variant="primary", scale=4, interactive=CARD is not None, elem_id="go")
+        halt = gr.Button("Stop", scale=1, min_width=90)
+    line = gr.HTML(status("Ready." if CARD else "No model."), elem_id="status", padding=False)
+    cards = ResultCards(LIMITS.candidates)
+    foot(LIMITS, "One sound is made at a time, others wait.")
+
+    kind.change(choose, kind, [strength, seconds], show_progress="hidden", queue=False, api_visibility="private")
+    going = go.click(
+        run, [prompt, negative, seconds, steps, count, seed, chance, recording, kind, strength],
+        [line, seed, *cards.outputs], show_progress_on=line, api_name="generate", concurrency_limit=1,
+    )  # fmt: skip
+    halt.click(stop, None, line, cancels=[going], queue=False, api_visibility="private")
+
+if on_zero() and FOLDER is not None:
+    generator()
+
+if __name__ == "__main__":
+    serve(demo, LIMITS)

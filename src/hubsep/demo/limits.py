@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a public demo accepts.
+
+The defaults suit the free size of a Space, two cores and 16 GB. Whoever runs a demo on something larger raises them by
+environment variables, one a field: HUBSEP_DEMO_MAX_SECONDS=900.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+from ..errors import AudioError
+
+
+PREFIX = "HUBSEP_DEMO_"
+
+
+@dataclass(frozen=True)
+class DemoLimits:
+    """Bounds of a demo.
+
+    Attributes:
+        max_upload_mb: size of a file in MiB, by the web server and again when it is read.
+        max_seconds: of a recording.
+        max_channels: of a recording.
+        max_values: samples times channels of a recording; 80 million are 320 MB in memory.
+        max_queries: asked for at once.
+        decode_memory_mb: address space of the process that decodes, in MiB.
+        decode_cpu_seconds: processor time it may take.
+        decode_seconds: time on the clock it may take.
+        queue_size: people who may wait; the next is told that the queue is full.
+        keep_seconds: how long uploads and results stay on the disk.
+        generated_seconds: of a sound that is made.
+        generated_steps: of the solver.
+        candidates: of one prompt.
+        prompt_characters: of a prompt.
+    """
+
+    max_upload_mb: int = 50
+    max_seconds: int = 300
+    max_channels: int = 8
+    max_values: int = 80_000_000
+    max_queries: int = 6
+    decode_memory_mb: int = 2_048
+    decode_cpu_seconds: int = 30
+    decode_seconds: int = 60
+    queue_size: int = 20
+    keep_seconds: int = 600
+    generated_seconds: int = 20
+    generated_steps: int = 100
+    candidates: int = 4
+    prompt_characters: int = 300
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> DemoLimits:
+        """The defaults, with what the environment says instead.
+
+        Raises:
+            AudioError: if a variable is no whole number above 0.
+        """
+        environment = os.environ if environment is None else environment
+        given = {}
+        for field in fields(cls):
+            text = environment.get(PREFIX + field.name.upper())
+            if text is None:
+                continue
+            if not text.isdecimal() or int(text) < 1:
+                raise AudioError(f"{PREFIX}{field.name.upper()} must be a whole number above 0, got {text!r}")
+            given[field.name] = int(text)
+        return cls(**given)
+
+
+__all__ = ["DemoLimits"]

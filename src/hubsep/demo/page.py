@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What both pages are made of: their look, facts about a model, errors in words, how they are served.
+
+Decisions: no font, script or picture comes from another server, and none of this text is code of a stranger: whatever
+a person gave, a file name or a query, is escaped. An error that hubsep raises on purpose is shown to the person in its
+own words; any other is a fault of ours, whose details stay in the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from ..cards import licence_of, read_card
+from ..errors import HubsepError
+from .limits import DemoLimits
+from .pictures import draw, portrait_of
+from .words import with_word
+from .workspace import Workspace
+
+
+FONTS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
+CSS = Path(__file__).with_name("page.css")
+
+
+def card_of(folder: Path) -> dict[str, Any]:
+    """The `card.json` of a model folder; one that says that nothing is known where there is none."""
+    if (folder / "card.json").is_file():
+        return read_card(folder)
+    unknown = {"licence": "unknown", "commercial": False, "summary": "A model without a card.", "limits": []}
+    return {"name": folder.name, "system": "", "known_sounds": [], "training_data": [], **unknown}
+
+
+def facts(card: dict[str, Any]) -> str:
+    """Licence, commercial use, training data and limits of a model, as HTML."""
+    use = "commercial use allowed" if card["commercial"] else "<b>no commercial use</b>"
+    data = ", ".join(escape(entry["name"]) for entry in card["training_data"])
+    limits = "".join(f"<li>{escape(limit)}</li>" for limit in card["limits"])
+    return (
+        f"<div class='facts'><b>Licence {escape(licence_of(card))}</b>, {use}.<br>{escape(card['summary'])}"
+        + (f" Trained on {data}." if data else "")
+        + (f"<details><summary>What it cannot do</summary><ul>{limits}</ul></details>" if limits else "")
+        + "</div>"
+    )
+
+
+def heading(title: str, text: str) -> gr.HTML:
+    """The top of a page."""
+    return gr.HTML(f"<div class='head'><h1>{escape(title)}</h1><p>{escape(text)}</p></div>")
+
+
+def status(text: str) -> str:
+    """A line that says how things stand, as HTML."""
+    return f"<div class='status' role='status'>{escape(text)}</div>"
+
+
+def foot(limits: DemoLimits, what: str) -> gr.HTML:
+    """What happens to what people upload."""
+    minutes = max(1, limits.keep_seconds // 60)
+    return gr.HTML(
+        f"<div class='foot'>{escape(what)} Uploads and results are deleted after {minutes} minutes. Made with hubsep, "
+        "which runs the same on your own computer.</div>"
+    )
+
+
+@contextmanager
+def in_words() -> Iterator[None]:
+    """Shows the person what hubsep says is wrong, and nothing else of what goes wrong."""
+    try:
+        yield
+    except HubsepError as error:
+        text = str(error)
+        raise gr.Error(
+            escape(text[:1].upper() + text[1:]), title="That did not work", print_exception=False
+        ) from error
+
+
+def suggestions(label: str, words: Sequence[str], target: gr.Textbox, *, joined: bool) -> gr.Dataset:
+    """Words to click on.
+
+    Args:
+        label: above them.
+        words: each is one to click on.
+        target: where they go.
+        joined: whether a word is added to what stands there, with a comma, or replaces it.
+    """
+    chips = gr.Dataset(
+        components=[gr.Textbox(visible=False)],
+        samples=[[word] for word in words],
+        label=label,
+        samples_per_page=100,
+        elem_classes="suggestions",
+    )
+    put = (lambda word, text: with_word(text, word[0])) if joined else (lambda word, text: word[0])
+    chips.click(put, [chips, target], target, queue=False, show_progress="hidden", api_visibility="private")
+    return chips
+
+
+def workspace(limits: DemoLimits) -> Workspace:
+    """A place for the files of runs, in the cache that gradio serves from."""
+    return Workspace(Path(gr.utils.get_upload_folder()), limits.keep_seconds)
+
+
+def serve(blocks: gr.Blocks, limits: DemoLimits) -> None:
+    """Runs an app: one computation at a time, a bounded queue, uploads of bounded size, no folder opened."""
+    silence = portrait_of(np.zeros((1, 4_000), dtype=np.float32), 8_000)
+    draw(silence, silence)  # the first picture looks for fonts, which no visitor should wait for
+    blocks.queue(max_size=limits.queue_size, default_concurrency_limit=1)
+    blocks.launch(
+        max_file_size=limits.max_upload_mb * 2**20,
+        show_error=False,
+        strict_cors=True,
+        footer_links=["api"],
+        theme=gr.themes.Soft(primary_hue="indigo", font=FONTS, font_mono=("ui-monospace", "monospace")),
+        css=CSS.read_text(encoding="utf-8"),
+        _frontend=False,  # that asks for a page before it goes on, and gives up where that takes more than 3 s
+    )
+
+
+__all__ = [
+    "card_of", "facts", "foot", "heading", "in_words", "serve", "status", "suggestions",
+    "workspace",
+]  # fmt: skip

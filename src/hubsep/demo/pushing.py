@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pushing a Space: a folder with an app becomes a repository of the Hub in one commit.
+
+Decisions: the folder is checked before the Hub is asked for anything: its README says what the Hub has to know, the
+app is there, and nothing goes along that does not belong, hidden files, links and what Python leaves behind. What the
+Space has beside that stays. A Space installs hubsep from the package index; `wheel` puts a built one into the Space
+instead and lets requirements.txt name it, for a version that is not published.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import CheckpointError
+from ..hub_bounds import shown
+from ..hub_wire import check_token, wire_errors
+
+
+CARD, REQUIREMENTS = "README.md", "requirements.txt"
+LEFT_OUT = frozenset({"__pycache__", "flagged"})
+MAX_BYTES = 200 * 2**20
+
+
+def push_space(
+    folder: str | os.PathLike[str],
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    wheel: str | os.PathLike[str] | None = None,
+    commit_message: str | None = None,
+) -> str:
+    """Pushes a folder as a Space, made if it is missing; returns the address of the commit.
+
+    Args:
+        folder: with README.md, the app it names, and requirements.txt.
+        repo_id: "name", or "owner/name".
+        private: whether a new Space is private.
+        token: of the Hub; by default the one of this user.
+        wheel: of hubsep, to go along.
+        commit_message: by default "Upload Space".
+
+    Raises:
+        CheckpointError: if the folder is no Space, or the Hub cannot be reached or refuses.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    files = space_files(Path(folder))
+    front = front_matter(Path(folder))
+    check_token(token)
+    what = f"{shown(repo_id)} could not be pushed to; a push is one commit, so it holds the old or all of the new"
+    api = HfApi(library_name="hubsep", token=token)
+    with wire_errors(what, token):
+        made = api.create_repo(repo_id, repo_type="space", space_sdk=front["sdk"], private=private, exist_ok=True)
+        contents: dict[str, Any] = dict(files)
+        if wheel is not None:
+            contents |= with_wheel(Path(wheel), files, f"{api.endpoint}/spaces/{made.repo_id}/resolve/main")
+        commit = api.create_commit(
+            made.repo_id,
+            [CommitOperationAdd(name, content) for name, content in sorted(contents.items())],
+            repo_type="space",
+            commit_message=commit_message or "Upload Space",
+        )
+    return str(commit)
+
+
+def space_files(folder: Path) -> dict[str, Path]:
+    """The files that go into the Space, by their names in it.
+
+    Raises:
+        CheckpointError: if one is a link, there is none, or together they are too large.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"there is no folder {shown(str(folder))}; pass one such as spaces/separation")
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if any(part.startswith(".") or part in LEFT_OUT for part in name.parts):
+            continue
+        if path.is_symlink():
+            raise CheckpointError(f"{shown(name.as_posix())} is a link; put the file itself into the folder")
+        if path.is_file():
+            files[name.as_posix()] = path
+    size = sum(path.stat().st_size for path in files.values())
+    if size > MAX_BYTES:
+        raise CheckpointError(
+            f"the folder has {size / 2**20:.0f} MiB, more than {MAX_BYTES // 2**20}; models are repositories"
+        )
+    if CARD not in files or REQUIREMENTS not in files:
+        raise CheckpointError(
+            f"a Space needs {CARD} and {REQUIREMENTS}; {shown(str(folder))} has {', '.join(files) or 'nothing'}"
+        )
+    return files
+
+
+def front_matter(folder: Path) -> dict[str, Any]:
+    """What README.md says to the Hub.
+
+    Raises:
+        CheckpointError: if it says nothing, lacks what a Gradio Space needs, or names an app that is not there.
+    """
+    match = re.match(r"---\n(.*?)\n---\n", (folder / CARD).read_text(encoding="utf-8"), re.DOTALL)
+    try:
+        front = yaml.safe_load(match[1]) if match else None
+    except yaml.YAMLError as error:
+        raise CheckpointError(f"{CARD} begins with what is no YAML: {error}") from error
+    if not isinstance(front, dict):
+        raise CheckpointError(f"{CARD} has to begin with --- and what the Hub has to know: sdk, sdk_version, app_file")
+    missing = [name for name in ("title", "sdk", "sdk_version", "app_file", "license") if not front.get(name)]
+    if missing:
+        raise CheckpointError(f"{CARD} does not say {', '.join(missing)}; add them between the lines of ---")
+    if front["sdk"] != "gradio":
+        raise CheckpointError(f"sdk is {shown(str(front['sdk']))}; these Spaces are made with gradio")
+    if not (folder / str(front["app_file"])).is_file():
+        raise CheckpointError(f"app_file is {shown(str(front['app_file']))}, which is not in the folder")
+    return front
+
+
+def with_wheel(wheel: Path, files: dict[str, Path], address: str) -> dict[str, Any]:
+    """The wheel, and requirements.txt with its address in place of the name of the package.
+
+    Raises:
+        CheckpointError: if it is no wheel of hubsep, or requirements.txt does not ask for hubsep.
+    """
+    if not wheel.is_file() or not re.fullmatch(r"hubsep-[\w.+!]+-py3-none-any\.whl", wheel.name):
+        raise CheckpointError(f"{shown(str(wheel))} is no wheel of hubsep; make one with: pip wheel --no-deps .")
+    asked = files[REQUIREMENTS].read_text(encoding="utf-8")
+    named, times = re.subn(r"(?m)^(hubsep(?:\[[\w,]+\])?)\s*$", rf"\1 @ {address}/{wheel.name}", asked)
+    if times != 1:
+        raise CheckpointError(f"{REQUIREMENTS} has to ask for hubsep in a line of its own")
+    return {wheel.name: wheel, REQUIREMENTS: named.encode()}
+
+
+__all__ = ["front_matter", "push_space", "space_files"]

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demos without a browser: their folders, what they accept, how they decode it, how they are pushed.
+
+Decoding runs in real child processes; the Hub is the one of the tests. What needs a page is in
+`test_spaces_browser.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+from hub_client import point_at
+from hub_server import WRITER, HubServer
+from huggingface_hub.utils import close_session
+
+from hubsep.cli import main
+from hubsep.demo.gpu import on_gpu, on_zero
+from hubsep.demo.intake import child_environment, take_in
+from hubsep.demo.limits import DemoLimits
+from hubsep.demo.pictures import draw, portrait_of
+from hubsep.demo.pushing import front_matter, push_space, space_files
+from hubsep.demo.words import split_words, with_word
+from hubsep.demo.workspace import Workspace
+from hubsep.errors import AudioError, CheckpointError
+
+
+ROOT = Path(__file__).resolve().parents[1]
+SPACES = sorted(path.parent for path in (ROOT / "spaces").glob("*/app.py"))
+LIMITS = DemoLimits()
+RATE = 8_000
+
+each_space = pytest.mark.parametrize("space", SPACES, ids=lambda path: path.name)
+
+
+@pytest.fixture
+def tone(tmp_path: Path) -> Path:
+    path = tmp_path / "a tone.wav"
+    samples = np.stack([np.sin(np.arange(RATE) / 9), np.cos(np.arange(RATE) / 9)], axis=1)
+    sf.write(path, 0.5 * samples, RATE, subtype="FLOAT")
+    return path
+
+
+def refusal(path: Path | None, folder: Path, limits: DemoLimits = LIMITS) -> str:
+    with pytest.raises(AudioError) as caught:
+        take_in(path, limits, folder)
+    assert not list(folder.glob("*.f32")), "what was decoded is gone"
+    return str(caught.value)
+
+
+def test_there_are_two_spaces() -> None:
+    assert [path.name for path in SPACES] == ["separation", "text-to-audio"]
+
+
+@each_space
+def test_folder_is_ready_to_push(space: Path) -> None:
+    front = front_matter(space)
+    constraints = (ROOT / "constraints.txt").read_text()
+    assert f"\ngradio=={front['sdk_version']}\n" in constraints, "the version that was tested"
+    assert len(front["short_description"]) <= 60, "the Hub's own limit"
+    assert set(space_files(space)) >= {"app.py", "README.md", "requirements.txt"}
+    compile((space / "app.py").read_text(), "app.py", "exec")
+    for name in re.findall(r"HUBSEP_DEMO_(\w+)", (space / "README.md").read_text()):
+        assert hasattr(LIMITS, name.lower())
+
+
+def test_examples_of_the_space_are_those_of_the_repository() -> None:
+    for path in (ROOT / "spaces/separation/examples").iterdir():
+        assert path.read_bytes() == (ROOT / "examples" / path.name).read_bytes()
+
+
+def test_upload_comes_back_as_it_is(tone: Path, tmp_path: Path) -> None:
+    recording, notes = take_in(tone, LIMITS, tmp_path)
+    assert notes == []
+    assert (recording.name, recording.sampling_rate) == ("a tone", RATE)
+    assert np.array_equal(recording.waveform.T, sf.read(tone, dtype="float32")[0])
+    assert not list(tmp_path.glob("*.f32"))
+
+
+def test_wrong_files_are_refused_in_words(tone: Path, tmp_path: Path) -> None:
+    text = tmp_path / "notes.wav"
+    text.write_text("these are notes, not a recording")
+    assert "no recording yet" in refusal(None, tmp_path)
+    assert re.match(r"This file cannot be used: .*no audio.*reads WAV", refusal(text, tmp_path))
+    assert "longer than 1 seconds" not in refusal(text, tmp_path, replace(LIMITS, max_seconds=1))
+    short = replace(LIMITS, max_seconds=1)
+    sf.write(tone, np.zeros((RATE + 1, 1)), RATE)
+    assert "longer than 1 second" in refusal(tone, tmp_path, short)
+    sf.write(tone, np.zeros((RATE, 9)), RATE)
+    assert "1 to 8 channels" in refusal(tone, tmp_path)
+    tone.write_bytes(bytes(2 * 2**20))
+    assert "2 MB, more than 1 MB" in refusal(tone, tmp_path, replace(LIMITS, max_upload_mb=1))
+
+
+def test_length_is_counted_where_a_header_lies(tone: Path, tmp_path: Path) -> None:
+    content = bytearray(tone.read_bytes())
+    place = content.index(b"data") + 4
+    content[place : place + 4] = (len(content) * 4).to_bytes(4, "little")
+    tone.write_bytes(content)
+    _, notes = take_in(tone, LIMITS, tmp_path)
+    assert "cut short" in notes[0]
+    assert "longer than" in refusal(tone, tmp_path, replace(LIMITS, max_values=100))
+
+
+def test_decoder_that_dies_hangs_or_eats_costs_one_upload(tone: Path, tmp_path: Path) -> None:
+    assert "more than 0 seconds" in refusal(tone, tmp_path, replace(LIMITS, decode_seconds=0))
+    assert "time or memory" in refusal(tone, tmp_path, replace(LIMITS, decode_memory_mb=40))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits of processes")
+def test_the_child_is_confined() -> None:
+    code = """import json, os, resource, sys
+from hubsep.demo.decoder import confine
+confine(json.loads(sys.argv[1]))
+kinds = (resource.RLIMIT_AS, resource.RLIMIT_CPU, resource.RLIMIT_FSIZE, resource.RLIMIT_CORE)
+print(json.dumps([resource.getrlimit(kind)[0] for kind in kinds]))"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(asdict(LIMITS))],
+        env={"PYTHONPATH": str(ROOT / "src")}, capture_output=True, check=True,
+    )  # fmt: skip
+    assert json.loads(done.stdout) == [2**31, 30, LIMITS.max_values * 4 + 2**20, 0]
+
+
+def test_the_child_knows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    assert WRITER not in str(child_environment())
+    assert set(child_environment()) <= {
+        "PATH", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LANG",
+        "SYSTEMROOT", "LD_LIBRARY_PATH",
+    }  # fmt: skip
+
+
+def test_limits_from_the_environment() -> None:
+    assert DemoLimits.from_environment({"HUBSEP_DEMO_MAX_SECONDS": "7"}) == replace(LIMITS, max_seconds=7)
+    for wrong in ("0", "-1", "many", ""):
+        with pytest.raises(AudioError, match="HUBSEP_DEMO_QUEUE_SIZE must be"):
+            DemoLimits.from_environment({"HUBSEP_DEMO_QUEUE_SIZE": wrong})
+
+
+def test_lists_of_sounds() -> None:
+    assert split_words(" rain,\n dog  barking; Rain ,,\n") == ["rain", "dog barking"]
+    assert split_words("") == []
+    assert with_word("", "rain") == "rain"
+    assert with_word("rain", "dog barking") == "rain, dog barking"
+    assert with_word("rain, dog barking", "Rain") == "dog barking", "a second click takes it back"
+
+
+def test_files_of_a_run_go_by_age_and_with_the_process(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path, keep_seconds=60)
+    old, new = workspace.new(), workspace.new()
+    (old / "file").write_text("x")
+    os.utime(old, (time.time() - 61, time.time() - 61))
+    workspace.sweep()
+    assert not old.exists()
+    assert new.exists()
+    workspace.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_off_zero_gpu_nothing_is_decorated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SPACES_ZERO_GPU", raising=False)
+    assert not on_zero()
+    assert on_gpu(60)(portrait_of) is portrait_of
+    monkeypatch.setenv("SPACES_ZERO_GPU", "true")
+    monkeypatch.chdir(ROOT)  # where a folder is called as the package is
+    if "spaces" not in sys.modules:
+        with pytest.raises(CheckpointError, match="needs the package spaces"):
+            on_gpu(60)
+
+
+def test_picture_of_a_second_an_hour_and_silence() -> None:
+    loud = portrait_of(np.sin(np.arange(RATE) / 9, dtype=np.float32)[None], RATE)
+    assert loud.peak == pytest.approx(1, abs=1e-3)
+    for samples in (1, RATE, 400 * RATE):
+        picture = draw(portrait_of(np.zeros((2, samples), dtype=np.float32), RATE), loud)
+        assert picture.startswith("data:image/png;base64,")
+        assert len(picture) < 200_000
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    server = HubServer()
+    point_at(monkeypatch, server.url, tmp_path / "home", WRITER)
+    yield server
+    server.stop()
+    close_session()
+
+
+@each_space
+def test_push_is_one_commit_and_works_again(hub: HubServer, space: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        assert main(["push-space", str(space), "org/demo", "--private"]) == 0
+        assert capsys.readouterr().out.startswith(f"{hub.url}/spaces/org/demo/commit/")
+    repository = hub.repositories["spaces/org/demo"]
+    assert repository.messages == ["first", "Upload Space"], "the second time there is nothing to push"
+    assert repository.private
+    held = {name: data for name, data in repository.files().items() if name != ".gitattributes"}
+    assert held == {name: path.read_bytes() for name, path in space_files(space).items()}
+
+
+def test_push_of_a_version_that_is_not_published(hub: HubServer, tmp_path: Path) -> None:
+    wheel = tmp_path / "hubsep-0.1.0-py3-none-any.whl"
+    wheel.write_bytes(b"a wheel")
+    push_space(SPACES[0], "org/demo", wheel=wheel)
+    files = hub.repositories["spaces/org/demo"].files()
+    assert files[wheel.name] == b"a wheel"
+    line = f"hubsep[demo,video] @ {hub.url}/spaces/org/demo/resolve/main/{wheel.name}\n"
+    assert line in files["requirements.txt"].decode()
+    with pytest.raises(CheckpointError, match="no wheel of hubsep"):
+        push_space(SPACES[0], "org/demo", wheel=tmp_path / "other.whl")
+
+
+def test_push_that_is_cut_leaves_the_old_space(hub: HubServer) -> None:
+    push_space(SPACES[0], "org/demo")
+    before = hub.repositories["spaces/org/demo"].files()
+    hub.fault(r"POST /api/models/spaces/org/demo/commit", status=500, times=10)
+    with pytest.raises(CheckpointError, match="could not be pushed to"):
+        push_space(SPACES[1], "org/demo")
+    assert hub.repositories["spaces/org/demo"].files() == before
+
+
+def test_what_is_no_space_is_refused_before_the_hub_is_asked(hub: HubServer, tmp_path: Path) -> None:
+    folder = tmp_path / "space"
+    complaints = []
+
+    def attempt() -> None:
+        with pytest.raises(CheckpointError) as caught:
+            push_space(folder, "org/demo")
+        complaints.append(str(caught.value))
+
+    attempt()
+    folder.mkdir()
+    attempt()
+    card = folder / "README.md"
+    (folder / "requirements.txt").write_text("hubsep[demo]\n")
+    front = {"title": "T", "sdk": "gradio", "sdk_version": "6", "app_file": "app.py", "license": "mit"}
+    for fields in (None, {**front, "license": ""}, {**front, "sdk": "docker"}, front):
+        lines = "" if fields is None else "".join(f"{name}: {value}\n" for name, value in fields.items())
+        card.write_text(f"---\n{lines}---\n" if lines else "# T\n")
+        attempt()
+    (folder / "app.py").write_text("")
+    (folder / ".env").write_text(f"HF_TOKEN={WRITER}")
+    (folder / "__pycache__").mkdir()
+    (folder / "__pycache__/app.pyc").write_bytes(b"")
+    assert set(space_files(folder)) == {"README.md", "app.py", "requirements.txt"}
+    (folder / "link").symlink_to(tmp_path)
+    attempt()
+    expected = ["no folder", "needs README.md", "begin with ---", "say license", "'docker'", "app_file", "is a link"]
+    assert all(part in text for part, text in zip(expected, complaints, strict=True)), complaints
+    assert not hub.requests
