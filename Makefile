@@ -10,6 +10,8 @@ check:  ## what a change has to pass
 	ruff check .
 	ruff format --check .
 	mypy
+	mypy spaces/separation/app.py  # two files of one name do not go into one run
+	mypy spaces/text-to-audio/app.py
 	$(PYTHON) -m pytest -q
 
 test-slow:  ## everything, the long tests too

@@ -21,11 +21,12 @@ extras = {
     "train": ["peft>=0.21", "scipy>=1.15"],
     "eval": ["mir_eval>=0.8", "scipy>=1.15", "torchmetrics>=1.9"],
     "video": ["av>=16"],
+    "ray": ["ray[data]>=2.60,<3"],
     "demo": ["gradio>=6.6,<7"],  # below 6.6: CVE-2026-28416
 }
 runners = ["hypothesis>=6.150", "pytest>=9", "pytest-timeout>=2.4", "setuptools>=80"]
 extras["test"] = [*extras["eval"], *extras["video"], *runners]
-extras["dev"] = [*extras["test"], *extras["train"], "mypy>=2.4", "ruff==0.17.5"]
+extras["dev"] = [*extras["test"], *extras["train"], *extras["demo"], "mypy>=2.4", "ruff==0.17.5", "selenium>=4.40"]
 
 setup(
     name="hubsep",
@@ -37,7 +38,7 @@ setup(
     python_requires=">=3.10",
     package_dir={"": "src", **FOLDERS},
     packages=packages,
-    package_data={"hubsep": ["py.typed", "checkpoints/**", "data/*.json", "training/recipes/*.yaml"]},
+    package_data={"hubsep": ["py.typed", "checkpoints/**", "data/*.json", "demo/*.css", "training/recipes/*.yaml"]},
     entry_points={"console_scripts": ["hubsep = hubsep.cli:main"]},
     install_requires=[
         "accelerate>=1.15",

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..cards import write_card
 from ..errors import ConversionError
 from ..hub import MAX_SHARD_SIZE, atomic_folder, check_folder
 from ..hub_bounds import shown, true_or_false
@@ -77,11 +78,11 @@ def convert(source: Path, output: Path | None = None, *, licence: str | None = N
     parts = split(read_tensors(file), clap=options.get("clap"), ema=ema)
     pipe = _language_pipeline(parts, tables, options) if parts.gpt2 else _clap_pipeline(parts, tables, options)
     if output is not None:
-        text = card(
+        fields = card(
             title="AudioLDM 2", tag="audioldm2", paper=SYSTEMS["audioldm2"].paper, licence=licence, sources=[file],
             task="text-to-audio", topic="audio-generation",
         )  # fmt: skip
-        _write(output, pipe, text)
+        _write(output, pipe, fields)
     return pipe
 
 
@@ -264,7 +265,7 @@ def _check_widths(components: Mapping[str, Any]) -> None:
             raise ConversionError(f"{what}: {shown(found)} and {shown(wanted)} do not belong together")
 
 
-def _write(output: Path, pipe: Any, text: str) -> None:
+def _write(output: Path, pipe: Any, fields: Mapping[str, Any]) -> None:
     from diffusers import DiffusionPipeline
 
     from hubsep.pipelines.audioldm2_folder import write_stable_index
@@ -276,7 +277,7 @@ def _write(output: Path, pipe: Any, text: str) -> None:
         except OSError as error:
             raise ConversionError(f"{shown(str(output), 200)} could not be written: {error}") from error
         write_stable_index(folder / INDEX)
-        (folder / "README.md").write_text(text, encoding="utf-8")
+        write_card(folder, fields)
         check_folder(folder)
 
 

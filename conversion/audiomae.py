@@ -115,12 +115,12 @@ def convert(
         model = AudioMAEModel(config) if encoder_only else AudioMAEForPreTraining(config)
     fill(model, rename(tensors, WITHOUT_DECODER if encoder_only else WITH_DECODER))
     if output is not None:
-        text = card(
+        fields = card(
             title="AudioMAE", tag="audiomae", paper=SYSTEMS["audiomae"].paper, licence=licence, sources=[source],
             task=SYSTEMS["audiomae"].task, topic="audio",
         )  # fmt: skip
         sizes = {"num_frames": config.num_frames, "num_mel_bins": config.num_mel_bins}
-        write(output, model, text, processor=AudioMAEFeatureExtractor(sampling_rate=config.sampling_rate, **sizes))
+        write(output, model, fields, processor=AudioMAEFeatureExtractor(sampling_rate=config.sampling_rate, **sizes))
     return model
 
 

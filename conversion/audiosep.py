@@ -119,8 +119,8 @@ def convert(
         tokenizer = _tokenizer(overrides.get("tokenizer", TOKENIZER), query_config.text_config)
         processor = AudioSepProcessor(feature_extractor(query_config), tokenizer)
         paper = SYSTEMS["audiosep"].paper
-        text = card(title="AudioSep", tag="audiosep", paper=paper, licence=licence, sources=sources)
-        write(output, model, text, processor=processor)
+        fields = card(title="AudioSep", tag="audiosep", paper=paper, licence=licence, sources=sources)
+        write(output, model, fields, processor=processor)
     return model
 
 

@@ -73,8 +73,8 @@ def convert_clap(
         model = ClapModel(config)
     fill(model, clap_state(tensors, config))
     if output is not None:
-        text = card(title="LAION-CLAP", tag="clap", paper=PAPER, licence=licence, sources=[source])
-        write(output, model, text, processor=feature_extractor(config))
+        fields = card(title="LAION-CLAP", tag="clap", paper=PAPER, licence=licence, sources=[source])
+        write(output, model, fields, processor=feature_extractor(config))
     return model
 
 

@@ -1,44 +1,70 @@
 # SPDX-License-Identifier: Apache-2.0
 """The folder a conversion leaves: model, processor and card, complete or absent, the same bytes from the same source.
 
-The card states where the weights come from by name, size and SHA-256, and under which licence; it holds no date and no
-path, because two conversions of one file must not differ.
+The card names the authors of the original, its paper, who published the weights and under which licence, and the files
+by name, size and SHA-256; it holds no date and no path, because two conversions of one file must not differ.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
+from ..cards import write_card
 from ..errors import ConversionError
 from ..hub import atomic_folder, check_folder
 from ..hub_bounds import shown
 from ..hub_manifest import sha256
 
 
-CARD = """---
-library_name: hubsep
-pipeline_tag: {task}
-license: {licence}
-tags:
-{tags}
----
+ALLOWING = re.compile(r"(mit|apache-2\.0|bsd-[23]-clause|cc0-1\.0|cc-by(-sa)?-[34]\.0|isc|unlicense)")
+USE = """from hubsep import pipeline
 
-# {title}
+separate = pipeline(model="FOLDER")
+sources = separate("recording.wav")"""
 
-Converted from the weights its authors published; nothing was trained or changed.
 
-- Paper: {paper}
-- Licence of the weights: {licence}, as stated by the person who converted them
-- Training data and results: see the paper
-{origins}
-"""
-ORIGIN = "- Converted from: `{name}`, {size} bytes, SHA-256 `{digest}`"
+@dataclass(frozen=True)
+class Origin:
+    """Whose a system is, who published the weights that are converted, and Python that uses them."""
+
+    authors: str
+    publisher: str
+    use: str = USE
+
+
+ORIGINS = {
+    "audiosep": Origin(
+        "X. Liu, Q. Kong, Y. Zhao, H. Liu, Y. Yuan, Y. Liu, R. Xia, Y. Wang, M. D. Plumbley and W. Wang",
+        "its authors",
+        USE.replace('.wav"', '.wav", queries=["dog barking"]'),
+    ),
+    "sepformer": Origin("C. Subakan, M. Ravanelli, S. Cornell, M. Bronzi and J. Zhong", "SpeechBrain"),
+    "conv_tasnet": Origin("Y. Luo and N. Mesgarani", "torchaudio, or users of asteroid"),
+    "spleeter": Origin("R. Hennequin, A. Khlif, F. Voituret and M. Moussallam", "Deezer"),
+    "meta_tasnet": Origin("D. Samuel, A. Ganeshan and J. Naradowsky", "its authors"),
+    "audiomae": Origin(
+        "P.-Y. Huang, H. Xu, J. Li, A. Baevski, M. Auli, W. Galuba, F. Metze and C. Feichtenhofer",
+        "its authors, or those of AudioLDM 2",
+        'from transformers import AutoModel\nimport hubsep\n\nmodel = AutoModel.from_pretrained("FOLDER")',
+    ),
+    "clap": Origin(
+        "Y. Wu, K. Chen, T. Zhang, Y. Hui, M. Nezhurina, T. Berg-Kirkpatrick and S. Dubnov",
+        "LAION",
+        'from transformers import ClapModel\n\nmodel = ClapModel.from_pretrained("FOLDER")',
+    ),
+    "audioldm2": Origin(
+        "H. Liu, Y. Yuan, X. Liu, X. Mei, Q. Kong, Q. Tian, Y. Wang, W. Wang, Y. Wang and M. D. Plumbley",
+        "its authors",
+        'import hubsep\n\npipe = hubsep.AudioLDM2Pipeline.from_pretrained("FOLDER")\naudio = pipe("rain").audios[0]',
+    ),
+}
 
 
 def check_licence(licence: str | None) -> str:
@@ -65,8 +91,8 @@ def card(
     sources: Sequence[Path],
     task: str = "audio-to-audio",
     topic: str = "audio-separation",
-) -> str:
-    """The card of converted weights.
+) -> dict[str, Any]:
+    """The fields of the card of converted weights; see `hubsep.cards`.
 
     Args:
         title: name of the system.
@@ -77,18 +103,39 @@ def card(
         task: the Hub's tag of what the model does.
         topic: what people look for such models by.
     """
-    origins = "\n".join(
-        ORIGIN.format(name=_as_code(path.name), size=path.stat().st_size, digest=sha256(path)) for path in sources
-    )
-    tags = f"- {topic}\n- {tag}"
-    return CARD.format(title=title, tags=tags, paper=paper, licence=check_licence(licence), origins=origins, task=task)
+    licence, origin = check_licence(licence), ORIGINS[tag]
+    files = [{"name": _as_code(path.name), "bytes": path.stat().st_size, "sha256": sha256(path)} for path in sources]
+    return {
+        "name": title,
+        "model_type": tag,
+        "system": title,
+        "paper": paper,
+        "authors": origin.authors,
+        "pipeline_tag": task,
+        "tags": [topic, tag],
+        "licence": licence,
+        "commercial": allows_commercial_use(licence),
+        "summary": f"{title}, from weights published by {origin.publisher}; nothing was trained or changed.",
+        "use": origin.use,
+        "converted_from": files,
+        "training": "The licence of the weights is stated by the person who converted them. Training data and results "
+        "are in the paper.",
+        "commands": [f"hubsep convert {tag} {files[0]['name']} FOLDER --licence {licence}"] if tag != "clap" else [],
+    }
+
+
+def allows_commercial_use(licence: str) -> bool | None:
+    """Whether a licence, an SPDX id in lower case, allows commercial use; None where that is not known here."""
+    if re.search(r"-nc(-|$)", licence):
+        return False
+    return True if ALLOWING.fullmatch(licence) else None
 
 
 def _as_code(name: str) -> str:
     return re.sub(r"[^\w.+-]", "_", name)
 
 
-def write(output: Path, model: PreTrainedModel, text: str, *, processor: Any = None) -> None:
+def write(output: Path, model: PreTrainedModel, card: Mapping[str, Any], *, processor: Any = None) -> None:
     """Writes model, processor and card to `output`, or leaves what was there.
 
     Raises:
@@ -101,10 +148,10 @@ def write(output: Path, model: PreTrainedModel, text: str, *, processor: Any = N
             PreTrainedModel.save_pretrained(model, folder)
             if processor is not None:
                 processor.save_pretrained(folder)
-            (folder / "README.md").write_text(text, encoding="utf-8")
+            write_card(folder, card)
         except (OSError, SafetensorError) as error:
             raise ConversionError(f"{shown(str(output), 200)} could not be written: {error}") from error
         check_folder(folder, finite=False)
 
 
-__all__ = ["card", "check_licence", "write"]
+__all__ = ["ORIGINS", "Origin", "allows_commercial_use", "card", "check_licence", "write"]

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from hubsep.auto import AutoModelForAudioSeparation
 from hubsep.conversion import convert
+from hubsep.conversion.writing import ORIGINS
 from hubsep.errors import ConversionError
 from hubsep.hub import verify_manifest
 from hubsep.hub_atomic import recover
@@ -134,6 +135,7 @@ class ConversionPromises:
         assert "\nlicense: mit\n" in text
         assert sha256(source) in text
         assert SYSTEMS[self.model_type].paper in text
+        assert ORIGINS[self.model_type].authors in text
         for path in converted.glob("*.json"):
             assert str(source.parents[1]) not in path.read_text(encoding="utf-8"), f"{path.name} holds a path"
 

@@ -229,7 +229,7 @@ def test_the_command_line_converts_there_and_back(
     parameters = sum(part.num_parameters() for part in pipe.components.values() if hasattr(part, "num_parameters"))
     assert f"AudioLDM2Pipeline, {parameters:,} parameters" in capsys.readouterr().out
     card = (folder / "README.md").read_text(encoding="utf-8")
-    assert "pipeline_tag: text-to-audio\nlicense: cc-by-nc-sa-4.0\ntags:\n- audio-generation\n- audioldm2\n" in card
+    assert "license: cc-by-nc-sa-4.0\npipeline_tag: text-to-audio\ntags:\n- audio-generation\n- audioldm2\n" in card
     assert main(["convert", "audioldm2", str(folder), str(file), *licence]) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["back.safetensors", "folder", "haoheliu"]
     same(states(convert("audioldm2", file, **settings)), states(pipe))

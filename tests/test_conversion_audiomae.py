@@ -69,7 +69,7 @@ def test_the_command_line_converts_the_encoder_inside_audioldm2(tmp_path: Path):
     extractor = AutoFeatureExtractor.from_pretrained(tmp_path / "out")
     assert (extractor.num_frames, extractor.num_mel_bins, extractor.sampling_rate) == (96, 64, 16_000)
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
-    assert "pipeline_tag: feature-extraction\nlicense: cc-by-nc-sa-4.0\ntags:\n- audio\n- audiomae\n" in card
+    assert "license: cc-by-nc-sa-4.0\npipeline_tag: feature-extraction\ntags:\n- audio\n- audiomae\n" in card
 
 
 def tiny_audiomae_of_pretraining() -> AudioMAEModel:

@@ -128,7 +128,10 @@ def test_songs_that_say_nothing_are_left_out():
     assert result["by_song"][1]["stems"]["drums"]["sdr"] is None
     assert "-" in format_songs(result).splitlines()[2]
     nothing = evaluate_songs(Oracle(truth, 0.1), entries[1:], taps=64)
-    assert nothing["classes"]["drums"] == {"songs": 0, **dict.fromkeys([*METRICS, "sdr_mean", "sdr_mixture", "sdri"])}
+    assert nothing["classes"]["drums"] == {
+        "songs": 0,
+        **dict.fromkeys([*METRICS, "sdr_mean", "sdr_mixture", "sdri", "sdr_ci"]),
+    }
     assert "drums" in format_table(nothing)
 
 

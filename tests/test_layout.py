@@ -159,7 +159,11 @@ for order in sys.argv[1:]:
     from transformers import AutoConfig
     from transformers.models.auto.processing_auto import processor_class_from_name
     from transformers.pipelines import PIPELINE_REGISTRY
+    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_TO_WAVEFORM_MAPPING
+    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING
     from hubsep import AudioSeparationPipeline, AudioSepConfig, AudioSepProcessor
+    for mapping in (MODEL_FOR_TEXT_TO_WAVEFORM_MAPPING, TOKENIZER_MAPPING):
+        assert type(AutoConfig.for_model("audioldm2")) in mapping
     assert type(AutoConfig.for_model("audiosep")) is AudioSepConfig
     assert processor_class_from_name("AudioSepProcessor").from_pretrained.__self__ is AudioSepProcessor
     task = PIPELINE_REGISTRY.check_task("audio-separation")[1]

@@ -8,7 +8,6 @@ mixture; a query for what is not there is judged by how much quieter than the mi
 
 from __future__ import annotations
 
-import json
 import random
 from collections import defaultdict
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from tqdm.auto import tqdm
 from .data.mixing import excerpt, rms
 from .data.prompts import absent_labels, heldout_phrases
 from .data.recordings import Clip, load_clips, split_clips
+from .evaluation_report import Request, interval
 from .metrics import level_change, sdr_improvement, si_sdr
 
 
@@ -78,10 +78,10 @@ def pair_mixtures(
 def separate(model: Any, processor: Any, mixture: Tensor, queries: list[str]) -> tuple[Tensor, Tensor | None]:
     """Sources (queries, samples) and presence probabilities (queries) of one mono mixture at the model's rate."""
     tokens = processor(text=queries, return_tensors="pt")
-    embeds = model.encode_text(tokens["input_ids"], tokens["attention_mask"])
-    output = model(mixture[None, None], query_embeds=embeds)
+    embeds = model.encode_text(*(tokens[name].to(model.device) for name in ("input_ids", "attention_mask")))
+    output = model(mixture[None, None].to(model.device), query_embeds=embeds)
     presence = output.presence_logits
-    return output.sources[0, :, 0].float(), None if presence is None else presence[0].float().sigmoid()
+    return output.sources[0, :, 0].float().cpu(), None if presence is None else presence[0].float().cpu().sigmoid()
 
 
 @torch.no_grad()
@@ -91,6 +91,7 @@ def evaluate_pairs(
     pairs: list[Pair],
     *,
     unseen: bool = False,
+    intervals: bool = False,
     on_progress: Callable[[], Any] | None = None,
 ) -> dict[str, Any]:
     """Separates every pair by its label and for a sound it does not hold.
@@ -100,6 +101,7 @@ def evaluate_pairs(
         processor: its processor.
         pairs: from `pair_mixtures`.
         unseen: whether to ask in words never used in training as well.
+        intervals: whether to add confidence intervals of the means, `sdri_ci` and `si_sdri_ci`.
         on_progress: called after each pair.
 
     Returns:
@@ -107,7 +109,7 @@ def evaluate_pairs(
         `unseen` also `unseen_sdri`; and `classes`, the same by class.
     """
     rng = random.Random(7)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for number, pair in enumerate(pairs):
         queries = [pair.label, rng.choice(absent_labels(set(pair.present)))]
         phrases = heldout_phrases(pair.label) if unseen else []
@@ -123,10 +125,9 @@ def evaluate_pairs(
         rows.append(row)
         if on_progress is not None:
             on_progress()
-    classes = {
-        label: summarise([row for row in rows if row["label"] == label]) for label in {r["label"] for r in rows}
-    }
-    return {**summarise(rows), "classes": dict(sorted(classes.items()))}
+    labels = sorted({row["label"] for row in rows})
+    classes = {label: summarise([row for row in rows if row["label"] == label], intervals) for label in labels}
+    return {**summarise(rows, intervals), "classes": classes}
 
 
 def improvements(estimate: Tensor, pair: Pair) -> dict[str, float]:
@@ -138,9 +139,9 @@ def improvements(estimate: Tensor, pair: Pair) -> dict[str, float]:
     return {name: value.item() for name, value in gains.items()}
 
 
-def summarise(rows: list[dict[str, Any]]) -> dict[str, float]:
+def summarise(rows: list[dict[str, Any]], intervals: bool = False) -> dict[str, Any]:
     """Means of the improvements and medians of levels and scores over rows, and how many there were."""
-    summary: dict[str, float] = {"mixtures": len(rows)}
+    summary: dict[str, Any] = {"mixtures": len(rows)}
     for name in ("sdri", "si_sdri", "seen_sdri", "unseen_sdri"):
         values = [row[name] for row in rows if name in row]
         if values:
@@ -149,6 +150,8 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, float]:
         values = [row[name] for row in rows if name in row]
         if values:
             summary[name] = round(median(values), 3)
+    if intervals:
+        summary.update({f"{name}_ci": interval([row[name] for row in rows]) for name in ("sdri", "si_sdri")})
     return summary
 
 
@@ -162,32 +165,10 @@ def format_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(
-    model: str, data: Path, *, json_file: Path | None = None, folders: tuple[str, ...] = (), per_class: int = 20,
-    seconds: float | None = None, seed: int = 1, all_recordings: bool = False, mixtures: int = 200,
-    speakers: int = 0, conversation_minutes: float = 0.0, noise: Path | None = None,
-    musdb: bool = False, limit: int = 0, name: str | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """Evaluates a model and prints the table.
+def run(request: Request) -> dict[str, Any]:
+    """Evaluates a model on a folder of recordings, speakers or songs, or on MUSDB18, and prints the table.
 
-    One that is not queried with text is given songs to separate if `data` holds such, and speakers if not.
-
-    Args:
-        model: a shipped name, a folder or a Hub repository.
-        data: folder with `metadata.csv`, or the parent of `folders`.
-        json_file: where to write the numbers.
-        folders: sub-folders of `data` to read.
-        per_class: mixtures a class, of a text-queried model.
-        seconds: length of a mixture, 5 by default, 4 of speakers.
-        seed: decides partners and excerpts.
-        all_recordings: use every recording (of data no training saw) rather than the validation part of the split.
-        mixtures: how many mixtures of speakers.
-        speakers: in each of them, 0 for as many as the model has outputs.
-        conversation_minutes: length of conversations in which changes of outputs are counted, 0 for none.
-        noise: folder of noises, for models that take them off speech.
-        musdb: whether `data` is a folder of MUSDB18 or MUSDB18-HQ.
-        limit: songs of each corpus, 0 for all.
-        name: what the model is called where the numbers are written; `model` if not given.
+    One that is not queried with text is given songs to separate if the folder holds such, and speakers if not.
 
     Raises:
         DataError: if the data and the model do not go together.
@@ -197,28 +178,42 @@ def main(
     from .evaluation_speech import main as evaluate_speech
     from .pipelines import pipeline
 
-    separator = pipeline(model=model)
-    if musdb or (not separator.model.config.is_text_queried and holds_songs([data / f for f in folders or (".",)])):
+    separator = pipeline(model=request.source)
+    folders = [request.data / name for name in request.folder or (".",)]
+    musdb = request.dataset == "musdb"
+    if musdb or (not separator.model.config.is_text_queried and holds_songs(folders)):
         return evaluate_music(
-            separator, data, json_file=json_file, folders=folders, all_recordings=all_recordings, musdb=musdb,
-            limit=limit, model=name or model,
+            separator, request.data, folders=request.folder, all_recordings=request.all_recordings, musdb=musdb,
+            limit=request.limit,
         )  # fmt: skip
     if not separator.model.config.is_text_queried:
         return evaluate_speech(
-            separator, data, json_file=json_file, folders=folders, mixtures=mixtures, seconds=seconds or 4.0,
-            speakers=speakers, seed=seed, all_recordings=all_recordings, conversation_minutes=conversation_minutes,
-            noise=noise,
+            separator, request.data, folders=request.folder, mixtures=request.mixtures,
+            seconds=request.seconds or 4.0, speakers=request.speakers, seed=request.seed,
+            all_recordings=request.all_recordings, conversation_minutes=request.conversation_minutes,
+            noise=request.noise,
         )  # fmt: skip
-    rate = separator.model.config.sampling_rate
-    clips = load_clips([data / name for name in folders or (".",)], rate, commercial_only=not all_recordings)
-    heldout = clips if all_recordings else split_clips(clips)[1]
-    pairs = pair_mixtures(heldout, rate, per_class=per_class, seconds=seconds or 5.0, seed=seed)
+    return evaluate_queries(separator, folders, request)
+
+
+def evaluate_queries(separator: Any, folders: list[Path], request: Request) -> dict[str, Any]:
+    """Evaluates a text-queried model on single recordings that are mixed here, and prints the table."""
+    rate, seconds = separator.model.config.sampling_rate, request.seconds or 5.0
+    clips = load_clips(folders, rate, commercial_only=not request.all_recordings)
+    heldout = clips if request.all_recordings else split_clips(clips)[1]
+    pairs = pair_mixtures(heldout, rate, per_class=request.per_class, seconds=seconds, seed=request.seed)
     with tqdm(total=len(pairs), desc="mixtures") as bar:
-        result = evaluate_pairs(separator.model, separator.processor, pairs, unseen=True, on_progress=bar.update)
+        result = evaluate_pairs(
+            separator.model, separator.processor, pairs, unseen=True, intervals=True, on_progress=bar.update
+        )
     print(format_table(result))
-    if json_file is not None:
-        json_file.write_text(json.dumps(result, indent=1))
+    told = "of recordings no training saw" if request.all_recordings else "of recordings held out of training"
+    result["measured_on"] = (
+        f"On {result['mixtures']} mixtures of two recordings at 0 dB, {seconds:g} s, {told}: SDR and SI-SDR "
+        "improvement; the same with queries in words never used in training; the level of the output, against the "
+        "mixture, for a sound that is not there; the median score of sounds that are there and that are not."
+    )
     return result
 
 
-__all__ = ["Pair", "evaluate_pairs", "format_table", "main", "pair_mixtures"]
+__all__ = ["Pair", "evaluate_pairs", "format_table", "pair_mixtures", "run"]

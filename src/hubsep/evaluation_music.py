@@ -8,9 +8,7 @@ Beside each figure stands what the mixture itself would get as an estimate of th
 
 from __future__ import annotations
 
-import json
 import math
-import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean, median
@@ -23,6 +21,7 @@ from tqdm.auto import tqdm
 
 from .data.multitracks import Entry, Multitrack, assign_targets, heldout_songs, musdb_songs
 from .errors import DataError
+from .evaluation_report import interval
 from .metrics_bss import METRICS, TAPS, BSSEval
 
 
@@ -106,7 +105,7 @@ def evaluate_songs(
     return {"window_s": 1.0, "taps": taps, "classes": classes, "by_song": rows}
 
 
-def summarise(rows: list[dict[str, float]]) -> dict[str, float | None]:
+def summarise(rows: list[dict[str, float]]) -> dict[str, Any]:
     """One stem of one corpus.
 
     Args:
@@ -114,15 +113,17 @@ def summarise(rows: list[dict[str, float]]) -> dict[str, float | None]:
 
     Returns:
         `songs`, how many count; medians over them of `sdr`, `isr`, `sir`, `sar`, of `sdr_mixture` and of `sdri`, the
-        difference of the two; and the mean `sdr_mean`. In dB; None where there is no finite number.
+        difference of the two; the mean `sdr_mean`; and the interval of the median, `sdr_ci`. In dB; None where there
+        is no finite number.
     """
     rows = [row for row in rows if not math.isnan(row["sdr"])]
-    summary: dict[str, float | None] = {"songs": len(rows)}
+    summary: dict[str, Any] = {"songs": len(rows)}
     for name in METRICS:
         summary[name] = number(nan_median([row[name] for row in rows]))
     summary["sdr_mean"] = number(mean(row["sdr"] for row in rows) if rows else math.nan)
     summary["sdr_mixture"] = number(nan_median([row["sdr_mixture"] for row in rows]))
     summary["sdri"] = number(nan_median([row["sdr"] - row["sdr_mixture"] for row in rows]))
+    summary["sdr_ci"] = interval([row["sdr"] for row in rows], "median")
     return summary
 
 
@@ -166,20 +167,18 @@ def limited(songs: Sequence[Entry], limit: int) -> list[Entry]:
 
 
 def main(
-    separator: Any, data: Path, *, json_file: Path | None = None, folders: tuple[str, ...] = (),
-    all_recordings: bool = False, musdb: bool = False, limit: int = 0, model: str = "MODEL",
+    separator: Any, data: Path, *, folders: tuple[str, ...] = (), all_recordings: bool = False, musdb: bool = False,
+    limit: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """Evaluates a model of named stems and prints the tables: of songs for MUSDB18, and of stems.
 
     Args:
         separator: a pipeline.
         data: folder with `metadata.csv`, or the parent of `folders`; with `musdb` that of MUSDB18 or MUSDB18-HQ.
-        json_file: where to write the numbers.
         folders: sub-folders of `data` to read.
         all_recordings: use every song (of data no training heard) rather than those held out by the split.
         musdb: whether `data` is MUSDB18; its test part is used.
         limit: songs of each corpus, 0 for all.
-        model: what was given as the model, for the command in the numbers; of a path, the last part.
 
     Raises:
         DataError: if there are no songs, or they do not have the stems of the model.
@@ -190,15 +189,14 @@ def main(
     songs = limited(musdb_songs(data) if musdb else heldout_songs(paths, all_recordings=all_recordings), limit)
     with tqdm(total=len(songs), desc="songs") as bar:
         result = evaluate_songs(separator, songs, on_progress=bar.update)
-    words = ["hubsep", "evaluate", Path(model).name if Path(model).exists() else model, "--data", "DATA"]
-    words += ["--dataset", "musdb"] if musdb else [word for name in folders for word in ("--folder", name)]
-    words += ["--all-recordings"] * (all_recordings and not musdb) + ["--limit", str(limit)] * bool(limit)
-    result = {"command": shlex.join(words), **result}
     if musdb:
         print(format_songs(result), end="\n\n")
     print(format_table(result))
-    if json_file is not None:
-        json_file.write_text(json.dumps(result, indent=1, allow_nan=False), encoding="utf-8")
+    told = "the test part of MUSDB18" if musdb else "no training heard" if all_recordings else "held out of training"
+    result["measured_on"] = (
+        f"On {len(songs)} songs{', ' if musdb else ' '}{told}: BSS Eval v4 as museval computes it (medians over "
+        "seconds, then over songs), the mean over songs, and the SDR of the mixture taken as the estimate."
+    )
     return result
 
 

@@ -61,7 +61,7 @@ def check_folder(folder: str | os.PathLike[str], *, finite: bool = True) -> list
     root = Path(folder)
     if not root.is_dir():
         raise CheckpointError(f"{shown(str(root))} is not a folder.")
-    files = {path.relative_to(root).as_posix(): path for path in _regular_files(root)}
+    files = {path.relative_to(root).as_posix(): path for path in regular_files(root)}
     _check_main_files(root, files)
     for name, path in files.items():
         _check_json_file(name, path)
@@ -75,7 +75,7 @@ def check_folder(folder: str | os.PathLike[str], *, finite: bool = True) -> list
     return [tensor for name, header in headers.items() if "/" not in name for tensor in header]
 
 
-def _regular_files(root: Path) -> Iterator[Path]:
+def regular_files(root: Path) -> Iterator[Path]:
     """Every file of the model; folders, links and special files on the way are checked, never opened."""
     pending, entries = [(root, 0)], 0
     while pending:
@@ -125,8 +125,8 @@ def blob_folders(root: Path) -> list[Path]:
 def _check_main_files(root: Path, files: dict[str, Path]) -> None:
     if "adapter_config.json" in files:  # transformers would follow it to another folder or repository
         raise CheckpointError(
-            "adapter_config.json: the folder holds an adapter. Load the model it was trained on, then call "
-            "model.load_adapter(folder)."
+            "adapter_config.json: the folder holds an adapter. Load the model it was trained on with "
+            "pipeline(model=..., adapter=folder)."
         )
     if "config.json" not in files and "model_index.json" not in files:
         raise CheckpointError(f"{shown(root.name)} holds no config.json: it is not a saved model.")
@@ -195,4 +195,4 @@ def _is_weights(name: str) -> bool:
     return name.endswith(".safetensors")
 
 
-__all__ = ["blob_folders", "bounded", "bounded_list", "check_folder", "one_of", "shown"]
+__all__ = ["blob_folders", "bounded", "bounded_list", "check_folder", "one_of", "regular_files", "shown"]

@@ -22,6 +22,7 @@ from .hub_wire import check_token, wire_errors
 
 
 CARD = "README.md"
+FACTS = ("card.json", "evaluation.json", ".eval_results/hubsep.yaml")
 # folder and stem of a file of weights, of one of its shards, or of the index of these
 WEIGHTS = re.compile(r"(.+?)(?:-\d{5}-of-\d{5})?\.safetensors(?:\.index\.json)?")
 SHORT_CARD = """---
@@ -129,6 +130,7 @@ def _put_card(
     source = card or _own_card(repo_id, revision, token) or fallback
     if source is not None:
         shutil.copyfile(source, path)
+        _put_facts(path.parent, source.parent)
     else:
         path.write_text(short_card.format(name=repo_id.rpartition("/")[2]), encoding="utf-8")
     if tags:
@@ -136,6 +138,14 @@ def _put_card(
         added = [tags] if isinstance(tags, str) else tags
         content.data.tags = list(dict.fromkeys([*(content.data.tags or []), *added]))
         content.save(path)
+
+
+def _put_facts(folder: Path, source: Path) -> None:
+    """Copy what the card was made of from its folder, if that is there: fields, numbers, the Hub's form of them."""
+    for name in FACTS:
+        if (source / name).is_file():
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(source / name, folder / name)
 
 
 def _own_card(repo_id: str, revision: str | None, token: str | bool | None) -> Path | None:

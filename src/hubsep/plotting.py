@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A picture of a separation: the mixture's spectrogram above those of its sources.
+"""A picture of recordings: their spectrograms, or a mixture's above those of its sources.
 
 Decisions: one dB scale for all rows, 0 dB being the loudest point of the mixture, so that rows can be compared; log
 frequency; recordings are read block by block and neighbouring frames are averaged as the recording gets longer, so
@@ -116,29 +116,60 @@ def plot_separation(
     Returns:
         `path`.
     """
-    is_file = isinstance(mixture, (str, Path, bytes, dict))
-    rows = [("mixture", picture_of(mixture, None if is_file else outputs[0]["sampling_rate"], **part))]
+    rate = None if _knows_its_rate(mixture) else outputs[0]["sampling_rate"]
+    rows = [("mixture", picture_of(mixture, rate, **part))]
     for output in outputs:
         audio = output["audio"]
         picture = picture_of(audio, None if isinstance(audio, (str, Path)) else output["sampling_rate"])
         score = output.get("score")
         label = shorten(output["label"], 80, placeholder=" ...")
         rows.append((label if score is None else f"{label}, score {score:.2f}", picture))
-    return _draw(rows, Path(path), title)
+    return _draw(rows, Path(path), title, float(rows[0][1].power.max()))
 
 
-def _draw(rows: list[tuple[str, Picture]], path: Path, title: str) -> Path:
+def plot_recordings(
+    recordings: Mapping[str, Any], path: str | Path, *, sampling_rate: int | None = None, title: str = ""
+) -> Path:
+    """Draws recordings below each other, in dB below the loudest point of all of them.
+
+    Args:
+        recordings: anything `open_audio` takes, by what to call it.
+        path: where the picture goes; its suffix is the format (png, pdf, svg).
+        sampling_rate: of bare arrays, in Hz.
+        title: above everything.
+
+    Returns:
+        `path`.
+    """
+    rows = [
+        (shorten(name, 80, placeholder=" ..."), picture_of(audio, None if _knows_its_rate(audio) else sampling_rate))
+        for name, audio in recordings.items()
+    ]
+    loudest = max(float(picture.power.max()) for _, picture in rows)
+    return _draw(rows, Path(path), title, loudest, "dB relative to the loudest point")
+
+
+def _knows_its_rate(audio: Any) -> bool:
+    return isinstance(audio, (str, Path, bytes, dict))
+
+
+def _draw(
+    rows: list[tuple[str, Picture]],
+    path: Path,
+    title: str,
+    loudest: float,
+    scale: str = "dB relative to the mixture's loudest point",
+) -> Path:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 0.9 + 1.9 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
-    loudest = max(float(rows[0][1].power.max()), 1e-12)
     for axis, (name, picture) in zip(axes, rows, strict=True):
-        image = _draw_row(axis, picture, loudest)
+        image = _draw_row(axis, picture, max(loudest, 1e-12))
         axis.set_title(f"{name}, {picture.level:.1f} dBFS", loc="left", fontsize=10)
     axes[-1].set_xlabel("time in seconds")
     figure.supylabel("frequency in Hz", fontsize=10)
-    figure.colorbar(image, ax=list(axes), label="dB relative to the mixture's loudest point", pad=0.01)
+    figure.colorbar(image, ax=list(axes), label=scale, pad=0.01)
     if title:
         figure.suptitle(title, fontsize=11)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -164,4 +195,4 @@ def _draw_row(axis: Any, picture: Picture, loudest: float) -> Any:
     return image
 
 
-__all__ = ["Picture", "picture_of", "plot_separation"]
+__all__ = ["Picture", "picture_of", "plot_recordings", "plot_separation"]

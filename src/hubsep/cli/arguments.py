@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from ..registry import SHIPPED
+from ..registry import SEPARATORS
 
 
 Inputs = Annotated[
@@ -50,7 +50,12 @@ OnlyActive = Annotated[
     bool, typer.Option("--only-active", help="Write no file for a speaker who is not there (score of at most 0.5).")
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", file_okay=False, metavar="FOLDER", help="For the results.")]
-Model = Annotated[str, typer.Option(metavar="NAME", help=f"Folder, Hub repository, or one of {', '.join(SHIPPED)}.")]
+Model = Annotated[
+    str, typer.Option(metavar="NAME", help=f"Folder, Hub repository, or one of {', '.join(SEPARATORS)}.")
+]
+Adapter = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Folder or Hub repository of a fine-tune's adapter, for that model.")
+]
 Template = Annotated[
     str,
     typer.Option(metavar="TEXT", help="File names, of {name}, {file} (with its ending), {label} or {stem}, {ext}."),
@@ -78,9 +83,14 @@ Dtype = Annotated[Literal["auto", "float32", "bfloat16", "float16"], typer.Optio
 BatchSize = Annotated[int, typer.Option(min=1, metavar="NUMBER", help="Segments the model works on at once.")]
 Plot = Annotated[bool, typer.Option("--plot", help="Also draw the spectrograms of mixture and sources.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Do finished inputs again.")]
+Shard = Annotated[
+    str | None,
+    typer.Option(metavar="K/N", help="Work on the K-th of N parts of the inputs only, such as 2/4; for job arrays."),
+]
 
 
 __all__ = [
+    "Adapter",
     "BatchSize",
     "Bitrate",
     "Clip",
@@ -100,6 +110,7 @@ __all__ = [
     "Query",
     "Residual",
     "Settings",
+    "Shard",
     "Stems",
     "Subtype",
     "Template",

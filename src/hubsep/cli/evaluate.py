@@ -1,11 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hubsep evaluate`: measures a separator on held-out recordings, with the numbers its card states."""
+"""`hubsep evaluate`: measures a model, with the numbers its card states.
+
+A layout of data is a row of `LAYOUTS`: the module whose `run(request)` measures, prints its table and returns the
+result. Options are fields of `Request`; a new one is added there and to the signature here. The command in the result
+is what was typed, without outputs and with `DATA` for the user's folders.
+"""
 
 from __future__ import annotations
 
+import shlex
 from enum import Enum
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,60 +24,146 @@ class Dataset(str, Enum):
 
     FOLDER = "folder"
     MUSDB = "musdb"
+    CSV = "csv"
+    LIBRIMIX = "librimix"
+    PROMPTS = "prompts"
 
 
+LAYOUTS = {
+    Dataset.FOLDER: "hubsep.evaluation",
+    Dataset.MUSDB: "hubsep.evaluation",
+    Dataset.CSV: "hubsep.evaluation_csv",
+    Dataset.LIBRIMIX: "hubsep.evaluation_librimix",
+    Dataset.PROMPTS: "hubsep.evaluation_generation_prompts",
+}
+OUTPUTS = ("json_file", "picture", "output", "write_card", "benchmark")  # where numbers go, not how they come about
+
+Model = Annotated[str, typer.Argument(help=f"Folder, Hub repository, or one of {', '.join(SHIPPED)}.")]
 Data = Annotated[
-    Path, typer.Option(exists=True, file_okay=False, help="Folder of recordings with metadata.csv, or of MUSDB18.")
+    Path,
+    typer.Option(exists=True, help="Folder of recordings with metadata.csv, of MUSDB18 or of LibriMix, or a .csv."),
 ]
 Layout = Annotated[
-    Dataset, typer.Option(help="musdb: --data is MUSDB18 (stem.mp4) or MUSDB18-HQ (wav); its test part is used.")
+    Dataset,
+    typer.Option(
+        help="musdb: MUSDB18 (stem.mp4) or MUSDB18-HQ (wav), test part. csv: a table of mixture, target, caption and "
+        "perhaps label, as AudioSep's benchmarks. librimix: a folder of LibriMix. prompts: a model that makes sounds "
+        "is asked for each class of a folder with metadata.csv."
+    ),
+]
+Root = Annotated[
+    Path | None, typer.Option(exists=True, file_okay=False, help="csv: what its paths start from; the file's folder.")
+]
+Limit = Annotated[int, typer.Option(min=0, help="Songs of each corpus, or rows of a table; 0: all.")]
+Folder = Annotated[list[str] | None, typer.Option(help="Sub-folder of --data to read; may be repeated.")]
+PerClass = Annotated[int, typer.Option(min=1, help="Mixtures, or sounds, per class; at most that many recordings.")]
+Mixtures = Annotated[int, typer.Option(min=1, help="Separators of speakers: mixtures in all.")]
+Speakers = Annotated[int, typer.Option(min=0, help="Speakers in a mixture; 0: one for each output.")]
+Minutes = Annotated[
+    float, typer.Option(min=0, help="Separators of speakers: also count swaps in conversations this long.")
 ]
 Noise = Annotated[
     Path | None,
     typer.Option(exists=True, file_okay=False, help="Models that take noise off speech: folder of noises, too."),
 ]
+Seconds = Annotated[float | None, typer.Option(min=0.1, help="Length of a mixture; 5, or 4 of speakers.")]
+Seed = Annotated[int, typer.Option(help="Decides partners and excerpts, or the noise sounds are made of.")]
+AllRecordings = Annotated[
+    bool, typer.Option("--all-recordings", help="For data no training saw: use it all, not the held-out part.")
+]
+Mixture = Annotated[
+    list[str] | None,
+    typer.Option(help="librimix: mix_clean, mix_both or mix_single; may be repeated. By default what fits the model."),
+]
+Mode = Annotated[str, typer.Option(help="librimix: min or max, if --data holds both.")]
+Part = Annotated[str, typer.Option(help="librimix: test or dev, if --data holds several.")]
+Classifier = Annotated[
+    Path | None, typer.Option(exists=True, file_okay=False, help="prompts: who listens, of `hubsep train classifier`.")
+]
+Steps = Annotated[int | None, typer.Option(min=1, max=1_000, help="prompts: of the solver; 25 by default.")]
+Guidance = Annotated[float | None, typer.Option(help="prompts: above 1 the prompt counts more; 3.5 by default.")]
+Output = Annotated[
+    Path | None, typer.Option(file_okay=False, help="prompts: folder for spectrograms, confusions and some sounds.")
+]
+Benchmark = Annotated[
+    str | None, typer.Option(metavar="DATASET:TASK", help="The Hub's name of the set, for .eval_results in the card.")
+]
+JsonFile = Annotated[Path | None, typer.Option("--json", dir_okay=False, help="Also write the numbers.")]
+PictureFile = Annotated[Path | None, typer.Option("--picture", dir_okay=False, help="Also draw them (png, pdf, svg).")]
+WriteCard = Annotated[bool, typer.Option("--write-card", help="Put the numbers into the card of MODEL, a folder.")]
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help=f"Folder, Hub repository, or one of {', '.join(SHIPPED)}.")],
+    context: typer.Context,
+    model: Model,
     data: Data,
     dataset: Layout = Dataset.FOLDER,
-    limit: Annotated[int, typer.Option(min=0, help="Models of named stems: songs of each corpus; 0: all.")] = 0,
-    folder: Annotated[list[str] | None, typer.Option(help="Sub-folder of --data to read; may be repeated.")] = None,
-    per_class: Annotated[int, typer.Option(min=1, help="Text-queried models: mixtures per class.")] = 20,
-    mixtures: Annotated[int, typer.Option(min=1, help="Separators of speakers: mixtures in all.")] = 200,
-    speakers: Annotated[int, typer.Option(min=0, help="Speakers in a mixture; 0: one for each output.")] = 0,
-    conversation_minutes: Annotated[
-        float, typer.Option(min=0, help="Separators of speakers: also count swaps in conversations this long.")
-    ] = 0.0,
+    folder: Folder = None,
+    root: Root = None,
+    limit: Limit = 0,
+    per_class: PerClass = 20,
+    mixtures: Mixtures = 200,
+    speakers: Speakers = 0,
+    conversation_minutes: Minutes = 0.0,
     noise: Noise = None,
-    seconds: Annotated[float | None, typer.Option(min=0.1, help="Length of a mixture; 5, or 4 of speakers.")] = None,
-    seed: Annotated[int, typer.Option(help="Decides partners and excerpts.")] = 1,
-    all_recordings: Annotated[
-        bool, typer.Option("--all-recordings", help="For data no training saw: use it all, not the held-out part.")
-    ] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", dir_okay=False, help="Also write the numbers.")] = None,
+    seconds: Seconds = None,
+    seed: Seed = 1,
+    all_recordings: AllRecordings = False,
+    mixture: Mixture = None,
+    mode: Mode = "min",
+    part: Part = "test",
+    classifier: Classifier = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    output: Output = None,
+    benchmark: Benchmark = None,
+    json_file: JsonFile = None,
+    picture: PictureFile = None,
+    write_card: WriteCard = False,
 ) -> None:
-    """Measure a model on held-out recordings."""
-    from ..evaluation import main as measure
-
-    measure(
-        str(SHIPPED.get(model, model)),
-        data,
-        name=model,
-        musdb=dataset is Dataset.MUSDB,
-        limit=limit,
-        json_file=json_file,
-        folders=tuple(folder or ()),
-        per_class=per_class,
-        mixtures=mixtures,
-        speakers=speakers,
-        conversation_minutes=conversation_minutes,
-        noise=noise,
-        seconds=seconds,
-        seed=seed,
-        all_recordings=all_recordings,
-    )
+    """Measure a model on held-out recordings or a published test set."""
+    options = dict(locals())  # every option is a field of the request
+    measure(options.pop("context"), **options)
 
 
-__all__ = ["evaluate"]
+def measure(context: typer.Context, *, dataset: Dataset, **options: Any) -> dict[str, Any]:
+    """Checks the request, runs the layout's module, and writes what was asked for."""
+    from ..evaluation_report import Request, check_request, finish
+
+    fields: dict[str, Any] = {
+        name: tuple(value or ()) if name in ("folder", "mixture") else value for name, value in options.items()
+    }
+    request = Request(dataset=dataset.value, command=command_of(context), **fields)
+    check_request(request)
+    return finish(request, import_module(LAYOUTS[dataset]).run(request))
+
+
+def command_of(context: typer.Context) -> str:
+    """What was typed, in the order of `--help`, without outputs and with names in place of the user's folders."""
+    words = ["hubsep", "evaluate"]
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        source = context.get_parameter_source(name)
+        value: Any = context.params.get(name)
+        # by names and not by classes: typer carries a click of its own
+        if source is None or source.name != "COMMANDLINE" or name in OUTPUTS:
+            continue
+        if parameter.param_type_name == "argument":
+            words.append(Path(value).name if Path(str(value)).exists() else str(value))
+        elif value is True:
+            words.append(parameter.opts[0])
+        else:
+            for part in value if isinstance(value, (list, tuple)) else (value,):
+                words += [parameter.opts[0], _shown(parameter, part)]
+    return shlex.join(words)
+
+
+def _shown(parameter: Any, value: Any) -> str:
+    """A folder of the user's by the option's name, a file by its own; numbers without needless zeros."""
+    if isinstance(value, Path):
+        name = str(parameter.name).upper()
+        return f"{name}/{Path(value).name}" if Path(value).is_file() else name
+    return f"{value:g}" if isinstance(value, float) else str(getattr(value, "value", value))
+
+
+__all__ = ["LAYOUTS", "Dataset", "evaluate"]

@@ -16,6 +16,8 @@ from .environment import environment
 from .evaluate import evaluate
 from .generate import generate
 from .models import models
+from .push import merge, push
+from .push_space import push_space
 from .separate import separate
 from .train import train
 
@@ -35,6 +37,9 @@ app.command("list")(models)
 app.command("env")(environment)
 app.command()(train)
 app.command()(evaluate)
+app.command()(push)
+app.command()(merge)
+app.command("push-space")(push_space)
 
 
 def main(arguments: list[str] | None = None) -> int:

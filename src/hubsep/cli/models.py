@@ -8,26 +8,28 @@ from typing import Annotated, Any
 
 import typer
 
-from ..cards import licence_of
-from ..errors import CheckpointError
+from ..cards import licence_of, read_card
+from ..cards_results import COLUMNS, headline
+from ..errors import CheckpointError, DataError
 from ..registry import SHIPPED, SYSTEMS
 
 
 def shipped_cards() -> list[dict[str, Any]]:
-    """The `card.json` of each shipped model, with its folder.
+    """The card of each shipped model, with its folder and what was measured: a command and its main figures.
 
     Raises:
-        CheckpointError: if a shipped folder or its card is missing or lacks a field that `hubsep list` prints.
+        CheckpointError: if a shipped folder or its card is missing or lacks a field every card has.
     """
     cards = []
     for name, folder in SHIPPED.items():
-        path = folder / "card.json"
-        if not path.is_file():
-            raise CheckpointError(f"the shipped model {name} has no {path}; reinstall hubsep")
-        card = json.loads(path.read_text(encoding="utf-8"))
-        missing = {"name", "model_type", "licence", "commercial", "training_data", "summary"} - set(card)
-        if missing:
-            raise CheckpointError(f"{path} lacks {', '.join(sorted(missing))}")
+        try:
+            card = read_card(folder)
+        except DataError as error:
+            raise CheckpointError(f"the shipped model {name} is broken: {error}; reinstall hubsep") from error
+        results = card.pop("results", None)
+        if results:
+            figures = {f"{label}: {name}" if label else name: value for name, label, value in headline(results)}
+            card["results"] = {"command": results["command"], "figures": figures}
         cards.append({**card, "folder": str(folder)})
     return cards
 
@@ -53,9 +55,18 @@ def models(
         print(f"  {card['name']}  ({card['model_type']}; licence {licence_of(card)}; {use})")
         print(f"    {card['summary']}")
         print(f"    trained on: {', '.join(_data_name(entry) for entry in card['training_data'])}")
+        if "results" in card:
+            print(f"    measured: {card['results']['command']}")
+            print(f"      {'; '.join(_figure(*figure) for figure in card['results']['figures'].items())}")
     print("\nSystems")
     for system in SYSTEMS.values():
         print(f"  {system.model_type}  {system.task}, {system.sampling_rate} Hz, {system.paper}")
+
+
+def _figure(name: str, value: float) -> str:
+    label, _, metric = name.rpartition(": ")
+    told, _, unit = COLUMNS[metric].partition(", ")
+    return f"{label}{': ' * bool(label)}{told} {value} {unit}".strip()
 
 
 def _data_name(entry: str | dict[str, Any]) -> str:

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a card says of results: a table for people, `model-index` and `.eval_results` for the Hub.
+
+`model-index` in the README's front matter is the Hub's older form and takes any data. `.eval_results/*.yaml` is the
+newer one; the Hub takes it only of a set that is registered with it as a benchmark, so it is written where
+`hubsep evaluate --benchmark DATASET:TASK` named one, and not made up for sets that are our own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .cards_generation import generation_table, is_generation, recognised
+
+
+COLUMNS = {
+    "mixtures": "mixtures",
+    "songs": "songs",
+    "sdr": "SDR, dB",
+    "isr": "ISR, dB",
+    "sir": "SIR, dB",
+    "sar": "SAR, dB",
+    "sdr_mean": "mean SDR, dB",
+    "sdr_mixture": "SDR of the mixture, dB",
+    "si_snri": "SI-SNRi, dB",
+    "si_snri_median": "median",
+    "sdri": "SDRi, dB",
+    "sdri_median": "median",
+    "si_sdr": "SI-SDR, dB",
+    "si_sdri": "SI-SDRi, dB",
+    "si_sdri_median": "median",
+    "accuracy": "recognised",
+    "fad": "FAD",
+    "kl": "KL",
+    "unseen_sdri": "SDRi in unseen words, dB",
+    "absent_level": "absent query, dB",
+    "score_present": "score, present",
+    "score_absent": "score, absent",
+    "sdr_ci": "SDR, 95 %",
+    "si_snri_ci": "SI-SNRi, 95 %",
+    "sdri_ci": "SDRi, 95 %",
+    "si_sdri_ci": "SI-SDRi, 95 %",
+}
+# what a model is judged by, in this order; figures of one row that are published
+HEADLINE = ("sdr", "si_snri", "sdri", "si_sdr", "si_sdri", "accuracy", "fad", "kl")
+
+
+def results_table(results: Mapping[str, Any]) -> str:
+    """Results by class and, where there are such, over all of them, as a Markdown table."""
+    if is_generation(results):
+        return generation_table(results)
+    shown = [name for name in COLUMNS if any(row.get(name) is not None for row in (results, *_rows(results).values()))]
+    overall = [("**all**", results)] * any(name in results for name in shown)
+    rows = [("class", *(COLUMNS[name] for name in shown)), ("---", *("---:" for _ in shown))]
+    for label, row in [*_rows(results).items(), *overall]:
+        rows.append((label, *(cell(row.get(name)) for name in shown)))
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def cell(value: Any) -> str:
+    """A figure, an interval or nothing, as it stands in a table."""
+    if value is None:
+        return ""
+    return f"{value[0]} to {value[1]}" if isinstance(value, (list, tuple)) else str(value)
+
+
+def conversations(results: Mapping[str, Any]) -> list[str]:
+    """What was measured on long conversations, as a Markdown list; nothing where there were none."""
+    lines = [
+        f"- Conversation of {row['minutes']:g} minutes, {label}: SI-SNRi {row['si_snri']} dB over the whole of it; "
+        f"outputs swap {row['swaps']} times in {row['seconds']} spoken seconds, {row['wrong_seconds']:.1%} of which "
+        "are on the wrong output."
+        for label, row in results.get("conversations", {}).items()
+    ]
+    return ["\n".join(lines)] if lines else []
+
+
+def measured_on(card: Mapping[str, Any]) -> str:
+    """What the results are of: in the card's words if these are said of the same command, else in the evaluation's."""
+    results = card["results"]
+    if card.get("evaluation_command") == results["command"]:
+        return str(card["measured_on"])
+    return str(results.get("measured_on", ""))
+
+
+def improvement(results: Mapping[str, Any]) -> str:
+    """SDR improvement over everything, or of each class where there is no such figure; how many sounds are known."""
+    if is_generation(results):
+        return recognised(results)
+    if "sdri" in results:
+        return str(results["sdri"])
+    return ", ".join(f"{label} {row['sdri']}" for label, row in _rows(results).items() if "sdri" in row)
+
+
+def headline(results: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
+    """The figures a model is known by: metric, class ("" of all together), value."""
+    rows = {"": results} if any(name in results for name in HEADLINE) else _rows(results)
+    for label, row in rows.items():
+        for name in HEADLINE:
+            if row.get(name) is not None:
+                yield name, label, row[name]
+
+
+def model_index(card: Mapping[str, Any]) -> dict[str, Any]:
+    """`eval_results` and `model_name` for `ModelCardData`; nothing where nothing was measured."""
+    from huggingface_hub import EvalResult
+
+    results = card.get("results")
+    if not results:
+        return {}
+    benchmark = results.get("benchmark", {})
+    entries = [
+        EvalResult(
+            task_type=card["pipeline_tag"],
+            dataset_type=benchmark.get("dataset_id", "hubsep-evaluate"),
+            dataset_name=benchmark.get("dataset_id", results["command"]),
+            metric_type=name,
+            metric_name=COLUMNS[name] + (f" ({label})" if label else ""),
+            metric_value=value,
+        )
+        for name, label, value in headline(results)
+    ]
+    return {"eval_results": entries, "model_name": card["name"]} if entries else {}
+
+
+def eval_results(card: Mapping[str, Any]) -> str:
+    """The text of `.eval_results/hubsep.yaml`; empty where the set is no benchmark of the Hub."""
+    results = card.get("results") or {}
+    if "benchmark" not in results:
+        return ""
+    import yaml
+    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+
+    entries = [
+        EvalResultEntry(**results["benchmark"], value=value, notes=f"{COLUMNS[name]}{' of ' * bool(label)}{label}")
+        for name, label, value in headline(results)
+    ]
+    text: str = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True)
+    return f"# {results['command']}\n{text}"
+
+
+def _rows(results: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(results.get("classes", {}))
+
+
+__all__ = [
+    "COLUMNS", "HEADLINE", "cell", "conversations", "eval_results", "headline", "improvement", "measured_on",
+    "model_index", "results_table",
+]  # fmt: skip
