@@ -17,7 +17,7 @@ from hubsep.cards import render_card, render_index
 from hubsep.cli.main import app
 from hubsep.cli.train import RECIPES
 from hubsep.hub import verify_manifest
-from hubsep.registry import SHIPPED
+from hubsep.registry import DEFAULT_GENERATOR, SHIPPED
 
 
 ROOT = Path(__file__).parents[1]
@@ -53,7 +53,7 @@ def test_the_first_line_writes_what_it_says(tmp_path: Path):
     assert picture.stat().st_size > 20_000
 
 
-@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("number", [0, 1, 2, 3])
 def test_the_python_examples_print_what_they_say(
     number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -76,7 +76,7 @@ def test_cards_are_up_to_date(name: str):
 def test_the_commands_of_cards_exist(name: str):
     commands = json.loads((SHIPPED[name] / "card.json").read_text(encoding="utf-8"))["commands"]
     trained = [shlex.split(command) for command in commands if command.startswith("hubsep train")]
-    assert trained[-1][2] == "release"
+    assert trained[-1][2] in ("release", "assemble")
     for words in trained:
         assert words[2] in RECIPES
         if "--config" in words:
@@ -120,6 +120,6 @@ def test_readme_states_the_measured_stems(name: str):
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_weights_are_small_enough(name: str):
-    sizes = [path.stat().st_size for path in SHIPPED[name].iterdir()]
+    sizes = [path.stat().st_size for path in SHIPPED[name].rglob("*") if path.is_file()]
     assert max(sizes) <= 15e6
-    assert sum(sizes) <= 30e6
+    assert sum(sizes) <= (40e6 if name == DEFAULT_GENERATOR else 30e6)
