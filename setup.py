@@ -25,8 +25,8 @@ extras = {
     "demo": ["gradio>=6.6,<7"],  # below 6.6: CVE-2026-28416
 }
 runners = ["hypothesis>=6.150", "pytest>=9", "pytest-timeout>=2.4", "setuptools>=80"]
-extras["test"] = [*extras["eval"], *extras["video"], *runners]
-extras["dev"] = [*extras["test"], *extras["train"], *extras["demo"], "mypy>=2.4", "ruff==0.17.5", "selenium>=4.40"]
+extras["test"] = [*extras["eval"], *extras["video"], *extras["train"], *runners]
+extras["dev"] = [*extras["test"], *extras["demo"], "mypy>=2.4", "ruff==0.17.5", "selenium>=4.40"]
 
 setup(
     name="hubsep",

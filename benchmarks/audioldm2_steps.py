@@ -2,10 +2,10 @@
 """How far fewer steps end from many, with a trained AudioLDM 2.
 
 `python benchmarks/audioldm2_steps.py FOLDER [--prompts "a dog barking" rain ...] [--seeds 2] [--seconds S]
-[--reference 1000] [--threads N]`
+[--reference 500] [--threads N]`
 
-From the same noise, every setting is compared with DDIM of 200 steps, which is the default of diffusers, and of 1000.
-What the first of them is away from the second is the yardstick: a setting that is no farther from 1000 steps than the
+From the same noise, every setting is compared with DDIM of 200 steps, which is the default of diffusers, and of 500.
+What the first of them is away from the second is the yardstick: a setting that is no farther from 500 steps than the
 200 are has lost nothing. "latents" is the root mean square of the difference over that of the reference; "mel" that of
 the decoded log mel spectrograms in dB, down to 80 dB below the loudest. Figures are means over prompts and seeds;
 "passes" is how many predictions of the U-Net one sound takes.
@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--prompts", nargs="+", default=list(PROMPTS))
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--seconds", type=float)
-    parser.add_argument("--reference", type=int, default=1_000)
+    parser.add_argument("--reference", type=int, default=500)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
