@@ -172,12 +172,11 @@ class Shelf:
             self.loaded.remove(name)
         else:
             room = max(component.bytes for component in self._stored.values()) - self._stored[name].bytes
-            before = len(self.loaded)
             while sum(self._stored[other].bytes for other in self.loaded) > room:
                 self._stored[self.loaded.pop(0)].drop()
-            if len(self.loaded) < before:
-                give_back()
+            give_back()
             self._stored[name].load(self.device)
+            give_back()  # what conversion to another precision took
         self.loaded.append(name)
 
     def clear(self) -> None:

@@ -86,6 +86,14 @@ def test_half_precision_is_of_the_weight_alone(vocoder: Any) -> None:
     assert (mel_of(rough[0]) - mel).abs().mean() < 0.26
 
 
+def test_no_spectrogram_is_too_loud(vocoder: Any) -> None:
+    mel = mel_of(melody(0.5))
+    assert vocoder(mel + 20).abs().max() <= 1
+    full = mel_of(torch.sin(2 * math.pi * 440 / RATE * torch.arange(RATE // 2)))
+    explained = (vocoder.magnitudes(full) @ vocoder.filterbank).log()
+    assert (explained - full)[0, 5:-5, 9].abs().max() < 0.01  # its loudest bin is let through
+
+
 def test_what_it_refuses(vocoder: Any) -> None:
     with pytest.raises(AudioError, match=r"must be \(batch, frames, 64\)"):
         vocoder(torch.zeros(1, 10, 63))

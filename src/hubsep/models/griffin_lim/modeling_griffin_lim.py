@@ -66,7 +66,8 @@ class GriffinLimVocoder(HubsepModelMixin, PreTrainedModel):
             known: the waveform of the first frames, (batch, samples), that the rest is to go on from.
 
         Returns:
-            (batch, frames * hop_length) or (frames * hop_length,), float32.
+            (batch, frames * hop_length) or (frames * hop_length,), float32; within full scale, as trained vocoders are
+            by their last layer, whatever the spectrogram.
 
         Raises:
             AudioError: if the spectrogram has another number of bins.
@@ -81,13 +82,14 @@ class GriffinLimVocoder(HubsepModelMixin, PreTrainedModel):
         waveform = self._with_phases(pad(magnitudes, (1, 1), mode="replicate"), known)
         # frames are centred half a hop after they begin; one frame was added in front
         start = self.config.hop_length // 2
-        waveform = waveform[:, start : start + mel.shape[1] * self.config.hop_length]
+        waveform = waveform[:, start : start + mel.shape[1] * self.config.hop_length].clamp(-1, 1)
         return waveform if spectrogram.ndim == 3 else waveform[0]
 
     def magnitudes(self, mel: Tensor) -> Tensor:
         """(batch, frames, num_mels) -> (batch, frames, bins): not negative, and nearest to the mel spectrogram."""
         triangles = self.filterbank.float()
-        wanted = mel.exp()
+        loudest = (self.n_fft / 2 * triangles.amax(dim=0)).clamp(min=TINY).log()  # no full-scale waveform has more
+        wanted = torch.minimum(mel, loudest).exp()
         spread = wanted @ triangles.T
         found = spread / triangles.sum(dim=1).square().clamp(min=TINY)
         for _ in range(self.config.inversion_steps):
