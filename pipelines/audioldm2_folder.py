@@ -267,6 +267,10 @@ def write_stable_index(path: Path) -> None:
     if index.get("audio_mae", [None])[0] is None:
         index.pop("audio_mae", None)
     path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    for config in path.parent.glob("*/config.json"):  # diffusers writes where each component came from
+        fields = read_json(config)
+        if fields.pop("_name_or_path", None) is not None:
+            config.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     write_config(path.parent)
 
 

@@ -279,7 +279,10 @@ def test_an_interrupted_run_leaves_no_half_file(model: Path) -> None:
     record("in/a.wav")
     command = [sys.executable, "-m", "hubsep", "separate", "in", "-q", "rain", "--model", str(model), "-o", "out"]
     with open("errors.txt", "w") as errors:
-        run = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(SOURCES)}, stderr=errors)
+        run = subprocess.Popen(
+            command, env={**os.environ, "PYTHONPATH": str(SOURCES)}, stderr=errors,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell may have turned it off
+        )  # fmt: skip
     deadline = time.monotonic() + 60
     while not list(Path("out").glob(".separating-*/*")) or not Path("out/a/separated.json").exists():
         assert run.poll() is None, "ended before it could be interrupted: " + Path("errors.txt").read_text()
