@@ -21,6 +21,7 @@ from hubsep.pipelines.audioldm2_sampling import Known, Sampling, SamplingMixin
 
 
 CARRIED = 1 / 4  # of a window: what the next one begins with
+EDGE = 1 / 20  # of a window, left out at its end: models fade out there, as the recordings they learned from did
 
 
 class LongMixin(PromptMixin, SamplingMixin):
@@ -90,7 +91,7 @@ class LongMixin(PromptMixin, SamplingMixin):
         frames: int | None,
     ) -> Iterator[Tensor]:
         window, factor = self.native_frames, self.vae_scale_factor
-        carry = max(1, round(window * CARRIED))
+        carry, edge = max(1, round(window * CARRIED)), round(window * EDGE)
         made, carried, held = 0, start, None
         while frames is None or made < frames:
             known = 0 if carried is None else carried.shape[2]
@@ -99,8 +100,11 @@ class LongMixin(PromptMixin, SamplingMixin):
             mel = self._decode_window(latents)
             if held is not None:
                 mel[:, : held.shape[1]] = faded(held, mel[:, : held.shape[1]])
+            last = frames is not None and made + latents.shape[2] - (known if made else 0) >= frames
+            if not last:
+                latents = latents[:, :, : max(latents.shape[2] - edge, known + 1)]
+                mel = mel[:, : latents.shape[2] * factor]
             made += latents.shape[2] - (known if made else 0)
-            last = frames is not None and made >= frames
             kept = mel.shape[1] if last else mel.shape[1] - carry * factor
             yield mel[:, :kept]
             held, carried = mel[:, kept:], latents[:, :, -carry:]

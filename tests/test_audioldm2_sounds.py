@@ -266,3 +266,14 @@ def test_recordings_that_are_refused(pipe: Any) -> None:
     with pytest.raises(AudioError, match="at least 40 samples"):
         pipe.continue_audio(hum(30), "rain", sampling_rate=RATE)
     assert pipe.vary(hum(4_800), "rain", sampling_rate=48_000, **FEW).audios.shape == (1, 1_600)  # resampled
+
+
+@pytest.mark.slow
+def test_a_stream_of_rain_has_no_gaps() -> None:
+    # the recordings it learned from end a little before a window does, and so did every window of a stream
+    pipe = AudioLDM2Pipeline.from_pretrained("audioldm2-tiny")
+    pipe.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    rain = torch.cat(list(pipe.stream("rain on a tin roof", seconds=12.0, generator=generator)))
+    levels = rain.reshape(-1, 160).square().mean(dim=1).sqrt()[50:-50]
+    assert levels.min() > 0.2 * levels.median()
