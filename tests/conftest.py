@@ -7,9 +7,15 @@ The markers themselves are declared in pyproject.toml, because `--strict-markers
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+
+if TYPE_CHECKING:
+    from hub_server import HubServer
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +25,21 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no reference material at {folder}; set HUBSEP_SHARED to its folder")
     return folder
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A Hub of its own on this computer, which this process is pointed at, with the right to write."""
+    from hub_client import point_at
+    from hub_server import WRITER, HubServer
+    from huggingface_hub.utils import close_session
+
+    server = HubServer()
+    point_at(monkeypatch, server.url, tmp_path / "home", WRITER)
+    monkeypatch.chdir(tmp_path)
+    yield server
+    server.stop()
+    close_session()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -25,10 +25,8 @@ import soundfile as sf
 from bells import BRIEF, RATE, bells, save_listener, write_table
 from children import Children
 from finetune_child import EVERY, SETTINGS
-from hub_client import point_at
-from hub_server import WRITER, HubServer
+from hub_server import HubServer
 from huggingface_hub import ModelCard
-from huggingface_hub.utils import close_session
 from safetensors.torch import load_file
 from songs import songs
 from sounds import corpus
@@ -48,16 +46,6 @@ from hubsep.training.finetune_trainer import FineTuneCallback
 
 DOCS = Path(__file__).parents[1] / "docs" / "fine-tune.md"
 ADDRESS = "org/audiosep-bell"
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    server = HubServer()
-    point_at(monkeypatch, server.url, tmp_path / "home", WRITER)
-    monkeypatch.chdir(tmp_path)
-    yield server
-    server.stop()
-    close_session()
 
 
 def table(folder: Path, *rows: dict[str, Any]) -> Path:

@@ -5,17 +5,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hub_client import point_at
-from hub_server import WRITER, HubServer
+from hub_server import HubServer
 from huggingface_hub import ModelCard
-from huggingface_hub.utils import close_session
 from safetensors.torch import load_file, save_file
 from sounds import corpus
 from stages_audioldm2 import run
@@ -28,16 +25,6 @@ from hubsep.training import lora
 
 BASE, ADAPTERS = "org/audioldm2-base", "org/barking"
 CLOSE = 1e-5  # where weights lie in memory decides the order of a sum
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    server = HubServer()
-    point_at(monkeypatch, server.url, tmp_path / "home", WRITER)
-    monkeypatch.chdir(tmp_path)
-    yield server
-    server.stop()
-    close_session()
 
 
 def made(pipe: Any) -> np.ndarray:

@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,9 @@ import pytest
 import soundfile as sf
 import torch
 import transformers
-from hub_client import environment, log_in, point_at
+from hub_client import environment, log_in
 from hub_server import READER, WRITER, HubServer
 from huggingface_hub import HfApi, ModelCard, constants, snapshot_download
-from huggingface_hub.utils import close_session
 from promises_pipeline import audio, recording
 from tiny_audiosep import tiny_audiosep
 from tiny_conv_tasnet import tiny_conv_tasnet
@@ -46,16 +45,6 @@ TOLERANCE = 1e-6
 WRONG = "hf_wrongWRONGwrong"
 SECRET = re.compile("|".join((READER, WRITER, WRONG)))
 Build = Callable[[], tuple[Any, Any]]
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    server = HubServer()
-    point_at(monkeypatch, server.url, tmp_path / "home", WRITER)
-    monkeypatch.chdir(tmp_path)
-    yield server
-    server.stop()
-    close_session()
 
 
 def filled(value: float) -> Any:

@@ -7,7 +7,6 @@ point, because the level of a recording says nothing of the sound. matplotlib is
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from textwrap import shorten
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from .plotting import FLOOR_DB, LOWEST_HZ, picture_of
+from .plotting import FLOOR_DB, LOWEST_HZ, picture_of, save_figure
 
 
 PAIRS_A_ROW = 3
@@ -48,7 +47,7 @@ def plot_pairs(pairs: Mapping[str, tuple[Tensor, Tensor]], sampling_rate: int, p
         axis.set_visible(False)
     figure.supxlabel("time in seconds", fontsize=9)
     figure.supylabel("frequency in Hz", fontsize=9)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _draw(axis: Any, waveform: Tensor, sampling_rate: int) -> None:
@@ -91,17 +90,7 @@ def plot_confusion(confusion: Mapping[str, Mapping[str, int]], path: Path) -> Pa
     axis.set_yticks(range(len(asked)), asked, fontsize=8)
     axis.set_xlabel("taken for")
     axis.set_ylabel("asked for")
-    return _save(figure, path)
-
-
-def _save(figure: Any, path: Path) -> Path:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        figure.savefig(unfinished, format=path.suffix.lstrip(".") or "png", dpi=110)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return path
+    return save_figure(figure, path)
 
 
 __all__ = ["plot_confusion", "plot_pairs"]

@@ -172,6 +172,11 @@ def _draw(
     figure.colorbar(image, ax=list(axes), label=scale, pad=0.01)
     if title:
         figure.suptitle(title, fontsize=11)
+    return save_figure(figure, path)
+
+
+def save_figure(figure: Any, path: Path) -> Path:
+    """Writes a picture whole or not at all; its name says the format."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         figure.savefig(unfinished, format=path.suffix.lstrip(".") or "png", dpi=110)
@@ -195,4 +200,4 @@ def _draw_row(axis: Any, picture: Picture, loudest: float) -> Any:
     return image
 
 
-__all__ = ["Picture", "picture_of", "plot_recordings", "plot_separation"]
+__all__ = ["Picture", "picture_of", "plot_recordings", "plot_separation", "save_figure"]

@@ -7,7 +7,6 @@ everything is a line, so that a class can be seen to be above or below it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from textwrap import shorten
@@ -15,6 +14,7 @@ from typing import Any
 
 from .cards_results import COLUMNS, HEADLINE
 from .errors import DataError
+from .plotting import save_figure
 
 
 def plot_scores(result: Mapping[str, Any], path: str | Path, *, title: str = "") -> Path:
@@ -51,13 +51,7 @@ def plot_scores(result: Mapping[str, Any], path: str | Path, *, title: str = "")
     axis.set_xlabel(f"{COLUMNS[metric]}, bars of 95 % confidence")
     axis.grid(axis="x", alpha=0.3)
     figure.suptitle(shorten(title, 110, placeholder=" ..."), fontsize=9)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        figure.savefig(unfinished, format=path.suffix.lstrip(".") or "png", dpi=110)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return path
+    return save_figure(figure, path)
 
 
 def _whiskers(rows: Mapping[str, Any], metric: str) -> list[list[float]]:
