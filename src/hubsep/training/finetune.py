@@ -25,7 +25,15 @@ from .adapters import TRAINED, checkpoint_blocks, load_trained, prepare_full, pr
 from .audiosep import TextCollator
 from .finetune_card import base_card, check_publishable, write_result
 from .finetune_data import Material, kind_of, load_material
-from .finetune_trainer import FineTuneCallback, FineTuneTrainer, fine_tune_arguments, rank, synchronise, world_size
+from .finetune_trainer import (
+    FineTuneCallback,
+    FineTuneTrainer,
+    check_reports,
+    fine_tune_arguments,
+    rank,
+    synchronise,
+    world_size,
+)
 from .new_classes import sounds_without_class, teach_new_classes
 from .recipe import load_recipe
 from .trainer import TrainingRecipe, collate
@@ -124,7 +132,8 @@ def fill_recipe(model_type: str, config: Path | None, overrides: dict[str, Any])
     """The recipe of a system: its defaults, then the file, then the overrides.
 
     Raises:
-        DataError: if the system does not separate, or a setting is unknown or impossible.
+        DataError: if the system does not separate, a setting is unknown or impossible, or what the run reports to is
+            not installed.
     """
     if model_type not in DEFAULTS:
         raise DataError(f"{model_type} models are not fine-tuned here; use one of {', '.join(DEFAULTS)}")
@@ -132,6 +141,7 @@ def fill_recipe(model_type: str, config: Path | None, overrides: dict[str, Any])
     changed = [name for name in UNUSED if getattr(recipe, name) != getattr(FineTuneRecipe(), name)]
     if changed:
         raise DataError(f"{changed[0]} is a setting of runs that train a model anew; leave it out of a fine-tune")
+    check_reports(recipe.report_to)
     own = DEFAULTS[model_type]
     changes: dict[str, Any] = {
         "model_type": model_type,

@@ -65,19 +65,23 @@ class FineTuneCallback(CurveCallback):
         return bool(patience and values and len(values) - 1 - values.index(max(values)) >= patience)
 
 
-def fine_tune_arguments(recipe: Any, output: Path) -> TrainingArguments:
-    """The recipe in transformers' words, for one process or several.
+def check_reports(names: list[str]) -> None:
+    """Refuses what the run cannot report to, before anything is measured.
 
     Raises:
-        DataError: if what the run reports to is not installed.
+        DataError: if it is not installed.
     """
-    for name in recipe.report_to:
+    for name in names:
         if importlib.util.find_spec(name) is None:
             raise DataError(f"--report-to {name} needs {name}, which is not installed; pip install {name}")
+
+
+def fine_tune_arguments(recipe: Any, output: Path) -> TrainingArguments:
+    """The recipe in transformers' words, for one process or several."""
     arguments = training_arguments(recipe, output)
     arguments.report_to = list(recipe.report_to)
     arguments.max_grad_norm = recipe.max_grad_norm
-    arguments.run_name = output.name
+    arguments.project, arguments.run_name = "hubsep", output.name  # a run that goes on is the same one in trackio
     # the loss since it was last told is in no checkpoint: it is told at every one, so that the curve stays the same
     arguments.logging_steps = math.gcd(int(arguments.logging_steps), recipe.save_every)
     return arguments
@@ -99,4 +103,6 @@ def synchronise() -> None:
         torch.distributed.barrier()
 
 
-__all__ = ["FineTuneCallback", "FineTuneTrainer", "fine_tune_arguments", "rank", "synchronise", "world_size"]
+__all__ = [
+    "FineTuneCallback", "FineTuneTrainer", "check_reports", "fine_tune_arguments", "rank", "synchronise", "world_size",
+]  # fmt: skip
