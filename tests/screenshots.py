@@ -23,13 +23,13 @@ STEPS = {
 }
 
 
-def take(name: str, target: Path) -> None:
-    """Writes the whole page of a Space, with results, as PNG."""
+def take(name: str, target: Path, width: int = 1280) -> None:
+    """Writes the whole page of a Space, with results, as PNG; one narrower than 500 is a telephone's."""
     clicks, told = STEPS[name]
     with tempfile.TemporaryDirectory() as place:
         demo = Demo(name, Path(place))
         try:
-            page = Page(demo.url, Path(place))
+            page = Page(demo.url, Path(place), width)
             try:
                 for number, (selector, text) in enumerate(clicks):
                     page.click(selector, text)

@@ -79,6 +79,17 @@ def test_examples_of_the_space_are_those_of_the_repository() -> None:
         assert path.read_bytes() == (ROOT / "examples" / path.name).read_bytes()
 
 
+def test_what_a_card_says_is_no_code_of_the_page(tmp_path: Path) -> None:
+    pytest.importorskip("gradio", reason="needs gradio: pip install 'hubsep[demo]'")
+    from hubsep.demo.page import card_of, facts
+
+    told = {"summary": "Runs with `hubsep generate <b>`.", "limits": ["<script>", "a `sound`"], "licence": "MIT<i>"}
+    shown = facts({**card_of(tmp_path), **told})
+    assert "<code>hubsep generate &lt;b&gt;</code>." in shown
+    assert "<li>&lt;script&gt;</li><li>a <code>sound</code></li>" in shown
+    assert "MIT&lt;i&gt;" in shown
+
+
 def test_upload_comes_back_as_it_is(tone: Path, tmp_path: Path) -> None:
     recording, notes = take_in(tone, LIMITS, tmp_path)
     assert notes == []

@@ -8,6 +8,7 @@ own words; any other is a fault of ours, whose details stay in the log.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
@@ -41,13 +42,18 @@ def facts(card: dict[str, Any]) -> str:
     """Licence, commercial use, training data and limits of a model, as HTML."""
     use = "commercial use allowed" if card["commercial"] else "<b>no commercial use</b>"
     data = ", ".join(escape(entry["name"]) for entry in card["training_data"])
-    limits = "".join(f"<li>{escape(limit)}</li>" for limit in card["limits"])
+    limits = "".join(f"<li>{prose(limit)}</li>" for limit in card["limits"])
     return (
-        f"<div class='facts'><b>Licence {escape(licence_of(card))}</b>, {use}.<br>{escape(card['summary'])}"
+        f"<div class='facts'><b>Licence {escape(licence_of(card))}</b>, {use}.<br>{prose(card['summary'])}"
         + (f" Trained on {data}." if data else "")
         + (f"<details><summary>What it cannot do</summary><ul>{limits}</ul></details>" if limits else "")
         + "</div>"
     )
+
+
+def prose(text: str) -> str:
+    """A sentence of a card, whose only Markdown is `code`, as HTML."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def heading(title: str, text: str) -> gr.HTML:
@@ -124,6 +130,5 @@ def serve(blocks: gr.Blocks, limits: DemoLimits) -> None:
 
 
 __all__ = [
-    "card_of", "facts", "foot", "heading", "in_words", "serve", "status", "suggestions",
-    "workspace",
+    "card_of", "facts", "foot", "heading", "in_words", "prose", "serve", "status", "suggestions", "workspace",
 ]  # fmt: skip
