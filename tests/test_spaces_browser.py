@@ -240,7 +240,7 @@ def test_too_many_are_told_so(separation: Demo, short: Path) -> None:
             answers.append(str(job.result(timeout=PATIENCE)[0]))
         except Exception as error:
             answers.append(str(error).lower())
-    assert sum("1 sounds." in answer for answer in answers) >= 20
+    assert sum("1 sound." in answer for answer in answers) >= 20
     assert any("queue" in answer and "full" in answer for answer in answers)
 
 

@@ -167,6 +167,8 @@ def told(results: list[Result]) -> str:
     """The line above the results."""
     absent = [result.label for result in results if result.badge[1] == BADGE_NO]
     line = f"{len(results)} sounds. Play them, or download each with the arrow of its player."
+    if len(results) == 1:
+        line = "1 sound. Play it, or download it with the arrow of its player."
     return line + (f" Probably not in this recording: {', '.join(absent)}." if absent else "")
 
 
