@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hubsep.pipelines.audioldm2_processor import on_processor
+from hubsep.pipelines.audioldm2_vocoding import hidden_states, runs_here
 
 
 def decoded(vae: Any, latents: Tensor) -> Tensor:
@@ -57,19 +58,25 @@ def vocoded(vocoder: Any, mel: Tensor, known: Tensor | None = None) -> Tensor:
     if vocoder.dtype == torch.float32 or hasattr(vocoder.conv_pre, "_hf_hook"):
         found: Tensor = vocoder(mel.to(vocoder.dtype))
         return found.float()
-    config, dtype = vocoder.config, vocoder.dtype
-    if config.normalize_before:
+    dtype = vocoder.dtype
+    if vocoder.config.normalize_before:
         mel = (mel - vocoder.mean.float()) / vocoder.scale.float()
     states = InFloat32(vocoder.conv_pre)(mel.transpose(1, 2)).to(dtype)
-    kinds = vocoder.num_kernels
+    states = hidden_states(vocoder, states) if runs_here(vocoder, states) else _hidden_states(vocoder, states)
+    return InFloat32(vocoder.conv_post)(functional.leaky_relu(states)).tanh()[:, 0]
+
+
+def _hidden_states(vocoder: Any, states: Tensor) -> Tensor:
+    """What the vocoder has before its last convolution, by its own layers."""
+    slope, kinds = vocoder.config.leaky_relu_slope, vocoder.num_kernels
     for stage, upsampler in enumerate(vocoder.upsampler):
-        states = upsampler(functional.leaky_relu(states, config.leaky_relu_slope))
+        states = upsampler(functional.leaky_relu(states, slope))
         blocks = vocoder.resblocks[stage * kinds : (stage + 1) * kinds]
         total = blocks[0](states)
         for block in blocks[1:]:
             total += block(states)
         states = total / kinds
-    return InFloat32(vocoder.conv_post)(functional.leaky_relu(states)).tanh()[:, 0]
+    return states
 
 
 class InFloat32(nn.Module):

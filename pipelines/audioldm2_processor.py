@@ -38,7 +38,7 @@ from hubsep.pipelines.audioldm2_products import (
 )
 
 
-PLACES = 128  # from which on attention head by head is faster than torch's own
+PLACES = 32  # from which on attention as written here is faster than torch's own
 
 
 class Block:
@@ -60,7 +60,9 @@ class Residual(Block):
     def __call__(self, maps: Tensor, temb: Tensor | None, *args: Any, **kwargs: Any) -> Tensor:
         """As the block's."""
         own = self.module
-        plain = own.time_embedding_norm == "default" and own.output_scale_factor == 1 and not own.training
+        # an autoencoder's blocks call their second norm "group", which is what it is without times to be told
+        usual = own.time_embedding_norm == "default" or (own.time_embedding_norm == "group" and temb is None)
+        plain = usual and own.output_scale_factor == 1 and not own.training
         second = own.conv2.__dict__.get("forward")
         convolutions = isinstance(second, Convolution) and not (own.conv2._forward_hooks or own.up or own.down)
         if not (plain and convolutions and isinstance(own.nonlinearity, nn.SiLU)) or args or kwargs:
@@ -157,28 +159,53 @@ class Transformer(Block):
         return apply(net[2], wide(states, times=gate(states, after="gelu")), residual)
 
 
+class MapAttention(Block):
+    """Attention of every place of a map to every one, `Attention` as it stands in the middle of an autoencoder."""
+
+    def __call__(self, maps: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """As the block's."""
+        own = self.module
+        unusual = args or any(value is not None for value in kwargs.values())
+        if unusual or maps.ndim != 4 or not is_plain(own, on_maps=True):
+            found: Tensor = self.own(maps, *args, **kwargs)
+            return found
+        given = as_rows(maps)
+        states = as_rows(own.group_norm(maps)).flatten(1, 2)
+        return as_maps(self_attention(own, states, given.flatten(1, 2)).view_as(given))
+
+
 def attend(attn: Any, states: Tensor, residual: Tensor, context: Tensor | None, mask: Tensor | None) -> Tensor:
     """What an attention of diffusers makes of states, added to `residual`."""
     if context is not None or mask is not None or states.shape[1] < PLACES or not is_plain(attn):
         found: Tensor = attn(states, encoder_hidden_states=context, attention_mask=mask)
         return found + residual
+    return self_attention(attn, states, residual)
+
+
+def self_attention(attn: Any, states: Tensor, residual: Tensor) -> Tensor:
+    """What an attention whose `is_plain` holds makes of states that attend to each other, added to `residual`."""
     queries, keys, values = (
         layer(states).unflatten(2, (attn.heads, -1)) for layer in (attn.to_q, attn.to_k, attn.to_v)
     )
     return apply(attn.to_out[0], attended(queries, keys, values, attn.scale), residual)
 
 
-def is_plain(attn: Any) -> bool:
-    """Whether an attention is the usual one, with the processor that diffusers gives it."""
+def is_plain(attn: Any, *, on_maps: bool = False) -> bool:
+    """Whether an attention is the usual one, with the processor that diffusers gives it.
+
+    Args:
+        attn: the attention.
+        on_maps: whether it is to be one over maps, which it normalises and adds to what comes out.
+    """
     from diffusers.models.attention_processor import AttnProcessor2_0
 
     processor = attn.processor
     if type(processor) is ConstantContext:
         processor = processor.otherwise
-    norms = attn.spatial_norm, attn.group_norm, attn.norm_q, attn.norm_k
-    ends = attn.residual_connection or attn.rescale_output_factor != 1 or attn.training
-    hooked = attn._forward_hooks or attn._forward_pre_hooks
-    return type(processor) is AttnProcessor2_0 and not ends and not hooked and all(norm is None for norm in norms)
+    norms = attn.spatial_norm, attn.norm_q, attn.norm_k
+    ends = attn.residual_connection != on_maps or (attn.group_norm is not None) != on_maps
+    changed = attn.rescale_output_factor != 1 or attn.training or attn._forward_hooks or attn._forward_pre_hooks
+    return type(processor) is AttnProcessor2_0 and not (ends or changed) and all(norm is None for norm in norms)
 
 
 BLOCKS: dict[str, type[Block]] = {
@@ -186,6 +213,7 @@ BLOCKS: dict[str, type[Block]] = {
     "Upsample2D": Enlarging,
     "Transformer2DModel": Spatial,
     "BasicTransformerBlock": Transformer,
+    "Attention": MapAttention,
 }
 
 
