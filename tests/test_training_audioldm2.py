@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from tiny_audioldm2 import LOA_SIZE, published_folder, tiny_components
 
 from hubsep import AudioLDM2Pipeline
 from hubsep.cli import main
-from hubsep.data.generation import Sound, SoundDataset, SoundSettings, heldout_sounds
+from hubsep.data.generation import Sound, SoundDataset, SoundSettings, caption, every_caption, heldout_sounds
 from hubsep.data.mixing import ClipSampler
 from hubsep.data.recordings import load_clips
 from hubsep.errors import DataError
@@ -192,6 +193,96 @@ def test_gpt2_is_trained_as_it_is_used(assembled: Path):
         for text, row in zip(("rain", "a dog barking"), made, strict=True):
             torch.testing.assert_close(row[None], pipe.encode_prompt(text).loa, rtol=0, atol=2e-6)
         torch.testing.assert_close(objective.taught(read, mask, made), made, rtol=0, atol=2e-6)
+
+
+def test_words_are_hidden_exchanged_and_noisy_in_training_alone(assembled: Path):
+    pipe = AudioLDM2Pipeline.from_pretrained(assembled)
+    captions = loa.Captions(pipe.text_encoder, pipe.tokenizer, pipe.tokenizer_2, 48)
+    parts = {name: getattr(pipe, name) for name in COMPONENTS}
+    items = [captions("rain"), captions("a dog barking")]
+    batch = {name: torch.stack([item[name] for item in items]) for name in items[0]}
+    nothing = captions("")
+
+    def read(training: bool = True, **fields: float) -> torch.Tensor:
+        objective = loa.LoaObjective(parts, recipe_of(loa.LoaRecipe, **LOA, **fields), nothing)
+        objective.train(training)
+        with torch.no_grad():
+            found: torch.Tensor = objective.read(**batch)[0]
+        return found
+
+    plain = read()
+    hidden = read(hidden_words=1.0)
+    assert torch.equal(hidden[0, 3:], hidden[1, 3:])  # words; what stands before them is CLAP's
+    assert torch.equal(hidden[:, :3], plain[:, :3])
+    assert not torch.equal(hidden, plain)
+    torch.testing.assert_close(read(foreign_words=1.0)[:, 3:], plain.flip(0)[:, 3:], rtol=0, atol=0)
+    noisy = read(embedding_noise=0.5)
+    assert torch.equal(noisy[:, 3:], plain[:, 3:])
+    assert not torch.equal(noisy[:, :3], plain[:, :3])
+    everything = {"hidden_words": 1.0, "foreign_words": 1.0, "embedding_noise": 1.0}
+    assert torch.equal(read(training=False, **everything), read(training=False))
+    with pytest.raises(DataError, match=r"hidden_words is 0\.5, which needs the empty text"):
+        loa.LoaObjective(parts, recipe_of(loa.LoaRecipe, **LOA, hidden_words=0.5))
+
+
+def test_the_table_of_words_can_stay_as_it_is(assembled: Path):
+    pipe = AudioLDM2Pipeline.from_pretrained(assembled)
+    parts = {name: getattr(pipe, name) for name in COMPONENTS}
+    for frozen in (False, True):
+        recipe = recipe_of(loa.LoaRecipe, **LOA, train_text_encoder_2=True, freeze_words=frozen)
+        names = loa.LoaObjective(parts, recipe).state_dict()
+        assert any(name.startswith("trained.text_encoder_2.encoder.block") for name in names)
+        assert any(name.endswith(("shared.weight", "embed_tokens.weight")) for name in names) is not frozen
+
+
+def test_captions_learnt_together_are_those_learnt_alone(assembled: Path):
+    """What computing captions of one length together changes (measured: 1e-7)."""
+    pipe = AudioLDM2Pipeline.from_pretrained(assembled)
+    together, alone = (loa.Captions(pipe.text_encoder, pipe.tokenizer, pipe.tokenizer_2, 48) for _ in range(2))
+    wanted = every_caption(["rain", "dog barking", "rain"])
+    rng = random.Random(0)
+    assert {caption("rain", rng) for _ in range(200)} < set(wanted)
+    assert len(set(wanted)) == len(wanted)
+    some = wanted[::40]
+    together.learn(some, batch=4)
+    assert list(together.known) != some  # by length
+    for text in some:
+        kept = together.known[text]
+        for name, tensor in alone(text).items():
+            torch.testing.assert_close(kept[name], tensor, rtol=0, atol=1e-6)
+
+
+def test_a_class_is_heard_as_often_as_the_recipe_says(data: Path):
+    clips = load_clips([data], 16_000)
+    labels = sorted({clip.labels[-1] for clip in clips})
+
+    def drawn(**weights: float) -> list[str]:
+        sampler = ClipSampler(clips, {}, weights)
+        rng = random.Random(0)
+        return [sampler.draw(rng).labels[-1] for _ in range(300)]
+
+    assert set(drawn()) == set(labels)
+    assert set(drawn(**dict.fromkeys(labels[1:], 0.0))) == {labels[0]}
+    assert drawn(**{labels[0]: 3.0}).count(labels[0]) > 1.3 * drawn().count(labels[0])
+
+
+def test_words_lie_where_the_sentence_encoder_puts_them():
+    """Distances of tokens in T5's table and in the encoder's own space, all its axes taken (measured: 1e-6)."""
+    parts = tiny_components()
+    clap, tokenizer = parts["text_encoder"], parts["tokenizer"]
+    size = clap.config.projection_dim
+    table = text_encoders.token_table(clap, tokenizer, size)
+    assert table.shape == (len(tokenizer), size)
+    assert float(table.std()) == pytest.approx(1.0, abs=1e-5)
+    numbers = torch.arange(len(tokenizer))
+    first, last = torch.full_like(numbers, tokenizer.cls_token_id), torch.full_like(numbers, tokenizer.sep_token_id)
+    with torch.no_grad():
+        features = clap.get_text_features(torch.stack([first, numbers, last], dim=1))
+    wanted = torch.pdist(getattr(features, "pooler_output", features))
+    found = torch.pdist(table)
+    torch.testing.assert_close(found / found.mean(), wanted / wanted.mean(), rtol=0, atol=1e-4)
+    with pytest.raises(DataError, match=f"d_model of text_encoder_2 is {size + 1}"):
+        text_encoders.token_table(clap, tokenizer, size + 1)
 
 
 def test_the_switch_and_the_dropout(assembled: Path):

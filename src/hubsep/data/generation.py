@@ -16,6 +16,7 @@ Item `n` depends on the seed and `n` alone, see `hubsep.data.mixing`. Decisions:
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,6 +85,12 @@ class SoundDataset(Dataset[dict[str, Tensor]]):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return {"waveform": self.waveform(self.sound(index))}
 
+    @property
+    def labels(self) -> list[str]:
+        """Of all recordings, each once."""
+        clips = [c for classes in self.sampler.tree.values() for part in classes.values() for c in part]
+        return list(dict.fromkeys(label for clip in clips for label in clip.labels))
+
     def sound(self, index: int) -> Sound:
         """Which sound item `index` is."""
         if not 0 <= index < self.length:
@@ -127,4 +134,11 @@ def caption(label: str, rng: random.Random) -> str:
     return rng.choice(CAPTIONS).format(rng.choice(phrases(label)))
 
 
-__all__ = ["CAPTIONS", "Sound", "SoundDataset", "SoundSettings", "caption", "heldout_sounds"]
+def every_caption(labels: Iterable[str]) -> list[str]:
+    """All that `caption` may say of some classes, each once, in a fixed order."""
+    templates = dict.fromkeys(CAPTIONS)
+    words = [phrase for label in sorted(set(labels)) for phrase in phrases(label)]
+    return list(dict.fromkeys(template.format(phrase) for phrase in words for template in templates))
+
+
+__all__ = ["CAPTIONS", "Sound", "SoundDataset", "SoundSettings", "caption", "every_caption", "heldout_sounds"]

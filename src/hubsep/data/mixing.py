@@ -44,22 +44,36 @@ class MixingSettings:
 
 
 class ClipSampler:
-    """Draws a corpus by weight, then one of its classes, then a clip: rare classes are heard as often as others."""
+    """Draws a corpus by weight, then one of its classes, then a clip: rare classes are heard as often as others.
 
-    def __init__(self, clips: list[Clip], corpus_weights: dict[str, float]):
+    Args:
+        clips: to draw from.
+        corpus_weights: by a corpus's name; 1 for those not named.
+        class_weights: of a class among those of its corpus, by its label; 1 for those not named.
+    """
+
+    def __init__(
+        self, clips: list[Clip], corpus_weights: dict[str, float], class_weights: dict[str, float] | None = None
+    ):
         self.tree: dict[str, dict[str, list[Clip]]] = defaultdict(lambda: defaultdict(list))
         for clip in clips:
             self.tree[clip.corpus][clip.labels[-1]].append(clip)
         self.corpora = list(self.tree)
         self.weights = [corpus_weights.get(corpus, 1.0) for corpus in self.corpora]
+        self.class_weights = class_weights or {}
 
     def draw(self, rng: random.Random, avoid: set[str] = frozenset()) -> Clip:  # type: ignore[assignment]
         """A clip none of whose labels is in `avoid`."""
         while True:
             classes = self.tree[rng.choices(self.corpora, self.weights)[0]]
-            clip = rng.choice(classes[rng.choice(list(classes))])
+            clip = rng.choice(classes[self._class(rng, list(classes))])
             if avoid.isdisjoint(clip.labels):
                 return clip
+
+    def _class(self, rng: random.Random, labels: list[str]) -> str:
+        if not self.class_weights:
+            return rng.choice(labels)
+        return rng.choices(labels, [self.class_weights.get(label, 1.0) for label in labels])[0]
 
 
 def excerpt(clip: Clip, samples: int, rng: random.Random, speed: float = 1.0) -> Waveform:

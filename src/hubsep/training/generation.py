@@ -50,6 +50,7 @@ class GenerationRecipe(TrainingRecipe):
         views: how many different excerpts there are of a recording; 0 for a new one every time.
         speed_range: by how much excerpts are faster or slower at most.
         corpus_weights: how often a corpus is heard, by its name; 1 for those not named.
+        class_weights: how often a class is heard among those of its corpus, by its label; 1 for those not named.
         validation_clips: held-out recordings that the curve is measured on.
         validation_batch: of these, that are looked at together.
     """
@@ -62,6 +63,7 @@ class GenerationRecipe(TrainingRecipe):
     views: int = 4
     speed_range: float = 0.08
     corpus_weights: dict[str, float] = field(default_factory=dict)
+    class_weights: dict[str, float] = field(default_factory=dict)
     validation_clips: int = 64
     validation_batch: int = 16
 
@@ -106,7 +108,8 @@ class Objective(nn.Module):
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Of what learns, each tensor once."""
         whole = super().state_dict(*args, **kwargs)
-        fixed = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
+        every = self.named_parameters(remove_duplicate=False)
+        fixed = {name for name, parameter in every if not parameter.requires_grad}
         seen: set[int] = set()
         kept = {}
         for name, tensor in whole.items():
@@ -182,7 +185,7 @@ def load_sounds(recipe: GenerationRecipe, data: Path) -> tuple[SoundDataset, lis
             f"(commercial_only is {recipe.commercial_only})"
         )
     settings = SoundSettings(recipe.sampling_rate, recipe.samples, recipe.views, recipe.speed_range)
-    sampler = ClipSampler(training, recipe.corpus_weights)
+    sampler = ClipSampler(training, recipe.corpus_weights, recipe.class_weights)
     sounds = SoundDataset(sampler, settings, recipe.steps * recipe.batch_size, recipe.seed)
     return sounds, heldout_sounds(chosen_for_validation(heldout, recipe.validation_clips))
 

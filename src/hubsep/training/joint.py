@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..data.generation import Sound
+from ..data.generation import Sound, every_caption
 from .diffusion import diffusion_loss, dropped, make_scheduler
 from .encoded import Encoder, FeatureDataset
 from .generation import (
@@ -59,14 +59,11 @@ class JointObjective(LoaObjective):
         empty: token ids and mask of the empty text, by the names `forward` takes.
     """
 
-    empty_ids: Tensor
-    empty_mask: Tensor
+    recipe: JointRecipe
 
     def __init__(self, parts: dict[str, Any], recipe: JointRecipe, scheduler: Any, empty: Item):
-        super().__init__(parts, recipe, trained=("unet",))
-        self.recipe, self.scheduler = recipe, scheduler
-        self.register_buffer("empty_ids", empty["input_ids"][None], persistent=False)
-        self.register_buffer("empty_mask", empty["attention_mask"][None], persistent=False)
+        super().__init__(parts, recipe, empty, ("unet",))
+        self.scheduler = scheduler
 
     def forward(  # type: ignore[override]
         self, latents: Tensor, loa: Tensor, text_embeds: Tensor, input_ids: Tensor, attention_mask: Tensor
@@ -75,14 +72,15 @@ class JointObjective(LoaObjective):
         read, mask, states = self.read(text_embeds, input_ids, attention_mask)
         made = self.made(read, mask, loa.shape[1]).float()
         error = F.l1_loss(made, loa)
-        told, weights = made, attention_mask
+        told = made
+        states, weights = self.disturbed(states, attention_mask)  # not as for GPT-2: each has to do without words
         if self.training:
             truth = torch.rand(len(loa), device=loa.device) < self.recipe.truth_probability
             nothing = dropped(len(loa), self.recipe.condition_dropout, loa)
             told = torch.where(truth[:, None, None], loa, made).masked_fill(nothing[:, None, None], 0.0)
-            empty = self.part("text_encoder_2")(self.empty_ids, attention_mask=self.empty_mask)[0]
+            empty, empty_mask = self.empty()
             states = torch.where(nothing[:, None, None], empty, states)
-            weights = torch.where(nothing[:, None], self.empty_mask, attention_mask)
+            weights = torch.where(nothing[:, None], empty_mask, weights)
         made_of_it = diffusion_loss(self.part("unet"), self.scheduler, latents, told, states, weights.float())
         return {"loss": made_of_it + self.recipe.loa_weight * error, "diffusion": made_of_it, "loa": error}
 
@@ -104,6 +102,7 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
     sounds, heldout = load_sounds(recipe, data)
     encoder = Encoder(sounds, recipe, parts["vae"], parts["audio_mae"])
     captions = Captions(parts["text_encoder"], parts["tokenizer"], parts["tokenizer_2"], recipe.text_tokens)
+    captions.learn(every_caption(sounds.labels), recipe.bf16)
 
     def features(sound: Sound) -> Item:
         return {**encoder(sound), **captions(sound.caption)}

@@ -7,7 +7,9 @@ CLAP and T5 of published size are 2.7 GB. A small model takes these instead, in 
   recording taught it, and an audio tower that was taught to meet it, so that candidates can be ranked. That encoder
   describes a text by the mean of its tokens where CLAP takes the first: one layer more, whose attention is uniform and
   whose feed-forward network is zero, makes the first token the mean. Its vocabulary is cut down once more.
-- `T5EncoderModel` of two narrow layers, new: it learns with GPT-2 (`hubsep train loa`). It reads the same tokens.
+- `T5EncoderModel` of two narrow layers, new: it learns with GPT-2 (`hubsep train loa`). It reads the same tokens. Its
+  table of words may be what the sentence encoder makes of each token, on the axes that tell taught phrases apart, so
+  that a word no training uses lies where words of its meaning lie.
 
 A text's embedding is compared with what AudioSep makes of it, and the cosine is part of the result.
 """
@@ -45,6 +47,7 @@ class TextEncodersRecipe:
             the tokens, 0.93. Phrases that are taught keep their meaning to 1e-4.
         sound_words: how many words for sounds, by AudioSep's judgement.
         text_encoder_2: fields of `T5Config`.
+        words_from_encoder: whether T5's table of words comes from the sentence encoder.
         seed: of T5's first weights.
     """
 
@@ -52,6 +55,7 @@ class TextEncodersRecipe:
     sound_words: int = 2_500
     piece_letters: int = 1
     text_encoder_2: dict[str, Any] = field(default_factory=dict)
+    words_from_encoder: bool = False
     seed: int = 0
 
 
@@ -113,6 +117,36 @@ def keep_level(model: Any, means: Tensor) -> None:
 
 
 @torch.no_grad()
+def token_table(model: Any, tokenizer: Any, size: int) -> Tensor:
+    """Each token by itself as a `ClapModel` reads it, on the main axes of the phrases that are taught: (tokens, size).
+
+    The table has a standard deviation of 1, as that of a new T5.
+    """
+
+    def embedded(ids: Tensor, mask: Tensor) -> Tensor:
+        features = model.get_text_features(ids, attention_mask=mask)
+        return getattr(features, "pooler_output", features)
+
+    phrases = [phrase for group in all_phrases().values() for phrase in group]
+    rows = [
+        tokenizer(phrases[start : start + 256], padding=True, return_tensors="pt")
+        for start in range(0, len(phrases), 256)
+    ]
+    taught = torch.cat([embedded(row["input_ids"], row["attention_mask"]) for row in rows])
+    if size > min(taught.shape):
+        raise DataError(f"d_model of text_encoder_2 is {size}, the sentence encoder gives {min(taught.shape)} axes")
+    axes = torch.linalg.svd(taught - taught.mean(0), full_matrices=False).Vh[:size]
+    numbers = torch.arange(len(tokenizer))
+    ids = torch.stack(
+        [torch.full_like(numbers, tokenizer.cls_token_id), numbers, torch.full_like(numbers, tokenizer.sep_token_id)],
+        1,
+    )
+    table = torch.cat([embedded(part, torch.ones_like(part)) for part in ids.split(256)])
+    table = (table - taught.mean(0)) @ axes.T
+    return table / table.std()
+
+
+@torch.no_grad()
 def token_means(tower: Tower, texts: list[str]) -> Tensor:
     """The mean of the tokens of each text, (texts, size)."""
     batch = tower.tokenizer(texts, padding=True, return_tensors="pt")
@@ -163,6 +197,8 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
     t5 = T5EncoderModel(
         T5Config(vocab_size=len(tokens), pad_token_id=tokens.index("[PAD]"), is_encoder_decoder=False, **fields)
     )
+    if recipe.words_from_encoder:
+        t5.shared.weight.data.copy_(token_table(model, tokenizer, t5.config.d_model))
     parts = {
         "text_encoder": model, "tokenizer": tokenizer, "feature_extractor": processor.feature_extractor,
         "text_encoder_2": t5, "tokenizer_2": tokenizer,
