@@ -6,8 +6,8 @@ A published AudioLDM 2 is used stage by stage: CLAP, T5, GPT-2, the U-Net, the a
 - A component is there from the start with its class, configuration and shapes, but without weights (on the "meta"
   device). They are read when it is called, and dropped when another one needs the room: never is more loaded than the
   largest component takes by itself, which is the U-Net.
-- Weights stored in the precision that is wanted are mapped, not copied. Others are read and converted one by one, so
-  a float32 file never stands in memory beside what is made of it.
+- On a CPU even that is not in memory at once: weights are mapped, from their file or from one they were converted
+  into, and each block lets go of its own when it has run (`audioldm2_mapped`).
 - GPT-2 reads hidden states: its table of words (154 MB at the published size) is not loaded. It is when the component
   is saved, so a saved folder is complete.
 - The module stays the same object, with its hooks and attention processors. What training changes would be lost when
@@ -17,7 +17,6 @@ A published AudioLDM 2 is used stage by stage: CLAP, T5, GPT-2, the U-Net, the a
 from __future__ import annotations
 
 import ctypes
-import gc
 import sys
 from collections.abc import Callable, Iterable
 from functools import wraps
@@ -26,15 +25,15 @@ from typing import Any
 
 import torch
 from accelerate.hooks import ModelHook, add_hook_to_module
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from hubsep.errors import CheckpointError
 from hubsep.hub_tensors import StoredTensor, read_header
 from hubsep.pipelines.audioldm2_components import NOT_WEIGHTS
+from hubsep.pipelines.audioldm2_mapped import KINDS, Span, converted, mapped, release_after_use
 
 
-DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+M_MMAP_THRESHOLD, AT_ONCE = -3, 4 << 20
 UNUSED = {"language_model": ("wte.weight", "transformer.wte.weight", "lm_head.weight")}
 Place = tuple[nn.Module, str]
 
@@ -62,6 +61,8 @@ class StoredComponent:
             same.setdefault(id(_tensor(owner, name)), []).append((owner, name))
         self._places = {key: same[id(_tensor(*place))] for key, place in places.items()}  # tied ones together
         self._fixed = [(owner, name) for owner, name, kept in _buffers(module) if not kept]
+        self._hooks: list[Any] = []
+        self._made: dict[Path, tuple[Any, list[tuple[Tensor, Span]]]] = {}
         self.bytes = sum(tensor.numel() * tensor.element_size() for tensor in module.parameters())
         self._by_name = self._names_fit()
         if not self._by_name:
@@ -71,16 +72,23 @@ class StoredComponent:
         """Gives the module its weights."""
         if not self._by_name:
             self._take(dict(self._whole().state_dict(keep_vars=True)), device)
+        spans: dict[int, Span] = {}
         for path in self._existing() if self._by_name else ():
             entries = [entry for entry in read_header(path) if entry.name in self._places]
             wanted = [entry for entry in entries if everything or entry.name not in self._unused]
-            for entry, tensor in zip(wanted, self._read(path, wanted), strict=True):
-                self._put(entry.name, tensor, device)
+            for entry, (tensor, span) in zip(wanted, self._read(path, wanted), strict=True):
+                kept = self._put(entry.name, tensor, device)
+                if kept is not None and kept.data_ptr() == tensor.data_ptr():
+                    spans[id(kept)] = span
         for owner, name in self._fixed:
             owner._buffers[name] = _tensor(owner, name).to(device)
+        self._hooks = release_after_use(self.module, spans)
 
     def drop(self) -> None:
         """Takes them away again."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
         for owner, name, empty in self._empty:
             owner._parameters[name] = empty
 
@@ -97,32 +105,35 @@ class StoredComponent:
         groups = {id(group): group for group in self._places.values()}
         filled = {id(self._places[name]) for name in stored if name in self._places}
         shapes = all(
-            entry.shape == _tensor(*self._places[name][0]).shape and entry.dtype in DTYPES | INTEGERS
+            entry.shape == _tensor(*self._places[name][0]).shape and entry.dtype in KINDS
             for name, entry in stored.items()
             if name in self._places
         )
         return not left and shapes and filled == groups.keys()
 
-    def _read(self, path: Path, entries: list[StoredTensor]) -> Iterable[Tensor]:
-        """The tensors of a file in the precision of the module: mapped, or read one by one."""
+    def _read(self, path: Path, entries: list[StoredTensor]) -> Iterable[tuple[Tensor, Span]]:
+        """The tensors of a file in the precision of the module, and where they are mapped."""
         kinds = [_tensor(*self._places[entry.name][0]).dtype for entry in entries]
-        if all(DTYPES.get(entry.dtype, kind) == kind for entry, kind in zip(entries, kinds, strict=True)):
-            with safe_open(path, "pt") as mapped:
-                yield from (mapped.get_tensor(entry.name) for entry in entries)
-            return
-        with path.open("rb") as file:
-            for entry, kind in zip(entries, kinds, strict=True):
-                raw = torch.empty(entry.stop - entry.start, dtype=torch.uint8)
-                file.seek(entry.start)
-                file.readinto(raw.numpy().data)
-                yield raw.view((DTYPES | INTEGERS)[entry.dtype]).view(entry.shape).to(kind)
+        if all(KINDS[entry.dtype] == kind for entry, kind in zip(entries, kinds, strict=True)):
+            return mapped(path, entries)
+        return self._converted(path, entries, kinds)
+
+    def _converted(
+        self, path: Path, entries: list[StoredTensor], kinds: list[torch.dtype]
+    ) -> list[tuple[Tensor, Span]]:
+        """As `converted`, once for a file as long as nobody replaces it and the same of it is wanted."""
+        status = path.stat()
+        state = (status.st_ino, status.st_mtime_ns, status.st_size, tuple(entry.name for entry in entries))
+        if path not in self._made or self._made[path][0] != state:
+            self._made[path] = state, converted(path, entries, kinds)
+        return self._made[path][1]
 
     def _take(self, state: dict[str, Tensor], device: torch.device) -> None:
         for name, tensor in state.items():
             if name in self._places:
                 self._put(name, tensor.detach(), device)
 
-    def _put(self, name: str, tensor: Tensor, device: torch.device) -> None:
+    def _put(self, name: str, tensor: Tensor, device: torch.device) -> nn.Parameter | None:
         parameter = nn.Parameter(tensor.to(device), requires_grad=False) if tensor.is_floating_point() else None
         for owner, local in self._places[name]:
             if _is_weight(owner, local):
@@ -130,9 +141,7 @@ class StoredComponent:
             else:
                 # buffers stay when weights are dropped: a mapped one would keep the whole file in memory
                 owner._buffers[local] = tensor.to(device, copy=True)
-
-
-INTEGERS = {"I64": torch.int64, "I32": torch.int32, "U8": torch.uint8, "I8": torch.int8, "BOOL": torch.bool}
+        return parameter
 
 
 class Shelf:
@@ -144,6 +153,7 @@ class Shelf:
 
     def __init__(self, device: torch.device):
         self.device = device
+        hand_back_at_once()
         self._stored: dict[str, StoredComponent] = {}
         self.loaded: list[str] = []  # the one used last is the last
 
@@ -188,10 +198,24 @@ class Shelf:
 
 def give_back() -> None:
     """Hands what was freed back to the system, where the allocator (glibc's) would keep it for itself."""
-    gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    trim = _of_glibc("malloc_trim")
     if trim is not None:
         trim(0)
+
+
+def hand_back_at_once() -> None:
+    """Has the allocator (glibc's), in this process, hand tensors of 4 MB and more back as soon as they are freed.
+
+    It would learn from the first of them to keep up to 32 MB each for what comes next, and could not use much of that:
+    0.2 GB at the published size.
+    """
+    option = _of_glibc("mallopt")
+    if option is not None:
+        option(M_MMAP_THRESHOLD, AT_ONCE)
+
+
+def _of_glibc(name: str) -> Any:
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
 
 
 class OnDemandHook(ModelHook):
