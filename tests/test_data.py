@@ -166,6 +166,12 @@ def test_evaluation_of_a_model_that_does_nothing(clips: list[Clip]):
     assert set(result["classes"]) == {pair.label for pair in pairs}
     assert result["sdri"] < 5, "random weights cannot separate"
     assert 0 <= result["score_absent"] <= 1
+    row = result["classes"]["rain"]  # two mixtures, so that the median says how many of them are above a half
+    for name, score, wrong in (("missed", "score_present", -1), ("false_alarms", "score_absent", 1)):
+        assert row[name] in (0.0, 0.5, 1.0)
+        if row[name] != 0.5:
+            assert (wrong * (row[score] - 0.5) >= 0) == (row[name] == 1.0)
+    assert result["missed"] == pytest.approx(sum(row["missed"] for row in result["classes"].values()) / 4)
     mean = sum(row["sdri"] for row in result["classes"].values()) / len(result["classes"])
     assert result["sdri"] == pytest.approx(mean, abs=0.02)
 

@@ -37,6 +37,8 @@ COLUMNS = {
     "absent_level": "absent query, dB",
     "score_present": "score, present",
     "score_absent": "score, absent",
+    "missed": "share missed",
+    "false_alarms": "share of false alarms",
     "sdr_ci": "SDR, 95 %",
     "si_snri_ci": "SI-SNRi, 95 %",
     "sdri_ci": "SDRi, 95 %",

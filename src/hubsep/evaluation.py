@@ -27,6 +27,9 @@ from .evaluation_report import Request, interval
 from .metrics import level_change, sdr_improvement, si_sdr
 
 
+PRESENT = 0.5  # a score from which on a sound counts as there
+
+
 @dataclass(frozen=True)
 class Pair:
     """A 0 dB mixture of a target and an interferer, each (samples,), and the classes that are in it."""
@@ -105,8 +108,9 @@ def evaluate_pairs(
         on_progress: called after each pair.
 
     Returns:
-        Means `sdri`, `si_sdri`; medians `absent_level` (dB against the mixture), `score_present`, `score_absent`; with
-        `unseen` also `unseen_sdri`; and `classes`, the same by class.
+        Means `sdri`, `si_sdri`; medians `absent_level` (dB against the mixture), `score_present`, `score_absent`; as
+        shares, how often a sound that is there was scored below a half, `missed`, and one that is not above,
+        `false_alarms`; with `unseen` also `unseen_sdri`; and `classes`, the same by class.
     """
     rng = random.Random(7)
     rows: list[dict[str, Any]] = []
@@ -119,6 +123,7 @@ def evaluate_pairs(
         row["absent_level"] = level_change(sources[1], pair.mixture).item()
         if presence is not None:
             row["score_present"], row["score_absent"] = presence[0].item(), presence[1].item()
+            row["missed"], row["false_alarms"] = row["score_present"] < PRESENT, row["score_absent"] >= PRESENT
         if phrases:
             row["unseen_sdri"] = improvements(sources[2], pair)["sdri"]
             row["seen_sdri"] = row["sdri"]
@@ -150,6 +155,10 @@ def summarise(rows: list[dict[str, Any]], intervals: bool = False) -> dict[str, 
         values = [row[name] for row in rows if name in row]
         if values:
             summary[name] = round(median(values), 3)
+    for name in ("missed", "false_alarms"):
+        values = [row[name] for row in rows if name in row]
+        if values:
+            summary[name] = round(mean(values), 4)
     if intervals:
         summary.update({f"{name}_ci": interval([row[name] for row in rows]) for name in ("sdri", "si_sdri")})
     return summary
@@ -158,6 +167,7 @@ def summarise(rows: list[dict[str, Any]], intervals: bool = False) -> dict[str, 
 def format_table(result: dict[str, Any]) -> str:
     """The result as a text table, a line a class and one for all."""
     columns = ["mixtures", "sdri", "si_sdri", "unseen_sdri", "absent_level", "score_present", "score_absent"]
+    columns += ["missed", "false_alarms"]
     shown = [name for name in columns if name in result]
     lines = [f"{'class':<20}" + "".join(f"{name:>15}" for name in shown)]
     for label, row in [*result["classes"].items(), ("all", result)]:
