@@ -8,9 +8,9 @@ the products of `audioldm2_products`; everything else runs as it is. Decisions:
   hooked, and attention processors that were put in, are called.
 - Weights are laid out once in a call, in a copy (0.7 GB at the published base size, until the call ends), so that the
   model itself stays what it was: trained, saved, adapted, moved. Where components are loaded on demand, memory counts
-  more than 5 % of time: there the weights are used as they lie.
+  more than time: there the weights are used as they lie.
 - float32 is left to diffusers: its products are at 96 % of what the processor can do. What bfloat16 can win is bounded
-  by its own products: 2.2 to 2.7 times as fast on a Zen 4, 4.4 to 5.3 times on a Zen 5, neither with matrix units (AMX).
+  by its own products: 2.2 to 2.7 times as fast on a Zen 4, 4.4 to 5.3 times on a Zen 5, neither with matrix units.
 """
 
 from __future__ import annotations
