@@ -18,6 +18,13 @@ from pathlib import Path
 from typing import Any
 
 
+try:
+    from selenium.common.exceptions import StaleElementReferenceException
+
+    STALE: tuple[type[Exception], ...] = (StaleElementReferenceException,)
+except ImportError:  # then there is no page to look at either
+    STALE = ()
+
 ROOT = Path(__file__).resolve().parents[1]
 START_S, SOON = 600, 120  # on a busy machine; 15 and 1 on an idle one
 
@@ -107,10 +114,15 @@ class Page:
 
     def click(self, selector: str, text: str = "") -> None:
         """Clicks on the first element with that text that can be seen."""
-        wait(lambda: bool(self._seen(selector, text)), SOON)
-        element = self._seen(selector, text)[0]
-        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
-        element.click()
+
+        def clicked() -> bool:
+            for element in self._seen(selector, text)[:1]:
+                self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+                element.click()
+                return True
+            return False
+
+        wait(clicked, SOON)
 
     def run(self, script: str, *arguments: Any) -> Any:
         """The result of JavaScript."""
@@ -140,9 +152,16 @@ class Page:
 
 
 def wait(ready: Callable[[], bool], seconds: float) -> None:
-    """Waits until something holds."""
+    """Waits until something holds; what the page has just drawn anew is looked at again."""
+
+    def holds() -> bool:
+        try:
+            return ready()
+        except STALE:
+            return False
+
     end = time.monotonic() + seconds
-    while not ready():
+    while not holds():
         assert time.monotonic() < end, f"not within {seconds} s"
         time.sleep(0.1)
 

@@ -307,6 +307,7 @@ def test_a_person_makes_a_sound(generation: Demo, downloads: Path, width: int) -
         file = downloaded(page, "#result-0 [aria-label='Download'], #result-0 a[download] button", downloads)
         assert sf.info(file).duration == pytest.approx(3, abs=0.01)
         assert page.width() <= width
+        assert width > 500 or page.find("#go")[0].rect["x"] < 12, "margins are narrow on a telephone"
         assert page.errors() == []
     finally:
         page.close()

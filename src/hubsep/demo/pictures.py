@@ -110,7 +110,7 @@ def _draw_spectrogram(axis: Any, picture: Picture, loudest: float, seconds: floa
     )
     axis.xaxis.set_major_locator(_even_seconds())
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:g} s")
-    axis.tick_params(colors=GREY, labelsize=10, length=2, width=0.6, pad=2)
+    axis.tick_params(colors=GREY, labelsize=11, length=2, width=0.6, pad=2)
     for spine in axis.spines.values():
         spine.set_visible(False)
 
