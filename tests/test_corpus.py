@@ -157,6 +157,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
     command += [f"--object-store-memory={80 << 20}"]
     command += [f"--{name}-port={port}" for name, port in zip(names, agents, strict=True)]
     patience = {"RAY_agent_register_timeout_ms": "600000", "RAY_worker_register_timeout_seconds": "600"}
+    patience["RAY_worker_niceness"] = "0"  # of 15, which it is by default, workers got 1 % of a busy machine
     with (folder / "log.txt").open("w") as log:
         head = subprocess.Popen(command, env={**os.environ, **patience}, stdout=log, stderr=subprocess.STDOUT)
     try:
