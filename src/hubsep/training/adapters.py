@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import DataError
@@ -99,15 +101,19 @@ def keep_statistics(model: nn.Module) -> None:
             module.eval()
 
 
-def checkpoint_blocks(model: Any) -> int:
+def checkpoint_blocks(model: Any, kinds: Collection[str] | None = None) -> int:
     """Lets the blocks of a model keep no activations but compute them again; returns how many there are.
 
-    The blocks are the outermost ones that transformers may not split over devices.
+    Args:
+        model: whose blocks are meant.
+        kinds: names of their classes, of which the outermost count; by default those that transformers may not split
+            over devices.
     """
     wrapped: list[str] = []
+    kinds = kinds or model._no_split_modules or ()
     for name, module in model.named_modules():
         inside = any(name.startswith(f"{outer}.") for outer in wrapped)
-        if type(module).__name__ in (model._no_split_modules or ()) and not inside:
+        if type(module).__name__ in kinds and not inside:
             module.forward = _recomputed(module.forward)
             wrapped.append(name)
     return len(wrapped)
@@ -117,9 +123,26 @@ def _recomputed(forward: Any) -> Any:
     def run(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
-        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+        kinds = _attention_kinds()  # what is computed again has to be computed the same way
+
+        def contexts() -> tuple[Any, Any]:
+            return nullcontext(), sdpa_kernel(kinds)
+
+        return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
 
     return run
+
+
+def _attention_kinds() -> list[SDPBackend]:
+    """Which of torch's kinds of attention are allowed at the moment."""
+    cuda = torch.backends.cuda
+    allowed = {
+        SDPBackend.FLASH_ATTENTION: cuda.flash_sdp_enabled(),
+        SDPBackend.EFFICIENT_ATTENTION: cuda.mem_efficient_sdp_enabled(),
+        SDPBackend.MATH: cuda.math_sdp_enabled(),
+        SDPBackend.CUDNN_ATTENTION: cuda.cudnn_sdp_enabled(),
+    }
+    return [kind for kind, given in allowed.items() if given]
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:

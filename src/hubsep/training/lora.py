@@ -22,6 +22,7 @@ from ..data.generation import Sound, SoundDataset
 from ..errors import DataError
 from ..hub_push import CARD
 from ..pipelines.audioldm2_mel import MelSettings, mel_spectrogram
+from .adapters import checkpoint_blocks
 from .diffusion import diffusion_loss, dropped
 from .encoded import FeatureDataset
 from .generation import GenerationRecipe, Item, Objective, load_sounds, read_recipe, train_stage
@@ -102,8 +103,8 @@ def add_adapters(unet: Any, recipe: LoraRecipe) -> Any:
     layers = recipe.target_modules
     fields: dict[str, Any] = {"r": recipe.rank, "lora_alpha": recipe.alpha, "target_modules": layers}
     unet.requires_grad_(False)
-    if recipe.gradient_checkpointing:
-        unet.enable_gradient_checkpointing()
+    if recipe.gradient_checkpointing:  # the U-Net's own hands a context's mask to self-attention (diffusers 0.42)
+        checkpoint_blocks(unet, ("ResnetBlock2D", "Transformer2DModel"))
     try:
         adapted = get_peft_model(unet, LoraConfig(**fields), autocast_adapter_dtype=True)
     except ValueError as error:
