@@ -122,8 +122,9 @@ def evaluate_pairs(
         row = {"label": pair.label, **improvements(sources[0], pair)}
         row["absent_level"] = level_change(sources[1], pair.mixture).item()
         if presence is not None:
-            row["score_present"], row["score_absent"] = presence[0].item(), presence[1].item()
-            row["missed"], row["false_alarms"] = row["score_present"] < PRESENT, row["score_absent"] >= PRESENT
+            there, absent = presence[0].item(), presence[1].item()
+            row |= {"score_present": there, "missed": there < PRESENT}
+            row |= {"score_absent": absent, "false_alarms": absent >= PRESENT}
         if phrases:
             row["unseen_sdri"] = improvements(sources[2], pair)["sdri"]
             row["seen_sdri"] = row["sdri"]
