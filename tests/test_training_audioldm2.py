@@ -274,6 +274,7 @@ def test_words_lie_where_the_sentence_encoder_puts_them():
     table = text_encoders.token_table(clap, tokenizer, size)
     assert table.shape == (len(tokenizer), size)
     assert float(table.std()) == pytest.approx(1.0, abs=1e-5)
+    assert tokenizer.backend_tokenizer.padding is None
     numbers = torch.arange(len(tokenizer))
     first, last = torch.full_like(numbers, tokenizer.cls_token_id), torch.full_like(numbers, tokenizer.sep_token_id)
     with torch.no_grad():

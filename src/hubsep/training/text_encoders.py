@@ -127,6 +127,7 @@ def token_table(model: Any, tokenizer: Any, size: int) -> Tensor:
         features = model.get_text_features(ids, attention_mask=mask)
         return getattr(features, "pooler_output", features)
 
+    tokenizer = copy.deepcopy(tokenizer)  # it remembers, and would save, that it padded
     phrases = [phrase for group in all_phrases().values() for phrase in group]
     rows = [
         tokenizer(phrases[start : start + 256], padding=True, return_tensors="pt")
