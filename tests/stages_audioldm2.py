@@ -32,7 +32,7 @@ COMPONENTS = {
     "text_encoder_2": "text/text_encoder_2", "projection_model": "loa/projection_model",
     "language_model": "loa/language_model",
 }  # fmt: skip
-LOA: dict[str, Any] = {"loa_tokens": TOKENS, "text_tokens": 48, "model": {"n_layer": 1, "n_head": 2}}
+LOA: dict[str, Any] = {"loa_tokens": TOKENS, "text_tokens": 64, "model": {"n_layer": 1, "n_head": 2}}
 
 
 def earlier_stages(folder: Path) -> Path:

@@ -236,7 +236,7 @@ def test_the_table_of_words_can_stay_as_it_is(assembled: Path):
 
 
 def test_captions_learnt_together_are_those_learnt_alone(assembled: Path):
-    """What computing captions of one length together changes (measured: 1e-7)."""
+    """What computing captions of one length together changes (measured: 2e-7)."""
     pipe = AudioLDM2Pipeline.from_pretrained(assembled)
     together, alone = (loa.Captions(pipe.text_encoder, pipe.tokenizer, pipe.tokenizer_2, 48) for _ in range(2))
     wanted = every_caption(["rain", "dog barking", "rain"])
@@ -267,7 +267,7 @@ def test_a_class_is_heard_as_often_as_the_recipe_says(data: Path):
 
 
 def test_words_lie_where_the_sentence_encoder_puts_them():
-    """Distances of tokens in T5's table and in the encoder's own space, all its axes taken (measured: 1e-6)."""
+    """Distances of tokens in T5's table and in the encoder's own space, all its axes taken (measured: 7e-7)."""
     parts = tiny_components()
     clap, tokenizer = parts["text_encoder"], parts["tokenizer"]
     size = clap.config.projection_dim
@@ -281,7 +281,7 @@ def test_words_lie_where_the_sentence_encoder_puts_them():
         features = clap.get_text_features(torch.stack([first, numbers, last], dim=1))
     wanted = torch.pdist(getattr(features, "pooler_output", features))
     found = torch.pdist(table)
-    torch.testing.assert_close(found / found.mean(), wanted / wanted.mean(), rtol=0, atol=1e-4)
+    torch.testing.assert_close(found / found.mean(), wanted / wanted.mean(), rtol=0, atol=5e-6)
     with pytest.raises(DataError, match=f"d_model of text_encoder_2 is {size + 1}"):
         text_encoders.token_table(clap, tokenizer, size + 1)
 
