@@ -17,7 +17,7 @@ from tiny_conv_tasnet import tiny_conv_tasnet
 import hubsep
 from hubsep import AudioLDM2Pipeline, AutoModelForAudioSeparation
 from hubsep.cli import main
-from hubsep.cli.generate import Order, chosen_way, read_channel, write
+from hubsep.cli.generate import Order, chosen_way, load, read_channel, write
 from hubsep.errors import CheckpointError, QueryError
 from hubsep.registry import DEFAULT_GENERATOR, SEPARATORS, SHIPPED
 
@@ -89,6 +89,14 @@ def test_prompts_candidates_and_pictures(folder: Path, pipe: Any, capsys: pytest
     assert found.shape == (1_600,)
     # the tiny vocoder makes much of rounding, which may turn the order around
     assert min(np.abs(found - other).mean() for other in alone) < 1e-2
+
+
+def test_in_little_memory(folder: Path) -> None:
+    assert run(folder, "rain", "-o", "rain.wav") == 0
+    assert run(folder, "rain", "-o", "same.wav", "--low-memory") == 0
+    assert np.array_equal(sf.read("same.wav")[0], sf.read("rain.wav")[0])
+    pipe = load(str(folder), "cpu", "float32", True)
+    assert all(weight.is_meta for weight in pipe.unet.parameters())
 
 
 def test_files_that_exist_are_kept(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

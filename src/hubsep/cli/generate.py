@@ -51,6 +51,7 @@ def generate(
     overwrite: given.Overwrite = False,
     device: given.Device = None,
     dtype: given.Dtype = "float32",
+    low_memory: given.LowMemory = False,
 ) -> None:
     """Make a recording of words; or let a recording go on, vary it, or make a part of it anew."""
     ways = {"--continue": go_on, "--variation": variation, "--inpaint": inpaint, "--interpolate": interpolate}
@@ -61,7 +62,7 @@ def generate(
     order = Order(way, sampling, seconds, say, candidates, seed)
     places = checked_places(output, len(texts), candidates if write_all else 1, plot=plot, overwrite=overwrite)
     recording = read_channel(way.recording, channel) if way.recording is not None else None
-    pipe = load(checked_model(model), device, dtype)
+    pipe = load(checked_model(model), device, dtype, low_memory)
     for text, paths in zip(texts, places, strict=True):
         make_one(pipe, order, text, recording, paths, picture=picture_of(paths) if plot else None)
 
@@ -229,7 +230,7 @@ def checked_model(model: str) -> str:
     return model
 
 
-def load(model: str, device: str | None, dtype: str) -> Any:
+def load(model: str, device: str | None, dtype: str, low_memory: bool) -> Any:
     """The pipeline on its device, without the advice of transformers and diffusers."""
     import torch
     from diffusers.utils import logging as diffusers_logging
@@ -241,9 +242,10 @@ def load(model: str, device: str | None, dtype: str) -> Any:
     logging.disable_progress_bar()
     diffusers_logging.set_verbosity_error()
     if device is None:
-        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        device = str(accelerator or "cpu")
-    return AudioLDM2Pipeline.from_pretrained(model, dtype=getattr(torch, dtype)).to(device)
+        device = str((torch.accelerator.is_available() and torch.accelerator.current_accelerator()) or "cpu")
+    options: dict[str, Any] = {"on_demand": True, "device_map": device} if low_memory else {}
+    pipe = AudioLDM2Pipeline.from_pretrained(model, dtype=getattr(torch, dtype), **options)
+    return pipe if low_memory else pipe.to(device)
 
 
 def make_one(

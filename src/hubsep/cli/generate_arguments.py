@@ -81,10 +81,14 @@ Device = Annotated[
     str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, mps; by default the first accelerator.")
 ]
 Dtype = Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="Precision of the model.")]
+LowMemory = Annotated[
+    bool,
+    typer.Option("--low-memory", help="Weights are in memory only while their block works: 1.2 GB for AudioLDM 2."),
+]
 
 
 __all__ = [
-    "All", "Candidates", "Channel", "Continue", "Device", "Dtype", "Guidance", "Inpaint", "Interpolate", "Mix",
-    "Model", "Negative", "Output", "Overwrite", "Plot", "Prompts", "Say", "Seconds", "Seed", "Start", "Steps",
+    "All", "Candidates", "Channel", "Continue", "Device", "Dtype", "Guidance", "Inpaint", "Interpolate", "LowMemory",
+    "Mix", "Model", "Negative", "Output", "Overwrite", "Plot", "Prompts", "Say", "Seconds", "Seed", "Start", "Steps",
     "Stop", "Strength", "Variation",
 ]  # fmt: skip
