@@ -80,6 +80,8 @@ class StoredComponent:
                 kept = self._put(entry.name, tensor, device)
                 if kept is not None and kept.data_ptr() == tensor.data_ptr():
                     spans[id(kept)] = span
+                else:  # a copy was taken, to an accelerator or of a buffer
+                    span.file.release(span.start, span.stop)
         for owner, name in self._fixed:
             owner._buffers[name] = _tensor(owner, name).to(device)
         self._hooks = release_after_use(self.module, spans)
