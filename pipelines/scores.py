@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether a source is there at all: a number from 0 to 1, gathered block by block.
 
-Decisions: what the model itself says comes first: the presence of its most certain segment. Without it, a source that
+Decisions: what the model itself says comes first: the presence of its most certain segment, p. What comes out nearly
+silent is not there whatever the model says: with the share r of the mixture's energy that the source has in its best
+second, the score is p r / (r + `NEAR_SILENCE`), half of p at 30 dB below the mixture. Without such a p, a source that
 was named beforehand has its share of the mixture's energy. Sources in no order are counted by their scores, so there
 0.5 has to divide voices from what is left on an unused output, whatever the length of the recording. Such a score
 looks at the frames of 32 ms in which the source is the loudest of all: leakage of another voice, however strong, is
@@ -20,6 +22,9 @@ from torch import Tensor
 
 ACTIVE_SCORE = 0.5
 UNHEARD = 10**-2.5
+NEAR_SILENCE = 10**-3.0
+STRETCH_S = 1.0
+SILENCE = 1e-10  # mean square of a mixture, below which nothing can be said of it
 FRAME_S = 0.032
 STRETCH_FRAMES = 32
 
@@ -38,6 +43,7 @@ class Scores:
         self.num_sources = num_sources
         self._energies = np.zeros(1 + num_sources + residual)  # of the mixture and everything handed out
         self._presence: Tensor | None = None
+        self._shares = _Shares(num_sources, max(1, round(STRETCH_S * sampling_rate)))
         self._activity = _Activity(num_sources, max(1, round(FRAME_S * sampling_rate))) if unordered else None
 
     def add(self, mixture: NDArray[np.float32], sources: NDArray[np.float32], presence: Tensor | None) -> None:
@@ -52,6 +58,7 @@ class Scores:
         self._energies[1:] += np.square(sources, dtype=np.float64).sum(axis=(1, 2))
         if presence is not None:
             self._presence = presence if self._presence is None else torch.maximum(self._presence, presence)
+        self._shares.add(np.concatenate([mixture[None], sources[: self.num_sources]]))
         if self._activity is not None:
             self._activity.add(np.concatenate([mixture[None], sources[: self.num_sources]]))
 
@@ -59,11 +66,38 @@ class Scores:
         """For each source, the residual last, from 0 to 1."""
         scores = np.clip(self._energies[1:] / (self._energies[0] or 1.0), 0.0, 1.0).tolist()
         if self._presence is not None:
-            scores[: self.num_sources] = torch.sigmoid(self._presence).tolist()
+            share = self._shares.best()
+            said = torch.sigmoid(self._presence.double()).cpu().numpy()
+            scores[: self.num_sources] = (said * share / (share + NEAR_SILENCE)).tolist()
         elif self._activity is not None:
             share = self._activity.shares()
             scores[: self.num_sources] = (share / (share + UNHEARD)).tolist()
         return scores
+
+
+class _Shares:
+    """Share of the mixture's energy that each source has in its best stretch."""
+
+    def __init__(self, num_sources: int, stretch: int):
+        self.stretch = stretch
+        self._samples = np.zeros((1 + num_sources, 0))  # energies that do not fill a stretch yet
+        self._best = np.zeros(num_sources)
+
+    def add(self, waveforms: NDArray[np.float32]) -> None:
+        """Takes in mixture and sources, (1 + num_sources, channels, samples)."""
+        energies = np.square(waveforms, dtype=np.float64).mean(axis=1)
+        stretches, self._samples = _gathered(np.concatenate([self._samples, energies], axis=1), self.stretch)
+        self._best = self._better(stretches, self.stretch)
+
+    def best(self) -> NDArray[np.float64]:
+        """The shares, at most 1; what does not fill a stretch counts as one."""
+        left = self._samples.shape[1]
+        best = self._better(self._samples.sum(axis=1, keepdims=True), left) if left else self._best
+        return np.clip(best, 0.0, 1.0)
+
+    def _better(self, stretches: NDArray[np.float64], samples: int) -> NDArray[np.float64]:
+        heard = stretches[:, stretches[0] > SILENCE * samples]
+        return np.maximum(self._best, (heard[1:] / heard[0]).max(axis=1, initial=0.0))
 
 
 class _Activity:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from hubsep.errors import CheckpointError, QueryError
 from hubsep.pipelines import AudioSeparationPipeline
+from hubsep.pipelines.scores import Scores
 
 
 @pytest.fixture
@@ -141,6 +142,27 @@ def test_scores_say_what_the_model_is_surest_of():
         rows = [torch.from_numpy(mixture[None, :, start : start + 4_096]) for start in (0, 3_072, 6_144)]
         expected = torch.sigmoid(max(model(row, embeds).presence_logits[0, 0] for row in rows))
     found = separate(mixture, sampling_rate=8_000, queries="rain", residual=True)
-    assert found[0]["score"] == pytest.approx(float(expected), abs=1e-6)
+    share = np.square(found[0]["audio"]).sum() / np.square(mixture).sum()  # in the one second there is
+    assert found[0]["score"] == pytest.approx(float(expected) * share / (share + 1e-3), abs=1e-6)
     share = np.square(found[1]["audio"]).sum() / np.square(mixture).sum()
     assert found[1]["score"] == pytest.approx(min(1.0, share), rel=1e-5)
+
+
+@pytest.mark.parametrize("block", [10**6, 777])
+def test_what_is_nearly_silent_is_not_there(block: int):
+    rng, presence = np.random.default_rng(0), torch.tensor([3.0])
+    mixture, bark = np.zeros((1, 30_000), np.float32), np.zeros((1, 30_000), np.float32)
+    mixture[:] = 0.1 * rng.standard_normal(mixture.shape)
+    mixture[:, :8_000] = 0  # digital silence: nothing can be said of it
+    bark[:, 16_000:24_000] = mixture[:, 16_000:24_000]  # all of the third second
+
+    def score(level_db: float) -> float:
+        scores = Scores(1, 8_000, residual=False, unordered=False)
+        for start in range(0, mixture.shape[1], block):
+            span = slice(start, start + block)
+            scores.add(mixture[:, span], 10 ** (level_db / 20) * bark[None, :, span], presence)
+        return scores.values()[0]
+
+    said = float(torch.sigmoid(presence))
+    expected = [said * share / (share + 1e-3) for share in (1.0, 1e-2, 1e-3, 1e-6)]
+    assert [score(level) for level in (0, -20, -30, -60)] == pytest.approx(expected, rel=1e-4)
