@@ -35,6 +35,12 @@ def devices_of(device_map: str | None, sizes: dict[str, int]) -> dict[str, str]:
     return devices
 
 
+def first_device() -> str:
+    """The first accelerator, or the processor where there is none."""
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return str(found or "cpu")
+
+
 def placed(model: Any, device: str) -> Any:
     """The model on a device, with what it is given brought there and what it returns left there."""
     from accelerate import dispatch_model
@@ -42,4 +48,4 @@ def placed(model: Any, device: str) -> Any:
     return dispatch_model(model, device_map={"": device}, force_hooks=True)
 
 
-__all__ = ["devices_of", "placed"]
+__all__ = ["devices_of", "first_device", "placed"]

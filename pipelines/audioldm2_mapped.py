@@ -57,7 +57,7 @@ class MappedFile:
         """What lies between two bytes."""
         if start == stop:
             return torch.empty(*shape, dtype=dtype)
-        count = (stop - start) // torch.empty((), dtype=dtype).element_size()
+        count = (stop - start) // dtype.itemsize
         return torch.frombuffer(self._bytes, dtype=dtype, count=count, offset=start).view(tuple(shape))
 
     def release(self, start: int = 0, stop: int | None = None) -> None:
@@ -107,7 +107,7 @@ def converted(path: Path, entries: Sequence[StoredTensor], kinds: Sequence[torch
 def pieces(file: BinaryIO, entry: StoredTensor) -> Iterable[Tensor]:
     """A stored tensor in pieces, without its shape."""
     kind = KINDS[entry.dtype]
-    step = PIECE * torch.empty((), dtype=kind).element_size()
+    step = PIECE * kind.itemsize
     file.seek(entry.start)
     for start in range(entry.start, entry.stop, step):
         yield torch.frombuffer(bytearray(file.read(min(step, entry.stop - start))), dtype=kind)
@@ -121,6 +121,18 @@ def blocks_of(module: nn.Module, size: Callable[[nn.Module], int]) -> list[nn.Mo
     if children and (isinstance(module, nn.ModuleList | nn.ModuleDict) or size(module) > BLOCK_BYTES):
         return [block for child in children for block in blocks_of(child, size)]
     return [module]
+
+
+class Release:
+    """A hook that gives up the pages of a block; it takes what hooks are called with, and looks at none of it."""
+
+    def __init__(self, spans: list[Span]):
+        self.spans = spans
+
+    def __call__(self, *_: Any) -> None:
+        """Gives them up."""
+        for span in self.spans:
+            span.file.release(span.start, span.stop)
 
 
 def release_after_use(module: nn.Module, spans: dict[int, Span]) -> list[Any]:
@@ -140,16 +152,7 @@ def release_after_use(module: nn.Module, spans: dict[int, Span]) -> list[Any]:
     def size(part: nn.Module) -> int:
         return sum(span.stop - span.start for span in held(part))
 
-    def hook(block: nn.Module) -> Any:
-        given_up = held(block)
-
-        def release(*_: Any) -> None:
-            for span in given_up:
-                span.file.release(span.start, span.stop)
-
-        return block.register_forward_hook(release)
-
-    return [hook(block) for block in blocks_of(module, size)]
+    return [block.register_forward_hook(Release(held(block))) for block in blocks_of(module, size)]
 
 
 def merged(spans: Iterable[Span]) -> list[Span]:
@@ -164,4 +167,4 @@ def merged(spans: Iterable[Span]) -> list[Span]:
     return found
 
 
-__all__ = ["BLOCK_BYTES", "KINDS", "MappedFile", "Span", "converted", "mapped", "release_after_use"]
+__all__ = ["BLOCK_BYTES", "KINDS", "MappedFile", "Release", "Span", "converted", "mapped", "release_after_use"]

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hubsep.pipelines.audioldm2_mapped import Release
 from hubsep.pipelines.audioldm2_products import available
 
 
@@ -24,7 +25,7 @@ def runs_here(vocoder: Any, states: Tensor) -> bool:
         return False
     blocks = all(type(block).__name__ == "HifiGanResidualBlock" for block in vocoder.resblocks)
     inner = [module for part in (vocoder.upsampler, vocoder.resblocks) for module in part.modules()]
-    hooked = any(module._forward_hooks or module._forward_pre_hooks or hasattr(module, "_hf_hook") for module in inner)
+    hooked = any(others_listen(module) for module in inner)
     layers = [module for module in inner if not list(module.children())]
     usual = all(
         type(layer) in (nn.Conv1d, nn.ConvTranspose1d)
@@ -33,6 +34,18 @@ def runs_here(vocoder: Any, states: Tensor) -> bool:
         for layer in layers
     )
     return blocks and usual and not hooked
+
+
+def others_listen(module: Any) -> bool:
+    """Whether anything but the release of its weights is hooked to a module."""
+    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    return hasattr(module, "_hf_hook") or any(not isinstance(hook, Release) for hook in hooks)
+
+
+def release(module: Any) -> None:
+    """Has a module that ran here, and not by being called, let go of its weights where they are mapped."""
+    for hook in module._forward_hooks.values():
+        hook()
 
 
 def hidden_states(vocoder: Any, states: Tensor) -> Tensor:
@@ -49,6 +62,7 @@ def hidden_states(vocoder: Any, states: Tensor) -> Tensor:
     maps = states[:, :, None].contiguous(memory_format=torch.channels_last)
     for stage, upsampler in enumerate(vocoder.upsampler):
         maps = enlarged(upsampler, F.leaky_relu(maps, slope))
+        release(upsampler)
         blocks = vocoder.resblocks[stage * kinds : (stage + 1) * kinds]
         total = residual(blocks[0], maps)
         for block in blocks[1:]:
@@ -63,6 +77,7 @@ def residual(block: Any, maps: Tensor) -> Tensor:
     for first, second in zip(block.convs1, block.convs2, strict=True):
         inner = along(first, F.leaky_relu(maps, slope), slope=slope)
         maps = along(second, inner, plus=maps)
+    release(block)
     return maps
 
 

@@ -58,9 +58,10 @@ class Scores:
         self._energies[1:] += np.square(sources, dtype=np.float64).sum(axis=(1, 2))
         if presence is not None:
             self._presence = presence if self._presence is None else torch.maximum(self._presence, presence)
-        self._shares.add(np.concatenate([mixture[None], sources[: self.num_sources]]))
+        waveforms = np.concatenate([mixture[None], sources[: self.num_sources]])
+        self._shares.add(waveforms)
         if self._activity is not None:
-            self._activity.add(np.concatenate([mixture[None], sources[: self.num_sources]]))
+            self._activity.add(waveforms)
 
     def values(self) -> list[float]:
         """For each source, the residual last, from 0 to 1."""

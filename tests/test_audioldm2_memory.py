@@ -16,6 +16,11 @@ from tiny_audioldm2 import SECONDS, published_folder, tiny_audio_mae, tiny_compo
 
 from hubsep import AudioLDM2Pipeline
 from hubsep.errors import CheckpointError, QueryError
+from hubsep.pipelines import audioldm2_mapped
+from hubsep.pipelines.audioldm2_mapped import Release
+from hubsep.pipelines.audioldm2_precise import vocoded
+from hubsep.pipelines.audioldm2_products import available
+from hubsep.pipelines.audioldm2_vocoding import runs_here
 
 
 CLOSE = 1e-5  # measured 0: the same weights
@@ -140,6 +145,26 @@ def test_files_of_variants_and_of_older_names(published: Path, pipe: Any, tmp_pa
     save_file(renamed, older / "language_model/model.safetensors", metadata={"format": "pt"})
     made = loaded(older, on_demand=True)("rain", generator=seeded(), **GIVEN).audios
     assert np.abs(made - told).max() < CLOSE
+
+
+@pytest.mark.skipif(not available(), reason="oneDNN has no bfloat16 on this processor")
+def test_blocks_that_let_go_run_as_fast(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audioldm2_mapped, "BLOCK_BYTES", 10_000)  # blocks of the vocoder are hooked one by one
+    lazy, told = (loaded(published, on_demand=on, dtype=torch.bfloat16) for on in (True, False))
+    states = torch.zeros(1, 64, 4, dtype=torch.bfloat16)
+    with torch.no_grad():
+        lazy._shelf.bring("vocoder")
+        released: list[int] = []
+        for block in lazy.vocoder.resblocks:
+            hooks = list(block._forward_hooks.values())
+            assert all(isinstance(hook, Release) for hook in hooks)
+            released += [len(hook.spans) for hook in hooks]
+        assert sum(released) > 0
+        assert runs_here(lazy.vocoder, states)
+        mel = torch.randn(1, 64, 8, generator=seeded())
+        assert torch.equal(vocoded(lazy.vocoder, mel), vocoded(told.vocoder, mel))
+        lazy.vocoder.resblocks[0].register_forward_hook(lambda *_: None)
+        assert not runs_here(lazy.vocoder, states)
 
 
 def test_what_does_not_go_with_on_demand(published: Path, lazy: Any, tmp_path: Path) -> None:

@@ -263,16 +263,16 @@ def test_where_the_unet_runs_as_it_is(pipe: Any) -> None:
 
 @needs_bfloat16
 @torch.no_grad()
-@pytest.mark.parametrize("sharpness", [1.0, 8.0])
+@pytest.mark.parametrize(("sharpness", "most"), [(1.0, 0.006), (8.0, 0.016)])  # measured 0.0053 and 0.0140
 @pytest.mark.parametrize("scores", [2**22, 2 * 600 * 600, 250 * 600])
-def test_attention_group_by_group(sharpness: float, scores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_group_by_group(sharpness: float, most: float, scores: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audioldm2_products, "SCORES", scores)  # all at once, by two heads, by rows of one
     queries, keys, values = torch.randn(3, 1, 600, 3, 32, generator=seeded()).bfloat16()
     queries *= sharpness
     exact = (part.double().transpose(1, 2) for part in (queries, keys, values))
     asked, told, told_of = exact
     expected = F.scaled_dot_product_attention(asked, told, told_of, scale=0.2).transpose(1, 2).flatten(2)
-    assert distance(attended(queries, keys, values, 0.2), expected) < 0.02
+    assert distance(attended(queries, keys, values, 0.2), expected) < most
 
 
 @needs_bfloat16

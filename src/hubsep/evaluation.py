@@ -25,9 +25,7 @@ from .data.prompts import absent_labels, heldout_phrases
 from .data.recordings import Clip, load_clips, split_clips
 from .evaluation_report import Request, interval
 from .metrics import level_change, sdr_improvement, si_sdr
-
-
-PRESENT = 0.5  # a score from which on a sound counts as there
+from .pipelines.scores import ACTIVE_SCORE
 
 
 @dataclass(frozen=True)
@@ -123,8 +121,8 @@ def evaluate_pairs(
         row["absent_level"] = level_change(sources[1], pair.mixture).item()
         if presence is not None:
             there, absent = presence[0].item(), presence[1].item()
-            row |= {"score_present": there, "missed": there < PRESENT}
-            row |= {"score_absent": absent, "false_alarms": absent >= PRESENT}
+            row |= {"score_present": there, "missed": there < ACTIVE_SCORE}
+            row |= {"score_absent": absent, "false_alarms": absent >= ACTIVE_SCORE}
         if phrases:
             row["unseen_sdri"] = improvements(sources[2], pair)["sdri"]
             row["seen_sdri"] = row["sdri"]

@@ -93,9 +93,9 @@ def recordings(folders: Sequence[Path], config: Any, most: int) -> tuple[list[st
 def generator_of(source: str) -> Any:
     """The pipeline, on the first accelerator if there is one, without bars of its own."""
     from .pipelines.audioldm2 import AudioLDM2Pipeline
+    from .pipelines.audioldm2_devices import first_device
 
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    pipe = AudioLDM2Pipeline.from_pretrained(source).to(str(accelerator or "cpu"))
+    pipe = AudioLDM2Pipeline.from_pretrained(source).to(first_device())
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

@@ -237,12 +237,12 @@ def load(model: str, device: str | None, dtype: str, low_memory: bool) -> Any:
     from transformers.utils import logging
 
     from ..pipelines.audioldm2 import AudioLDM2Pipeline
+    from ..pipelines.audioldm2_devices import first_device
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     diffusers_logging.set_verbosity_error()
-    if device is None:
-        device = str((torch.accelerator.is_available() and torch.accelerator.current_accelerator()) or "cpu")
+    device = device or first_device()
     options: dict[str, Any] = {"on_demand": True, "device_map": device} if low_memory else {}
     pipe = AudioLDM2Pipeline.from_pretrained(model, dtype=getattr(torch, dtype), **options)
     return pipe if low_memory else pipe.to(device)

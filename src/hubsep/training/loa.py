@@ -72,11 +72,7 @@ class Captions:
     @torch.no_grad()
     def __call__(self, caption: str) -> Item:
         if caption not in self.known:
-            encoded = self.tokenizer([caption], return_tensors="pt")
-            features = self.text_encoder.get_text_features(
-                encoded["input_ids"], attention_mask=encoded["attention_mask"]
-            )
-            self._keep(caption, getattr(features, "pooler_output", features))
+            self.learn([caption])
         return dict(self.known[caption])
 
     @torch.no_grad()
