@@ -126,9 +126,9 @@ def our_step(size: str, model: Any, latents: torch.Tensor, *, guided: bool) -> C
     from audioldm2_models import SIZES
 
     from hubsep.pipelines.audioldm2_attention import constant_contexts
+    from hubsep.pipelines.audioldm2_conditions import Conditions
     from hubsep.pipelines.audioldm2_guidance import Guide
     from hubsep.pipelines.audioldm2_processor import on_processor
-    from hubsep.pipelines.audioldm2_prompts import Conditions
 
     given, device = SIZES[size], torch.device("cpu")
     loa, text = torch.randn(1, TOKENS, given["loa"]), torch.randn(1, TEXT, given["text"])

@@ -25,10 +25,11 @@ from hubsep.errors import QueryError
 from hubsep.pipelines.audioldm2_adapters import AdapterMixin
 from hubsep.pipelines.audioldm2_arguments import OutputType, check_output, given_conditions
 from hubsep.pipelines.audioldm2_components import OPTIONAL
+from hubsep.pipelines.audioldm2_conditions import Conditions
 from hubsep.pipelines.audioldm2_editing import EditingMixin
 from hubsep.pipelines.audioldm2_folder import FolderMixin
 from hubsep.pipelines.audioldm2_offloading import OffloadingMixin
-from hubsep.pipelines.audioldm2_prompts import Conditions, Unconditional, as_texts
+from hubsep.pipelines.audioldm2_prompts import Unconditional, as_texts
 from hubsep.pipelines.audioldm2_ranking import RankingMixin
 from hubsep.pipelines.audioldm2_sampling import Generator, Sampling
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hubsep.errors import QueryError
-from hubsep.pipelines.audioldm2_prompts import Conditions
+from hubsep.pipelines.audioldm2_conditions import Conditions
 
 
 OutputType = Literal["np", "pt", "latent"]

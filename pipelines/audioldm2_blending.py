@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from hubsep.pipelines.audioldm2_prompts import Conditions
+from hubsep.pipelines.audioldm2_conditions import Conditions
 
 
 CROSSOVER = 0.1  # of the frequency where a recording ends

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hubsep.pipelines.audioldm2_attention import Contexts, as_mask
-from hubsep.pipelines.audioldm2_prompts import Conditions
+from hubsep.pipelines.audioldm2_conditions import Conditions
 
 
 @dataclass

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from hubsep.audio import resample
 from hubsep.errors import QueryError
+from hubsep.pipelines.audioldm2_conditions import Conditions
 from hubsep.pipelines.audioldm2_hooks import ready
 from hubsep.pipelines.audioldm2_mel import MelSettings
-from hubsep.pipelines.audioldm2_prompts import Conditions, PromptMixin
+from hubsep.pipelines.audioldm2_prompts import PromptMixin
 from hubsep.pipelines.audioldm2_sampling import Known, Sampling, SamplingMixin
 
 

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from hubsep.errors import QueryError
 from hubsep.pipelines.audioldm2_blending import filled, ramp
-from hubsep.pipelines.audioldm2_prompts import Conditions, PromptMixin
+from hubsep.pipelines.audioldm2_conditions import Conditions
+from hubsep.pipelines.audioldm2_prompts import PromptMixin
 from hubsep.pipelines.audioldm2_sampling import Known, Sampling, SamplingMixin
 
 

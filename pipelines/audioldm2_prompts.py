@@ -7,6 +7,8 @@ with hidden states instead of words: the language of audio, LOA. Decisions:
 - GPT-2 keeps its keys and values from token to token and computes no vocabulary; the published checkpoints name
   `GPT2Model`, which has neither head nor `generate`. `GPT2LMHeadModel` is accepted, its head is not used.
 - The unconditional LOA is zeros, as in the original, or what GPT-2 makes of the negative prompt, as in diffusers.
+- Positions are those of a prompt on its own: padding, which a batch of texts of several lengths has, takes none.
+  GPT-2 would count it (as diffusers does in a batch), and a prompt would sound like another one beside longer ones.
 - A text that does not fit is refused, not cut. The original replaces one CLAP embedding in ten by that of the empty
   text, at inference too; that is not done here.
 """
@@ -14,62 +16,20 @@ with hidden states instead of words: the language of audio, LOA. Decisions:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize, pad
+from torch.nn.functional import normalize
 
 from hubsep.errors import QueryError
+from hubsep.pipelines.audioldm2_conditions import Conditions
 from hubsep.pipelines.audioldm2_hooks import ready
 
 
 Unconditional = Literal["zeros", "generated"]
 LOA_TOKENS, SPEECH_TOKENS = 8, 512
 END_OF_PHONEMES = 182
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """What the U-Net hears about each item of a batch.
-
-    Attributes:
-        loa: language of audio, (batch, tokens, size of GPT-2).
-        text: states of the text, (batch, states, size of T5).
-        weights: how much each of these states counts, (batch, states) in [0, 1]; 0 for padding.
-    """
-
-    loa: Tensor
-    text: Tensor
-    weights: Tensor
-
-    def repeat(self, times: int) -> Conditions:
-        """Every item `times` times, one after the other."""
-        return Conditions(*(part.repeat_interleave(times, dim=0) for part in (self.loa, self.text, self.weights)))
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> Conditions:
-        """On another device, in another precision; weights stay in float32."""
-        return Conditions(self.loa.to(device, dtype), self.text.to(device, dtype), self.weights.to(device).float())
-
-    @staticmethod
-    def joined(first: Conditions, second: Conditions) -> Conditions:
-        """Both batches in one, texts padded to the longer."""
-        if first.loa.shape[1:] != second.loa.shape[1:]:
-            raise QueryError(
-                f"the two conditions have {first.loa.shape[1]} and {second.loa.shape[1]} tokens of LOA; they must be "
-                "of the same kind"
-            )
-        states = max(first.text.shape[1], second.text.shape[1])
-        parts = [
-            Conditions(
-                item.loa,
-                pad(item.text, (0, 0, 0, states - item.text.shape[1])),
-                pad(item.weights, (0, states - item.weights.shape[1])),
-            )
-            for item in (first, second)
-        ]
-        return Conditions(*(torch.cat([getattr(part, name) for part in parts]) for name in ("loa", "text", "weights")))
 
 
 class PromptMixin:
@@ -140,14 +100,16 @@ class PromptMixin:
         if len(texts) not in (1, batch):
             raise QueryError(f"there are {batch} prompts and {len(texts)} negative prompts; pass one for each, or one")
         embeddings = self._text_embeddings(texts)
-        # padded like the prompts, as in diffusers: GPT-2 counts the places of padding too
-        states, weights = (
-            self._empty_states(len(texts)) if self.is_speech else self._text_states(texts, like.text.shape[1])
-        )
+        states, weights = self._empty_states(len(texts)) if self.is_speech else self._text_states(texts)
+        if len(texts) < batch:
+            embeddings, states, weights = (
+                part.expand(batch, *part.shape[1:]) for part in (embeddings, states, weights)
+            )
         mask = torch.zeros_like(weights) if self.is_speech else weights
-        loa = self._continue_into_loa(embeddings, states, mask, tokens, None)
-        found = Conditions(loa, states, weights.float())
-        return found.repeat(batch) if len(texts) == 1 else found
+        # a text takes as many positions as its prompt, as in diffusers, where it is padded to the prompt
+        lengths = torch.maximum(weights.sum(dim=1), like.weights.to(weights.device).sum(dim=1).round().long())
+        loa = self._continue_into_loa(embeddings, states, mask, tokens, None, lengths)
+        return Conditions(loa, states, weights.float())
 
     def default_loa_tokens(self) -> int:
         """How many tokens of LOA the model was trained with."""
@@ -164,9 +126,9 @@ class PromptMixin:
         found = self.text_encoder.get_text_features(identities, attention_mask=mask)
         return getattr(found, "pooler_output", found)[:, None]
 
-    def _text_states(self, texts: list[str], at_least: int = 0) -> tuple[Tensor, Tensor]:
-        """T5's states of each text, (batch, states, size), `at_least` so many, and which of them are no padding."""
-        encoded = tokenised(self.tokenizer_2, texts, at_least).to(self._execution_device)
+    def _text_states(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """T5's states of each text, (batch, states, size), and which of them are no padding."""
+        encoded = tokenised(self.tokenizer_2, texts).to(self._execution_device)
         states = self.text_encoder_2(encoded["input_ids"], attention_mask=encoded["attention_mask"])[0]
         return states, encoded["attention_mask"]
 
@@ -199,19 +161,40 @@ class PromptMixin:
         return states, torch.ones(shape[:2], device=self._execution_device, dtype=torch.long)
 
     def _continue_into_loa(
-        self, embeddings: Tensor, states: Tensor, mask: Tensor, tokens: int | None, prefix: Tensor | None
+        self,
+        embeddings: Tensor,
+        states: Tensor,
+        mask: Tensor,
+        tokens: int | None,
+        prefix: Tensor | None,
+        lengths: Tensor | None = None,
     ) -> Tensor:
+        """Language of audio; each text takes as many positions as it has states, or as `lengths` (batch,) says."""
         projected = self.projection_model(
             hidden_states=embeddings.to(self.projection_model.dtype),
             hidden_states_1=states.to(self.projection_model.dtype),
             attention_mask=mask.new_ones((len(mask), 1)),
             attention_mask_1=mask,
         )
+        if self.is_speech:  # phonemes are padded for every prompt alike, and the original counts all their places
+            lengths = mask.new_full((len(mask),), mask.shape[1])
+        positions = counted(projected.attention_mask)
+        if lengths is not None:
+            positions[:, -1] += lengths - mask.sum(dim=1)  # the mark after the text
         wanted = tokens or self.default_loa_tokens()
-        return self.generate_loa(projected.hidden_states, projected.attention_mask, wanted, prefix=prefix)
+        embeds, seen = projected.hidden_states, projected.attention_mask
+        return self.generate_loa(embeds, seen, wanted, prefix=prefix, positions=positions)
 
     @torch.no_grad()
-    def generate_loa(self, embeds: Tensor, mask: Tensor, tokens: int, *, prefix: Tensor | None = None) -> Tensor:
+    def generate_loa(
+        self,
+        embeds: Tensor,
+        mask: Tensor,
+        tokens: int,
+        *,
+        prefix: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
         """Lets GPT-2 go on with hidden states.
 
         Args:
@@ -219,6 +202,7 @@ class PromptMixin:
             mask: 0 for padding, (batch, positions).
             tokens: how many are wanted, those of `prefix` included.
             prefix: the first of them, (batch, at most tokens, size).
+            positions: of what it reads, (batch, positions); by default counted without padding.
 
         Returns:
             (batch, tokens, size).
@@ -228,20 +212,31 @@ class PromptMixin:
         """
         ready(self.language_model)
         body = getattr(self.language_model, "transformer", self.language_model)
-        if embeds.shape[1] + tokens > body.config.n_positions:
+        positions = counted(mask) if positions is None else positions
+        read = int(positions.max()) + 1
+        if read + tokens > body.config.n_positions:
             raise QueryError(
-                f"{embeds.shape[1]} positions of text and {tokens} tokens of LOA are more than the "
+                f"{read} positions of text and {tokens} tokens of LOA are more than the "
                 f"{body.config.n_positions} positions of the language model; shorten the text"
             )
         made = [] if prefix is None else list(prefix.to(embeds).split(1, dim=1))[:tokens]
         step, cache = torch.cat([embeds, *made], dim=1).to(body.dtype), None
         mask = torch.cat([mask, mask.new_ones((len(mask), len(made)))], dim=1)
+        places = torch.arange(1, len(made) + 1, device=positions.device)
+        positions = torch.cat([positions, positions[:, -1:] + places], dim=1)
         while len(made) < tokens:
-            output = body(inputs_embeds=step, attention_mask=mask, past_key_values=cache, use_cache=True)
+            output = body(
+                inputs_embeds=step, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+            )
             step, cache = output.last_hidden_state[:, -1:], output.past_key_values
             made.append(step)
-            mask = torch.cat([mask, mask.new_ones((len(mask), 1))], dim=1)
+            mask, positions = torch.cat([mask, mask.new_ones((len(mask), 1))], dim=1), positions[:, -1:] + 1
         return torch.cat(made, dim=1)
+
+
+def counted(mask: Tensor) -> Tensor:
+    """The position of each place, counted without padding, (batch, positions)."""
+    return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
 
 
 def as_texts(prompt: str | Sequence[str]) -> list[str]:
@@ -289,4 +284,4 @@ def tokenised(tokenizer: Any, texts: list[str], at_least: int = 0) -> Any:
     return encoded
 
 
-__all__ = ["Conditions", "PromptMixin", "Unconditional", "as_texts"]
+__all__ = ["PromptMixin", "Unconditional", "as_texts"]

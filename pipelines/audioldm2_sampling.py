@@ -24,10 +24,10 @@ from torch import Tensor
 
 from hubsep.errors import QueryError
 from hubsep.pipelines.audioldm2_attention import constant_contexts
+from hubsep.pipelines.audioldm2_conditions import Conditions
 from hubsep.pipelines.audioldm2_decoding import DecodingMixin, shares_of, spans_of
 from hubsep.pipelines.audioldm2_guidance import Guide
 from hubsep.pipelines.audioldm2_processor import on_processor
-from hubsep.pipelines.audioldm2_prompts import Conditions
 
 
 Generator = torch.Generator | list[torch.Generator] | None

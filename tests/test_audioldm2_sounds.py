@@ -238,12 +238,16 @@ def test_crossover_takes_each_its_frequencies() -> None:
     assert (crossover(torch.zeros(1_600), low + high, 0.125) - (high - 0.01)).abs().max() < 1e-5
 
 
-def test_interpolation_ends_at_both_sounds(pipe: Any, hearing: Any) -> None:
-    made = pipe.interpolate("rain", "a dog", (0.0, 0.5, 1.0), generator=seeded(), **FEW).audios
+@pytest.mark.parametrize("away", [{}, {"unconditional": "generated"}, {"negative_prompt": "hum"}], ids=str)
+def test_interpolation_ends_at_both_sounds(pipe: Any, away: dict[str, Any]) -> None:
+    made = pipe.interpolate("rain", "a dog barks", (0.0, 0.5, 1.0), generator=seeded(), **away, **FEW).audios
     assert made.shape == (3, SAMPLES)
-    for index, prompt in ((0, "rain"), (2, "a dog")):
-        alone = pipe(prompt, generator=seeded(), **FEW).audios[0]
+    for index, prompt in ((0, "rain"), (2, "a dog barks")):
+        alone = pipe(prompt, generator=seeded(), **away, **FEW).audios[0]
         assert np.abs(made[index] - alone).max() < 2e-5  # measured 1.3e-6
+
+
+def test_interpolation_with_a_recording(pipe: Any, hearing: Any) -> None:
     recording = {"audio": hum(1_600), "sampling_rate": RATE}
     assert hearing.interpolate("rain", recording, (0.3,), **FEW).audios.shape == (1, SAMPLES)
     with pytest.raises(QueryError, match="weights must be"):

@@ -16,11 +16,11 @@ from hubsep import AudioLDM2Pipeline
 from hubsep.errors import QueryError
 from hubsep.pipelines import audioldm2_products
 from hubsep.pipelines.audioldm2_attention import Contexts, as_mask, constant_contexts
+from hubsep.pipelines.audioldm2_conditions import Conditions
 from hubsep.pipelines.audioldm2_guidance import Guide
 from hubsep.pipelines.audioldm2_precise import decoded, vocoded
 from hubsep.pipelines.audioldm2_processor import on_processor
 from hubsep.pipelines.audioldm2_products import Convolution, Doubled, Product, attended, available
-from hubsep.pipelines.audioldm2_prompts import Conditions
 
 
 CPU = torch.device("cpu")

@@ -4,7 +4,7 @@
 GPT-2 reads what CLAP and T5 make of the words and is taught the LOA that AudioMAE heard, token after token, from the
 right ones before. CLAP is frozen; its embedding of a caption is computed once. T5 learns too if the recipe says so,
 for a small one that nobody has trained before. Words are padded to one length in a batch, where in use a prompt mostly
-stands alone: positions count what is no padding, and in some batches all, as they do where prompts are batched.
+stands alone: positions count what is no padding, as in use, and in some batches all, as diffusers does in a batch.
 A T5 that learns from a few thousand phrases knows no others; CLAP's text side may, if it is a sentence encoder's. So
 that it is listened to, T5's words may be hidden or another sound's now and then, and noise lie on CLAP's embedding.
 """
