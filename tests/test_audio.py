@@ -3,17 +3,12 @@
 
 from __future__ import annotations
 
-import http.server
 import io
 import os
-import ssl
 import subprocess
 import sys
 import tempfile
-import threading
 import wave
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -37,7 +32,6 @@ from hubsep.audio import (
     write_audio,
 )
 from hubsep.audio_mp3 import parse_frame
-from hubsep.audio_url import download, is_public
 from hubsep.errors import AudioError
 
 
@@ -478,140 +472,6 @@ def test_resampling_that_makes_no_sense(waveform: np.ndarray) -> None:
     same = resample(waveform, RATE, RATE)
     assert np.array_equal(same, waveform)
     assert not np.shares_memory(same, waveform)
-
-
-@pytest.mark.parametrize(
-    ("url", "says"),
-    [
-        ("http://example.org/a.wav", "only https"),
-        ("file:///etc/passwd", "only https"),
-        ("ftp://example.org/a.wav", "only https"),
-        ("https:///a.wav", "only https"),
-        ("https://localhost/a.wav", "not on the public internet"),
-        ("https://127.0.0.1/a.wav", r"127\.0\.0\.1, which is not on the public internet"),
-        ("https://2130706433/a.wav", r"127\.0\.0\.1"),
-        ("https://0.0.0.0/a.wav", "not on the public internet"),
-        ("https://10.1.2.3/a.wav", "not on the public internet"),
-        ("https://192.168.0.1:8443/a.wav", "not on the public internet"),
-        ("https://172.16.0.1/a.wav", "not on the public internet"),
-        ("https://169.254.169.254/latest/meta-data", "not on the public internet"),
-        ("https://100.64.0.1/a.wav", "not on the public internet"),
-        ("https://224.0.0.1/a.wav", "not on the public internet"),
-        ("https://[::1]/a.wav", "not on the public internet"),
-        ("https://[::ffff:127.0.0.1]/a.wav", "not on the public internet"),
-        ("https://[fe80::1]/a.wav", "not on the public internet"),
-        ("https://[fc00::1]/a.wav", "not on the public internet"),
-        ("https://[64:ff9b::7f00:1]/a.wav", "not on the public internet"),
-        ("https://[2002:7f00:1::]/a.wav", "not on the public internet"),
-        ("https://example.org:99999/a.wav", "is not an address"),
-        ("https://[::1/a.wav", "is not an address"),
-        ("https://" + "x" * 70 + ".org/a.wav", "cannot be fetched"),
-    ],
-)
-def test_addresses_that_are_not_fetched(url: str, says: str) -> None:
-    with pytest.raises(AudioError, match=says):
-        read_audio(url)
-
-
-def test_public_addresses() -> None:
-    assert all(map(is_public, ["1.1.1.1", "8.8.8.8", "2606:4700::1111", "64:ff9b::808:808"]))
-
-
-def test_secrets_in_an_address_are_not_shown() -> None:
-    with pytest.raises(AudioError) as caught:
-        read_audio("https://user:hunter2@127.0.0.1/a.wav?token=hunter3#hunter4")
-    assert "hunter" not in str(caught.value)
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves one recording in several ways."""
-
-    def log_message(self, *args: Any) -> None:
-        """Keeps quiet."""
-
-    def do_GET(self) -> None:
-        data: bytes = self.server.data  # type: ignore[attr-defined]
-        name, _, argument = self.path.strip("/").partition("/")
-        if name == "to":
-            self.send_response(302)
-            self.send_header("Location", argument)
-            self.end_headers()
-            return
-        if name == "missing":
-            self.send_error(404)
-            return
-        self.send_response(200)
-        if name != "unknown-length":
-            self.send_header("Content-Length", str(len(data) + 10 * (name == "cut")))
-        self.end_headers()
-        with suppress(OSError):  # whoever has seen enough hangs up
-            self.wfile.write(data)
-
-
-@pytest.fixture(scope="module")
-def https_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, ssl.SSLContext, bytes]]:
-    folder = tmp_path_factory.mktemp("tls")
-    arguments = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=test"]
-    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "certificate.pem"]
-    try:
-        subprocess.run(["openssl", "req", *arguments, *names], cwd=folder, check=True, capture_output=True)
-    except FileNotFoundError:
-        pytest.skip("openssl, which makes a certificate for the test server, is not installed")
-    data = corpus.encode(corpus.sound(5_000), format="WAV", subtype="FLOAT")
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.data = data  # type: ignore[attr-defined]
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(folder / "certificate.pem", folder / "key.pem")
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    trusting = ssl.create_default_context(cafile=str(folder / "certificate.pem"))
-    yield f"https://127.0.0.1:{server.server_port}", trusting, data
-    server.shutdown()
-    server.server_close()
-
-
-@contextmanager
-def fetched(server: tuple[str, ssl.SSLContext, bytes], path: str, **limits: Any) -> Iterator[Any]:
-    """What `download` gives if this one loopback address counts as public."""
-    address, context, _ = server
-    with download(
-        address + path, AudioLimits(**limits), allowed=lambda found: found == "127.0.0.1", context=context
-    ) as file:
-        yield file
-
-
-@pytest.mark.parametrize("path", ["/a.wav", "/unknown-length/a.wav", "/to//a.wav", "/a%20b.wav?x=1"])
-def test_fetching(https_server: tuple[str, ssl.SSLContext, bytes], path: str) -> None:
-    with fetched(https_server, path) as file:
-        assert file.read() == https_server[2]
-
-
-@pytest.mark.parametrize(
-    ("path", "limits", "says"),
-    [
-        ("/missing", {}, "status 404"),
-        ("/cut/a.wav", {}, "broke off 10 bytes before its end"),
-        ("/a.wav", {"max_download_bytes": 1_000}, "above the limit of 1000"),
-        ("/unknown-length/a.wav", {"max_download_bytes": 1_000}, "more bytes than the limit of 1000"),
-        ("/a.wav", {"download_timeout_s": 0.0}, "longer than 0 s"),
-        ("/to/http://127.0.0.1/a.wav", {}, "only https"),
-        ("/to/file:///etc/passwd", {}, "only https"),
-        ("/to/https://127.0.0.2/a.wav", {}, r"127\.0\.0\.2, which is not"),
-        ("/to/https://169.254.169.254/a.wav", {}, "not on the public internet"),
-        ("/to/" * 7 + "a.wav", {}, "more than 5 redirects"),
-    ],
-)
-def test_fetching_that_fails(
-    https_server: tuple[str, ssl.SSLContext, bytes], path: str, limits: dict[str, Any], says: str
-) -> None:
-    with pytest.raises(AudioError, match=says), fetched(https_server, path, **limits):
-        pass
-
-
-def test_certificates_are_checked(https_server: tuple[str, ssl.SSLContext, bytes]) -> None:
-    with pytest.raises(AudioError, match="certificate verify failed"):
-        download(https_server[0] + "/a.wav", AudioLimits(), allowed=lambda _: True)
 
 
 def test_soundfile_agrees(waveform: np.ndarray, tmp_path: Path) -> None:
