@@ -65,7 +65,8 @@ class Process:
         sources, presence = self._separate(mixture, _piece(last))
         sums = self._plan.targets.sums
         if sums is not None:
-            sources, presence = sums.of(sources), [None] * len(presence)
+            sources = sums.of(sources)
+            presence = [None if logits is None else sums.presence(logits) for logits in presence]
         self.presences.extend(presence)
         return sources
 

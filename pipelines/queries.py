@@ -7,20 +7,22 @@ own. All texts of a call, the negative ones included, are encoded in one batch.
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hubsep.audio import OnShort, read_audio
+from hubsep.audio import read_audio
 from hubsep.call_options import with_options
 from hubsep.chunking import Segments
-from hubsep.errors import AudioError, CheckpointError, QueryError
+from hubsep.errors import CheckpointError, QueryError
+from hubsep.pipelines.meanings import Meaning, find_text_queries, meaning_of, sums_of
+from hubsep.pipelines.options import SeparationOptions
 from hubsep.pipelines.scores import ACTIVE_SCORE
 from hubsep.pipelines.stems import Sums, find_sums
 from hubsep.pipelines.unordered import is_unordered
@@ -33,66 +35,6 @@ _TOKENIZING = threading.Lock()
 
 
 @dataclass(frozen=True)
-class SeparationOptions:
-    """Everything that can be chosen for a call; `AudioSeparationPipeline.__call__` says what each means."""
-
-    queries: str | Sequence[str] | None = None
-    query_audio: Any = None
-    query_embeds: Any = None
-    negative_queries: str | Sequence[str] | None = None
-    sources: str | Sequence[str] | Mapping[str, str] | None = None
-    model_options: Mapping[str, Any] | None = None
-    residual: bool = False
-    rescale: bool = True
-    only_active: bool = False
-    batch_size: int = 1
-    segment_s: float | None = None
-    overlap_s: float | None = None
-    offset_s: float = 0.0
-    duration_s: float | None = None
-    sampling_rate: int | None = None
-    on_short: OnShort = "raise"
-    on_progress: Callable[[int, int | None], None] | None = None
-
-    @property
-    def opening(self) -> dict[str, Any]:
-        """What `open_audio` is told."""
-        return {name: getattr(self, name) for name in ("sampling_rate", "on_short", "offset_s", "duration_s")}
-
-    def segments(self, config: Any) -> Segments:
-        """Segments of a model, with the lengths the caller chose in place of the model's own.
-
-        The outer quarters of the overlap are context: they are where the model has least to go by. Without overlap, a
-        model that can is given pieces whose sources add up to exactly those of the whole recording.
-        """
-        samples, overlap = config.segment_samples, config.overlap_samples
-        if self.segment_s is not None:
-            samples = _in_samples("segment_s", self.segment_s, config.sampling_rate)
-        if self.overlap_s is not None:
-            overlap = _in_samples("overlap_s", self.overlap_s, config.sampling_rate)
-        if samples < config.minimum_samples:
-            raise AudioError(
-                f"segment_s is {samples} samples at {config.sampling_rate} Hz; this model needs at least "
-                f"{config.minimum_samples} ({config.minimum_samples / config.sampling_rate:.3f} s)"
-            )
-        if overlap >= samples:
-            raise AudioError(
-                f"the overlap of {overlap / config.sampling_rate:g} s does not fit into segments of "
-                f"{samples / config.sampling_rate:g} s; pass a smaller overlap_s or a larger segment_s"
-            )
-        exact = getattr(config, "exact_segments", None)
-        if overlap == 0 and exact is not None:
-            return exact(samples)
-        return Segments(samples, overlap, overlap // 4)
-
-
-def _in_samples(name: str, seconds: float, sampling_rate: int) -> int:
-    if not math.isfinite(seconds) or seconds < 0:
-        raise AudioError(f"{name} must be a length in seconds, got {seconds!r}")
-    return round(seconds * sampling_rate)
-
-
-@dataclass(frozen=True)
 class Targets:
     """The sources of one call, in the order they are returned.
 
@@ -102,12 +44,14 @@ class Targets:
             `negative_query_embeds` (num_negatives, dim), or nothing.
         num_sources: how many the model returns.
         sums: what is made of these, if anything.
+        meanings: what each query was taken for, one a label; empty for models that take no queries.
     """
 
     labels: tuple[str, ...]
     embeds: Mapping[str, Tensor]
     num_sources: int
     sums: Sums | None = None
+    meanings: tuple[Meaning, ...] = ()
 
 
 def find_targets(model: Any, processor: Any, options: SeparationOptions) -> Targets:
@@ -134,13 +78,25 @@ def find_targets(model: Any, processor: Any, options: SeparationOptions) -> Targ
     if processor is None and (texts or negatives or examples):
         raise CheckpointError("this model came without a processor for its queries; pass query_embeds or processor=")
     labels = _unique(named, options.residual)
-    encoded = _encode_texts(model, processor, [*texts, *negatives])
+    names = tuple(model.config.query_classes)
+    queries = find_text_queries(model, names, texts, partial(_encode_texts, model, processor))
     sounds = [_encode_example(model, processor, source, options) for _, source in examples]
-    given = [vector.to(model.device) for _, vector in vectors]
-    embeds = {"query_embeds": _stacked([*encoded[: len(texts)], *sounds, *given])}
+    vectors_given = [vector.to(model.device) for _, vector in vectors]
+    others = [*sounds, *vectors_given]
+    embeds = {"query_embeds": _stacked([*queries.embeds, *others])}
     if negatives:
-        embeds["negative_query_embeds"] = _stacked(encoded[len(texts) :])
-    return Targets(labels, embeds, len(labels))
+        embeds["negative_query_embeds"] = _stacked(_encode_texts(model, processor, negatives))
+    meanings = [*queries.meanings, *_meanings(model, named[len(texts) :], others)]
+    sums = sums_of(labels, queries, len(others))
+    return Targets(labels, embeds, len(embeds["query_embeds"]), sums, tuple(meanings))
+
+
+@torch.no_grad()
+def _meanings(model: Any, labels: Sequence[str], embeds: Sequence[Tensor]) -> list[Meaning]:
+    """What examples and embeddings were taken for."""
+    shares = model.classify_queries(torch.stack(list(embeds))) if embeds else None
+    names = tuple(model.config.query_classes)
+    return [meaning_of(label, None if shares is None else shares[n], names) for n, label in enumerate(labels)]
 
 
 def _fixed_targets(config: Any, options: SeparationOptions) -> Targets:
@@ -266,6 +222,21 @@ class Plan:
     def labels(self) -> tuple[str, ...]:
         """Labels of everything that is returned, the residual last."""
         return (*self.targets.labels, RESIDUAL) if self.options.residual else self.targets.labels
+
+    def facts(self, scores: Sequence[float]) -> list[dict[str, Any]]:
+        """What is said of each source beside its waveform: label, score, and what a query was taken for.
+
+        A sound the model does not know cannot be found: such a score is below a half.
+        """
+        meanings = [*self.targets.meanings, *[None] * (len(scores) - len(self.targets.meanings))]
+        facts: list[dict[str, Any]] = []
+        for label, score, meaning in zip(self.labels, scores, meanings, strict=True):
+            facts.append({"label": label, "score": score if meaning is None else score * meaning.probability})
+            if meaning is not None:
+                facts[-1]["understood_as"] = meaning.understood_as
+                if meaning.understood_as is None:
+                    facts[-1]["nearest"] = meaning.nearest
+        return facts
 
     def keeps(self, label: str, score: float) -> bool:
         """Whether a source is handed out, now that its score is known."""

@@ -26,8 +26,9 @@ from hubsep.audio_writer import Clip
 from hubsep.chunking import overlap_add_many
 from hubsep.errors import AudioError
 from hubsep.pipelines.base import AudioPipeline, many, output_paths
+from hubsep.pipelines.options import SeparationOptions
 from hubsep.pipelines.process import Process
-from hubsep.pipelines.queries import Plan, SeparationOptions, make_plan
+from hubsep.pipelines.queries import Plan, make_plan
 from hubsep.pipelines.tracks import Tape, Track, Waveform, resampled_blocks
 from hubsep.pipelines.unordered import is_unordered
 
@@ -69,8 +70,9 @@ class AudioSeparationPipeline(AudioPipeline):
         Args:
             inputs: a path, https URL, bytes, file object, array or tensor (channels, samples), a dict with "array" or
                 "raw" and "sampling_rate", or a torchcodec decoder; or a list, dataset or generator of these.
-            queries: what to separate, in words; one text or several. Only for text-queried models, like the next
-                three. Queries of any kind replace all of those given to the pipeline.
+            queries: what to separate, in words; one text or several. "Everything but the voice", "no rain" and other
+                negations are understood, in English. Only for text-queried models, like the next three. Queries of
+                any kind replace all of those given to the pipeline.
             query_audio: example recordings of what to separate: one, a list, or a dict of labels and recordings.
             query_embeds: embeddings of unit length, (dim,), (num_queries, dim), or a dict of labels and (dim,).
             negative_queries: what to leave out, in words; applies to every query.
@@ -97,7 +99,9 @@ class AudioSeparationPipeline(AudioPipeline):
         Returns:
             For one recording a list of {"label", "audio", "sampling_rate", "score"}; audio is (channels, samples)
             float32, and score says from 0 to 1 whether the source is there at all: those above 0.5 are the speakers
-            of a model with unordered sources. For a list, a list of those; for a dataset or generator, an iterator.
+            of a model with unordered sources. What a query was taken for is "understood_as"; None if the model knows
+            no such sound, and then "nearest" is the one it knows that comes nearest. For a list of recordings, a list
+            of those lists; for a dataset or generator, an iterator.
 
         Raises:
             QueryError: if queries are missing, or do not suit the model.
@@ -184,10 +188,9 @@ class AudioSeparationPipeline(AudioPipeline):
                 for writer, audio in zip(writers, block, strict=True):
                     writer.write(audio)
             results: list[dict[str, Any]] = []
-            for label, score, writer in zip(plan.labels, track.scores(), writers, strict=True):
-                if plan.keeps(label, score):
-                    facts = {"path": writer.path, "sampling_rate": track.sampling_rate, "score": score}
-                    results.append({"label": label, **facts})
+            for facts, writer in zip(plan.facts(track.scores()), writers, strict=True):
+                if plan.keeps(facts["label"], facts["score"]):
+                    results.append({**facts, "path": writer.path, "sampling_rate": track.sampling_rate})
                 else:
                     writer.discard()
         return results
@@ -215,9 +218,9 @@ class AudioSeparationPipeline(AudioPipeline):
     def postprocess(self, model_outputs: Sequence[Tape], track: Track, plan: Plan) -> list[dict[str, Any]]:
         """Hands out what was recorded of each source."""
         return [
-            {**_entry(label, tape.waveform(), track), "score": score}
-            for label, tape, score in zip(plan.labels, model_outputs, track.scores(), strict=True)
-            if plan.keeps(label, score)
+            {**_entry(facts["label"], tape.waveform(), track), **facts}
+            for tape, facts in zip(model_outputs, plan.facts(track.scores()), strict=True)
+            if plan.keeps(facts["label"], facts["score"])
         ]
 
     def _sanitize_parameters(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:

@@ -44,6 +44,14 @@ class Sums:
         """The sums (batch, sums, channels, samples) of sources (batch, num_sources, channels, samples)."""
         return torch.einsum("os,bsct->boct", self.shares, sources)
 
+    def presence(self, logits: Tensor) -> Tensor:
+        """Logits (sums,) that each sum is there, of those of the sources, (num_sources,).
+
+        A sum is there if one of its sources is; what is left of the mixture is, as far as anything is left of it.
+        """
+        best = torch.where(self.shares > 0, logits, -torch.inf).amax(dim=1)
+        return torch.where(torch.from_numpy(self.mixture) > 0, torch.inf, best)
+
 
 def find_sums(config: Any, wanted: str | Sequence[str] | Mapping[str, str]) -> Sums:
     """Reads what was asked for.

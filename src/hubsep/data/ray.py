@@ -92,7 +92,7 @@ def separate_dataset(
     """
     from ray.data import ActorPoolStrategy
 
-    from ..pipelines.queries import SeparationOptions
+    from ..pipelines.options import SeparationOptions
 
     if unknown := sorted(set(options) - set(SeparationOptions.__dataclass_fields__)):
         raise TypeError(f"unknown option {', '.join(unknown)}; a recording is separated with those of the pipeline")

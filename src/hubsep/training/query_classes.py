@@ -21,11 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.prompts import catalogue, heldout_phrases, phrases
+from ..models.audiosep.classes_audiosep import ELSE
 from ..models.audiosep.modeling_audiosep import AudioSepForAudioSeparation, QueryClassifier
 from ..models.audiosep.processing_audiosep import AudioSepProcessor
-
-
-ELSE = "anything else"
 
 
 def class_names() -> list[str]:

@@ -19,6 +19,7 @@ from ...hub_bounds import shown
 
 
 MAX_CLASSES = 10_000
+ELSE = "anything else"  # the class of sounds that were never taught
 UNTAUGHT = -30.0  # bias of a class that nothing is to fall to
 
 
@@ -65,4 +66,4 @@ def fill(target: Tensor, old: Tensor, new: Tensor) -> None:
     target[len(old) :].copy_(new)
 
 
-__all__ = ["add_query_classes"]
+__all__ = ["ELSE", "add_query_classes"]

@@ -293,6 +293,25 @@ class AudioSepForAudioSeparation(AudioSepPreTrainedModel):
         pooled = self.query_encoder.audio_model(input_features.to(dtype), is_longer=is_longer).pooler_output
         return F.normalize(self.query_encoder.audio_projection(pooled).float(), dim=-1)
 
+    def classify_queries(self, query_embeds: Tensor) -> Tensor | None:
+        """What queries mean among `config.query_classes`.
+
+        Args:
+            query_embeds: embeddings of unit length, (queries, condition_size).
+
+        Returns:
+            Probabilities (queries, classes), float32; None for a model without such classes.
+        """
+        if not isinstance(self.query_network, QueryClassifier):
+            return None
+        return self.query_network.classify(query_embeds.to(self.query_network.values.weight.dtype)).float().softmax(-1)
+
+    def leave_out(self, query_embeds: Tensor, negatives: Tensor) -> Tensor:
+        """Query embeddings (..., condition_size) without what they share with `negatives` (num_negatives, same)."""
+        basis, _ = torch.linalg.qr(negatives.float().T)  # orthonormal directions, (condition_size, negatives)
+        kept = query_embeds.float() - query_embeds.float() @ basis @ basis.T
+        return F.normalize(kept, dim=-1).to(query_embeds.dtype)
+
     def forward(
         self,
         input_values: Tensor,
@@ -358,11 +377,7 @@ class AudioSepForAudioSeparation(AudioSepPreTrainedModel):
             length = self.config.query_noise * torch.rand_like(query_embeds[..., :1])
             noise = F.normalize(torch.randn_like(query_embeds), dim=-1)
             query_embeds = F.normalize(query_embeds + length * noise, dim=-1)
-        if negatives is None:
-            return query_embeds
-        basis, _ = torch.linalg.qr(negatives.float().T)  # orthonormal directions, (condition_size, negatives)
-        kept = query_embeds.float() - query_embeds.float() @ basis @ basis.T
-        return F.normalize(kept, dim=-1).to(query_embeds.dtype)
+        return query_embeds if negatives is None else self.leave_out(query_embeds, negatives)
 
     def _analyse(self, input_values: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """The spectrogram in float32: features of the network, magnitude, cosine, sine of the phase, and the level."""

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that can be chosen for a call of the separation pipeline, and the segments that follow from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hubsep.audio import OnShort
+from hubsep.chunking import Segments
+from hubsep.errors import AudioError
+
+
+@dataclass(frozen=True)
+class SeparationOptions:
+    """Everything that can be chosen for a call; `AudioSeparationPipeline.__call__` says what each means."""
+
+    queries: str | Sequence[str] | None = None
+    query_audio: Any = None
+    query_embeds: Any = None
+    negative_queries: str | Sequence[str] | None = None
+    sources: str | Sequence[str] | Mapping[str, str] | None = None
+    model_options: Mapping[str, Any] | None = None
+    residual: bool = False
+    rescale: bool = True
+    only_active: bool = False
+    batch_size: int = 1
+    segment_s: float | None = None
+    overlap_s: float | None = None
+    offset_s: float = 0.0
+    duration_s: float | None = None
+    sampling_rate: int | None = None
+    on_short: OnShort = "raise"
+    on_progress: Callable[[int, int | None], None] | None = None
+
+    @property
+    def opening(self) -> dict[str, Any]:
+        """What `open_audio` is told."""
+        return {name: getattr(self, name) for name in ("sampling_rate", "on_short", "offset_s", "duration_s")}
+
+    def segments(self, config: Any) -> Segments:
+        """Segments of a model, with the lengths the caller chose in place of the model's own.
+
+        The outer quarters of the overlap are context: they are where the model has least to go by. Without overlap, a
+        model that can is given pieces whose sources add up to exactly those of the whole recording.
+        """
+        samples, overlap = config.segment_samples, config.overlap_samples
+        if self.segment_s is not None:
+            samples = _in_samples("segment_s", self.segment_s, config.sampling_rate)
+        if self.overlap_s is not None:
+            overlap = _in_samples("overlap_s", self.overlap_s, config.sampling_rate)
+        if samples < config.minimum_samples:
+            raise AudioError(
+                f"segment_s is {samples} samples at {config.sampling_rate} Hz; this model needs at least "
+                f"{config.minimum_samples} ({config.minimum_samples / config.sampling_rate:.3f} s)"
+            )
+        if overlap >= samples:
+            raise AudioError(
+                f"the overlap of {overlap / config.sampling_rate:g} s does not fit into segments of "
+                f"{samples / config.sampling_rate:g} s; pass a smaller overlap_s or a larger segment_s"
+            )
+        exact = getattr(config, "exact_segments", None)
+        if overlap == 0 and exact is not None:
+            return exact(samples)
+        return Segments(samples, overlap, overlap // 4)
+
+
+def _in_samples(name: str, seconds: float, sampling_rate: int) -> int:
+    if not math.isfinite(seconds) or seconds < 0:
+        raise AudioError(f"{name} must be a length in seconds, got {seconds!r}")
+    return round(seconds * sampling_rate)
+
+
+__all__ = ["SeparationOptions"]
