@@ -22,7 +22,7 @@ extras = {
     "eval": ["mir_eval>=0.8", "scipy>=1.15", "torchmetrics>=1.9"],
     "video": ["av>=16"],
     "ray": ["ray[data]>=2.60,<3"],
-    "demo": ["gradio>=6.6,<7"],  # below 6.6: CVE-2026-28416
+    "demo": ["gradio>=6.16,<7"],  # below 6.16: GHSA-j36p-7w88-g82j, files outside; below 6.6: CVE-2026-28416
 }
 runners = ["hypothesis>=6.150", "pytest>=9", "pytest-timeout>=2.4", "setuptools>=80"]
 extras["test"] = [*extras["eval"], *extras["video"], *extras["train"], *runners]

@@ -7,6 +7,7 @@ Decoding runs in real child processes; the Hub is the one of the tests. What nee
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -16,6 +17,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,11 +27,13 @@ from hub_server import WRITER, HubServer
 from huggingface_hub.utils import close_session
 
 from hubsep.cli import main
+from hubsep.demo.gate import Gate
 from hubsep.demo.gpu import on_gpu, on_zero
 from hubsep.demo.intake import child_environment, take_in
 from hubsep.demo.limits import DemoLimits
 from hubsep.demo.pictures import draw, portrait_of
 from hubsep.demo.pushing import front_matter, push_space, space_files
+from hubsep.demo.stopping import Runs
 from hubsep.demo.words import split_words, with_word
 from hubsep.demo.workspace import Workspace
 from hubsep.errors import AudioError, CheckpointError
@@ -176,6 +180,157 @@ def test_files_of_a_run_go_by_age_and_with_the_process(tmp_path: Path) -> None:
     assert new.exists()
     workspace.close()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_lasts_longer_keeps_its_folder(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path, keep_seconds=60)
+    with workspace.run() as folder:
+        os.utime(folder, (time.time() - 61, time.time() - 61))
+        workspace.sweep()
+        assert folder.exists()
+    workspace.sweep()
+    assert folder.exists(), "its time begins when the run ends"
+    os.utime(folder, (time.time() - 61, time.time() - 61))
+    workspace.sweep()
+    assert not folder.exists()
+    workspace.close()
+
+
+def test_what_broken_uploads_left_goes_by_age_and_nothing_else(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path, keep_seconds=60)
+    part, new, hers, empty, full = (
+        tmp_path / name for name in ("tmpab12_x9z", "tmpcd34_x9z", "notes", "0" * 64, "f" * 64)
+    )
+    empty.mkdir()
+    full.mkdir()
+    for file in (part, new, hers, full / "a.wav"):
+        file.write_text("x")
+    for place in (part, hers, empty, full):
+        os.utime(place, (time.time() - 61, time.time() - 61))
+    workspace.sweep()
+    assert [place.exists() for place in (part, new, hers, empty, full)] == [False, True, True, False, True]
+    workspace.close()
+
+
+def test_nothing_is_kept_of_who_runs_nothing() -> None:
+    runs = Runs()
+    for number in range(100):
+        runs.stop(f"{number}" * 10_000)
+    with runs.of("a page") as shall_stop, runs.of(None) as other:
+        runs.stop("another page")
+        assert not shall_stop()
+        runs.stop("a page")
+        assert shall_stop()
+        assert not other()
+        assert len(runs) == 2
+    assert len(runs) == 0
+    with runs.of("a page") as shall_stop:
+        assert not shall_stop(), "a new run is not stopped by an old wish"
+
+
+def gated(
+    path: str = "/gradio_api/queue/join", body: bytes = b"", query: bytes = b"", **headers: str
+) -> tuple[int, bytes]:
+    """What a request of a page gets: status, and what the app behind the gate read."""
+    read, answers = [], []
+    pieces = [body[start : start + 50_000] for start in range(0, len(body), 50_000)] or [b""]
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": pieces.pop(0), "more_body": bool(pieces)}
+
+    async def send(message: dict[str, Any]) -> None:
+        answers.append(message)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while (message := await receive())["more_body"]:
+            read.append(message["body"])
+        read.append(message["body"])
+        await send({"type": "http.response.start", "status": 200})
+
+    lines = {"content-length": str(len(body)), **{name.replace("_", "-"): value for name, value in headers.items()}}
+    pairs = [(name.encode(), value.encode()) for name, value in lines.items()]
+    scope = {"type": "http", "method": "POST", "path": path, "query_string": query, "headers": pairs}
+    asyncio.run(Gate(app, replace(LIMITS, max_upload_mb=1))(scope, receive, send))
+    return answers[0]["status"], b"".join(read)
+
+
+def test_requests_are_bounded_whatever_they_hold() -> None:
+    upload = "/gradio_api/upload"
+    assert gated(upload, bytes(2**20)) == (200, bytes(2**20))
+    assert gated(upload, bytes(2**20 + 2**17)) == (413, b""), "two files of a megabyte are one upload"
+    assert gated(upload, bytes(100), transfer_encoding="chunked") == (411, b"")
+    assert gated(upload, b"x", content_length="-1") == (400, b"")
+    assert gated(upload, b"x", content_length=str(10**12)) == (413, b"")
+    assert gated("/gradio_api/component_server", bytes(2**19)) == (413, b"")
+    assert gated("/x" * 4_000) == (414, b"")
+    assert gated(query=b"x" * 5_000) == (414, b"")
+
+
+@pytest.mark.parametrize("name", ["a" * 65, "a" * 100_000, "", "../x", "\n", 7, ["a"]])
+def test_pages_have_short_names(name: Any) -> None:
+    assert gated(body=json.dumps({"session_hash": name, "data": []}).encode()) == (400, b"")
+
+
+def test_names_of_pages_in_addresses_are_short_too() -> None:
+    long = "a" * 65
+    assert gated(path="/gradio_api/queue/data", query=f"session_hash={long}".encode())[0] == 400
+    assert gated(path="/gradio_api/upload_progress", query=f"upload_id={long}".encode())[0] == 400
+    assert gated(path=f"/gradio_api/heartbeat/{long}")[0] == 400
+    assert gated(path="/gradio_api/heartbeat/4bqzfn7h1vb", query=b"session_hash=4bqzfn7h1vb")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"data": ["rain"], "session_hash": "4bqzfn7h1vb"},
+        {"data": [], "session_hash": None},
+        [1],
+        {"data": "é" * 60_000},
+    ],
+)
+def test_calls_of_pages_arrive_as_they_are(call: Any) -> None:
+    body = json.dumps(call, ensure_ascii=False).encode()
+    assert gated(body=body) == (200, body)
+    assert gated(body=b"{" + body) == (200, b"{" + body), "what is no JSON is the app's to refuse"
+
+
+def test_a_recording_that_is_gone_is_explained(tmp_path: Path) -> None:
+    assert "Upload it again" in refusal(tmp_path / "gone.wav", tmp_path)
+
+
+def test_uploads_of_those_who_wait_stay_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With gradio's own queue: three requests for one place, each with a file as old as it may be."""
+    gradio = pytest.importorskip("gradio", reason="needs gradio: pip install 'hubsep[demo]'")
+    from gradio.data_classes import PredictBodyInternal
+    from gradio.queueing import Event
+
+    from hubsep.demo.waiting import explained, touch_waiting_files
+
+    cache, outside = tmp_path / "cache", tmp_path / "outside.wav"
+    cache.mkdir()
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(cache))
+    with gradio.Blocks() as blocks:
+        recording = explained(gradio.Audio(type="filepath"))
+        recording.change(len, recording, None)
+    files = [cache / f"{number}.wav" for number in range(3)]
+    old = time.time() - 1_000
+    for file in (*files, outside):
+        file.write_text("x")
+        os.utime(file, (old, old))
+    queue = blocks._queue
+    queue.create_event_queue_for_fn(function := next(iter(blocks.fns.values())))
+
+    def waiting(*paths: Path) -> Event:
+        event = Event("page", function, None, None)
+        event.data = PredictBodyInternal(data=[{"path": str(path)} for path in paths], request=None)
+        return event
+
+    next(iter(queue.event_queue_per_concurrency_id.values())).queue.append(waiting(files[0], outside))
+    queue.active_jobs = [None, [waiting(files[1], tmp_path / "gone.wav")]]
+    touch_waiting_files(blocks)
+    assert [file.stat().st_mtime > old + 500 for file in (*files, outside)] == [True, True, False, False]
+    with pytest.raises(gradio.Error, match="Upload it again"):
+        recording.move_resource_to_block_cache(str(cache / "gone.wav"))
 
 
 def test_off_zero_gpu_nothing_is_decorated(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -275,6 +275,14 @@ def test_uploads_are_bounded_and_addresses_are_not_fetched(separation: Demo) -> 
     body = head + bytes(3 * 2**20) + f"\r\n--{border}--\r\n".encode()
     kind = {"Content-Type": f"multipart/form-data; boundary={border}"}
     assert status_of(f"{separation.url}/gradio_api/upload", body, **kind) == 413
+    half = head + bytes(3 * 2**19)
+    assert status_of(f"{separation.url}/gradio_api/upload", half + f"\r\n--{border}--\r\n".encode(), **kind) == 200
+    twice = half + b"\r\n" + half + f"\r\n--{border}--\r\n".encode()
+    assert status_of(f"{separation.url}/gradio_api/upload", twice, **kind) == 413, "the sum counts, not each file"
+    join = f"{separation.url}/gradio_api/queue/join"
+    for length, status in ((1_000_000, 413), (100_000, 400), (65, 400)):
+        asks = json.dumps({"data": [], "fn_index": 0, "session_hash": "x" * length}).encode()
+        assert status_of(join, asks, **{"Content-Type": "application/json"}) == status
     asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):

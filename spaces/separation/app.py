@@ -40,6 +40,8 @@ from hubsep.demo.results import (
     archive_of,
     delivered,
 )  # fmt: skip
+from hubsep.demo.stopping import Runs
+from hubsep.demo.waiting import explained
 from hubsep.demo.words import split_words
 from hubsep.errors import QueryError
 from hubsep.hub_resolve import resolve_folder
@@ -69,7 +71,7 @@ EXAMPLES = {
 }
 HERE = Path(__file__).parent
 WORKSPACE = workspace(LIMITS)
-STOPPED: set[str] = set()
+RUNS = Runs()
 
 
 @cache
@@ -101,15 +103,12 @@ def run(
     progress: gr.Progress = gr.Progress(),  # noqa: B008  # how gradio finds that progress is shown
 ) -> list[Any]:
     """What the button does: from a file to cards."""
-    session = request.session_hash or ""
-    STOPPED.discard(session)
-    folder = WORKSPACE.new()
-    with in_words():
+    with in_words(), WORKSPACE.run() as folder, RUNS.of(request.session_hash) as shall_stop:
         progress(0, desc="reading the recording")
         recording, notes = take_in(path, LIMITS, folder)
         options = options_of(name, queries, residual)
         if not on_zero():
-            options["on_progress"] = reporter(progress, session)
+            options["on_progress"] = reporter(progress, shall_stop)
         found = separate(name, recording, folder, options)
         progress(1, desc="drawing")
         whole = folder / f"{title_of(recording)}.wav"
@@ -118,9 +117,9 @@ def run(
         for source in found:
             file, portrait = delivered(source["path"])
             results.append(Result(source["label"], file, portrait, badge(name, source["label"], source["score"])))
+        archive = archive_of([result.path for result in results[1:]], folder / f"{title_of(recording)}.zip")
     for note in notes:
         gr.Warning(note)
-    archive = archive_of([result.path for result in results[1:]], folder / f"{title_of(recording)}.zip")
     return [status(told(results[1:])), *cards.filled(results, archive)]
 
 
@@ -138,11 +137,11 @@ def options_of(name: str, queries: str, residual: bool) -> dict[str, Any]:
     return {"queries": words, "residual": residual}
 
 
-def reporter(progress: gr.Progress, session: str) -> Callable[[int, int | None], None]:
+def reporter(progress: gr.Progress, shall_stop: Callable[[], bool]) -> Callable[[int, int | None], None]:
     """Shows how far a separation is, and ends it where the person asked for that."""
 
     def report(done: int, total: int | None) -> None:
-        if session in STOPPED:
+        if shall_stop():
             raise gr.Error("Stopped, as you asked.", title="Stopped", print_exception=False)
         progress(done / total if total else None, desc="separating")
 
@@ -187,7 +186,7 @@ def choose(name: str) -> list[Any]:
 
 def stop(request: gr.Request) -> str:
     """Ends the separation of this person, between two pieces of it."""
-    STOPPED.add(request.session_hash or "")
+    RUNS.stop(request.session_hash)
     return status("Stopped.")
 
 
@@ -229,6 +228,7 @@ with gr.Blocks(title="Take a recording apart", delete_cache=(60, LIMITS.keep_sec
             known = suggestions("Sounds it knows; click to add", CARDS[first]["known_sounds"], queries, joined=True)
             always = gr.HTML(visible=False)
             residual = gr.Checkbox(True, label="Also give me everything else", elem_id="residual")
+    explained(recording)
     with gr.Row():
         go = gr.Button("Separate", variant="primary", scale=4, elem_id="go")
         halt = gr.Button("Stop", scale=1, min_width=90)

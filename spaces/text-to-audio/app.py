@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from hubsep.demo.intake import take_in
 from hubsep.demo.limits import DemoLimits
 from hubsep.demo.page import card_of, facts, foot, heading, in_words, serve, status, suggestions, workspace
 from hubsep.demo.results import BADGE_PLAIN, BADGE_YES, Result, ResultCards, archive_of, delivered
+from hubsep.demo.stopping import Runs
+from hubsep.demo.waiting import explained
 from hubsep.errors import AudioError, CheckpointError, QueryError
 from hubsep.hub_resolve import resolve_folder
 from hubsep.pipelines.base import file_name
@@ -47,7 +50,7 @@ PROMPTS = (
 NEW, CONTINUE, VARY = "nothing: make it of words alone", "its end: let it go on", "all of it: vary it"
 HERE = Path(__file__).parent
 WORKSPACE = workspace(LIMITS)
-STOPPED: set[str] = set()
+RUNS = Runs()
 
 
 @cache
@@ -96,11 +99,8 @@ def run(
     progress: gr.Progress = gr.Progress(),  # noqa: B008  # how gradio finds that progress is shown
 ) -> list[Any]:
     """What the button does: from words to cards."""
-    session = request.session_hash or ""
-    STOPPED.discard(session)
-    folder = WORKSPACE.new()
     seed = random.randrange(2**31) if chance else int(seed)
-    with in_words():
+    with in_words(), WORKSPACE.run() as folder, RUNS.of(request.session_hash) as shall_stop:
         words = checked(prompt, path, kind)
         recording = heard(path, kind, folder)
         options: dict[str, Any] = {
@@ -114,12 +114,12 @@ def run(
         if kind == VARY and recording is not None:
             options["strength"] = float(strength)
         if not on_zero():
-            options["callback_on_step_end"] = reporter(progress, session, int(steps))
+            options["callback_on_step_end"] = reporter(progress, shall_stop, int(steps))
         progress(0, desc="loading the model")
         audios, scores, rate = generate(kind, words, recording, seed, options)
         progress(1, desc="drawing")
         results = shown(folder, words, audios, scores, rate)
-    archive = archive_of([result.path for result in results], folder / f"{file_name(words) or 'sound'}.zip")
+        archive = archive_of([result.path for result in results], folder / f"{file_name(words) or 'sound'}.zip")
     line = f"Made with seed {seed}; the same words, settings and seed make the same sound again."
     return [status(line), seed, *cards.filled(results, archive if len(results) > 1 else None)]
 
@@ -151,11 +151,11 @@ def heard(path: str | None, kind: str, folder: Path) -> Recording | None:
     return recording
 
 
-def reporter(progress: gr.Progress, session: str, steps: int) -> Any:
+def reporter(progress: gr.Progress, shall_stop: Callable[[], bool], steps: int) -> Any:
     """Shows how far it is after each step, and ends it where the person asked for that."""
 
     def report(_: Any, index: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        if session in STOPPED:
+        if shall_stop():
             raise gr.Error("Stopped, as you asked.", title="Stopped", print_exception=False)
         progress((index + 1, steps), desc="making sound", unit="steps")
         return tensors
@@ -179,7 +179,7 @@ def shown(folder: Path, words: str, audios: Any, scores: Any, rate: int) -> list
 
 def stop(request: gr.Request) -> str:
     """Ends the run of this person, between two steps."""
-    STOPPED.add(request.session_hash or "")
+    RUNS.stop(request.session_hash)
     return status("Stopped.")
 
 
@@ -225,6 +225,7 @@ with gr.Blocks(title="Make a sound of words", delete_cache=(60, LIMITS.keep_seco
         with gr.Column(min_width=300):
             kind = gr.Radio([NEW, CONTINUE, VARY], value=NEW, label="What is kept of it")
             strength = gr.Slider(0.05, 1, 0.6, step=0.05, label="How much is made anew", visible=False)
+    explained(recording)
     with gr.Row():
         go = gr.Button("Make it", variant="primary", scale=4, interactive=CARD is not None, elem_id="go")
         halt = gr.Button("Stop", scale=1, min_width=90)

@@ -24,6 +24,7 @@ from ..errors import AudioError
 from .limits import DemoLimits
 
 
+GONE = "The recording is not kept any longer. Upload it again."
 READABLE = "This demo reads WAV, FLAC, MP3, OGG, AIFF and M4A."
 
 
@@ -44,6 +45,8 @@ def take_in(path: str | os.PathLike[str] | None, limits: DemoLimits, folder: Pat
     if path is None:
         raise AudioError("There is no recording yet. Upload one, record one, or click an example.")
     path = Path(path)
+    if not path.is_file():
+        raise AudioError(GONE)
     size = path.stat().st_size
     if size > limits.max_upload_mb * 2**20:
         raise AudioError(
@@ -107,4 +110,4 @@ def _recording(answer: dict[str, Any], output: Path, name: str) -> Recording:
     return Recording(np.ascontiguousarray(values.reshape(samples, channels).T), rate, name=name)
 
 
-__all__ = ["READABLE", "child_environment", "take_in"]
+__all__ = ["GONE", "READABLE", "child_environment", "take_in"]

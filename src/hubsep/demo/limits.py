@@ -22,7 +22,7 @@ class DemoLimits:
     """Bounds of a demo.
 
     Attributes:
-        max_upload_mb: size of a file in MiB, by the web server and again when it is read.
+        max_upload_mb: size of one upload in MiB, all its files together, and of a file again when it is read.
         max_seconds: of a recording.
         max_channels: of a recording.
         max_values: samples times channels of a recording; 80 million are 320 MB in memory.
@@ -31,7 +31,7 @@ class DemoLimits:
         decode_cpu_seconds: processor time it may take.
         decode_seconds: time on the clock it may take.
         queue_size: people who may wait; the next is told that the queue is full.
-        keep_seconds: how long uploads and results stay on the disk.
+        keep_seconds: how long uploads and results stay on the disk; uploads of those who wait stay longer.
         generated_seconds: of a sound that is made.
         generated_steps: of the solver.
         candidates: of one prompt.

@@ -17,16 +17,20 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
+from starlette.middleware import Middleware
 
 from ..cards import licence_of, read_card
 from ..errors import HubsepError
+from .gate import Gate
 from .limits import DemoLimits
 from .pictures import draw, portrait_of
+from .waiting import keep_waiting_files
 from .words import with_word
 from .workspace import Workspace
 
 
 FONTS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
+MAX_SESSIONS = 1_000  # pages whose state is kept; gradio's own 10,000 are gigabytes
 CSS = Path(__file__).with_name("page.css")
 
 
@@ -114,12 +118,15 @@ def workspace(limits: DemoLimits) -> Workspace:
 
 
 def serve(blocks: gr.Blocks, limits: DemoLimits) -> None:
-    """Runs an app: one computation at a time, a bounded queue, uploads of bounded size, no folder opened."""
+    """Runs an app: one computation at a time, a bounded queue, requests of bounded size, no folder opened."""
     silence = portrait_of(np.zeros((1, 4_000), dtype=np.float32), 8_000)
     draw(silence, silence)  # the first picture looks for fonts, which no visitor should wait for
     blocks.queue(max_size=limits.queue_size, default_concurrency_limit=1)
+    keep_waiting_files(blocks, limits)
     blocks.launch(
         max_file_size=limits.max_upload_mb * 2**20,
+        state_session_capacity=MAX_SESSIONS,
+        app_kwargs={"middleware": [Middleware(Gate, limits=limits)]},
         show_error=False,
         strict_cors=True,
         footer_links=["api"],
