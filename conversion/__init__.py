@@ -42,7 +42,7 @@ def convert(
 
     Raises:
         ConversionError: the source is unsafe or broken, or does not hold what the system needs, or an override or the
-            licence is missing or wrong.
+            licence is missing or wrong, or another one than the source states.
         CheckpointError: `output` cannot be written.
     """
     system = SYSTEMS.get(model_type)
@@ -50,9 +50,9 @@ def convert(
         convertible = ", ".join(name for name, row in SYSTEMS.items() if row.converter)
         raise ConversionError(f"{shown(model_type)} cannot be converted; there are converters for {convertible}")
     if output is not None:
-        from .writing import check_licence
+        from .writing import check_licence, check_readme
 
-        check_licence(licence)
+        check_readme(check_licence(licence), Path(source))
     module = importlib.import_module(system.converter)
     return module.convert(Path(source), None if output is None else Path(output), licence=licence, **overrides)
 

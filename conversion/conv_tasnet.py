@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..errors import ConversionError
 from ..hub_bounds import shown
+from ..licences import allows_commercial_use, stated_in
 from ..models.conv_tasnet.configuration_conv_tasnet import ConvTasNetConfig
 from ..models.conv_tasnet.modeling_conv_tasnet import ConvTasNetForAudioSeparation
 from ..registry import SYSTEMS
@@ -35,7 +36,7 @@ from .common import (
     shape_of,
 )
 from .folders import weights_file
-from .writing import card, write
+from .writing import card, check_licence, check_stated, write
 
 
 WEIGHTS_FILES = ("pytorch_model.bin", "model.safetensors")  # of a folder, the first that is there
@@ -122,6 +123,7 @@ def convert(
         model = ConvTasNetForAudioSeparation(config)
     fill(model, _state(stored, config))
     if output is not None:
+        _check_note(tensors, file, licence)
         paper = SYSTEMS["conv_tasnet"].paper
         write(
             output, model, card(title="Conv-TasNet", tag="conv_tasnet", paper=paper, licence=licence, sources=[file])
@@ -166,6 +168,19 @@ def _stated(tensors: Mapping[str, Tensor], file: Path) -> dict[str, Any] | None:
     if str(arguments.get("fb_name", "free")).lower() not in ("free", "freefb"):
         raise ConversionError(f"{shown(file.name)} has the filterbank {shown(arguments['fb_name'])}, not a free one")
     return dict(arguments)
+
+
+def _check_note(tensors: Mapping[str, Tensor], file: Path, licence: str | None) -> None:
+    """Asteroid's files hold a notice of the model's licence and a table of those of the data it was trained on."""
+    metadata = read_metadata(file) if _is_asteroid(tensors) else {}
+    name, note, data = check_licence(licence), metadata.get("license_note"), metadata.get("licenses")
+    check_stated(name, stated_in(note) if isinstance(note, str) else None, f"the note in {shown(file.name)}")
+    barred = any(isinstance(row, Mapping) and row.get("non_commercial") is True for row in data or ())
+    if barred and allows_commercial_use(name):
+        raise ConversionError(
+            f"licence {name} allows commercial use, and {shown(file.name)} says that what it was trained on does not: "
+            "pass a non-commercial one, or 'unknown'"
+        )
 
 
 def _facts(tensors: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> dict[str, Any]:

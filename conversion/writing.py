@@ -21,9 +21,9 @@ from ..errors import ConversionError
 from ..hub import atomic_folder, check_folder
 from ..hub_bounds import shown
 from ..hub_manifest import sha256
+from ..licences import allows_commercial_use, is_stated, spelled
 
 
-ALLOWING = re.compile(r"(mit|apache-2\.0|bsd-[23]-clause|cc0-1\.0|cc-by(-sa)?-[34]\.0|isc|unlicense)")
 USE = """from hubsep import pipeline
 
 separate = pipeline(model="FOLDER")
@@ -82,6 +82,42 @@ def check_licence(licence: str | None) -> str:
     return licence.lower()
 
 
+def check_stated(licence: str, stated: str | None, where: str) -> None:
+    """Refuses a licence that is not the one the source itself states.
+
+    Args:
+        licence: as `check_licence` returns it; "unknown" contradicts nothing.
+        stated: in the Hub's spelling, None if the source states none.
+        where: the place that states it.
+
+    Raises:
+        ConversionError: naming both.
+    """
+    if stated is not None and is_stated(stated) and is_stated(licence) and spelled(stated) != spelled(licence):
+        raise ConversionError(
+            f"licence is {licence}, but {where} puts the weights under {stated}: pass that (--licence {stated}), or "
+            "'unknown'"
+        )
+
+
+def check_readme(licence: str, source: Path) -> None:
+    """`check_stated` for the card in a folder that is converted, if it has one.
+
+    Raises:
+        ConversionError: if the card states another licence.
+    """
+    from huggingface_hub import ModelCard
+
+    readme = source / "README.md"
+    if not readme.is_file():
+        return
+    try:
+        stated = ModelCard.load(readme).data.license
+    except Exception:  # prose without front matter, or a broken one: it states nothing
+        return
+    check_stated(licence, stated if isinstance(stated, str) and stated != "other" else None, f"its {readme.name}")
+
+
 def card(
     *,
     title: str,
@@ -124,13 +160,6 @@ def card(
     }
 
 
-def allows_commercial_use(licence: str) -> bool | None:
-    """Whether a licence, an SPDX id in lower case, allows commercial use; None where that is not known here."""
-    if re.search(r"-nc(-|$)", licence):
-        return False
-    return True if ALLOWING.fullmatch(licence) else None
-
-
 def _as_code(name: str) -> str:
     return re.sub(r"[^\w.+-]", "_", name)
 
@@ -154,4 +183,4 @@ def write(output: Path, model: PreTrainedModel, card: Mapping[str, Any], *, proc
         check_folder(folder, finite=False)
 
 
-__all__ = ["ORIGINS", "Origin", "allows_commercial_use", "card", "check_licence", "write"]
+__all__ = ["ORIGINS", "Origin", "card", "check_licence", "check_readme", "check_stated", "write"]

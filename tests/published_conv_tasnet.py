@@ -24,8 +24,10 @@ def arguments(case: str = "asteroid") -> dict[str, Any]:
     return json.loads((GOLDEN / f"{case}_meta.json").read_text())["model_args"]
 
 
-def write_asteroid(path: Path, state: dict[str, Tensor], case: str = "asteroid", **replaced: Any) -> Path:
-    """What asteroid's `serialize` and its Hub uploads leave; an argument replaced by `...` is left out."""
+def write_asteroid(
+    path: Path, state: dict[str, Tensor], case: str = "asteroid", facts: dict[str, Any] | None = None, **replaced: Any
+) -> Path:
+    """What asteroid's `serialize` and its Hub uploads leave, and other `facts`; an argument that is `...` is left out."""
     model_args = {**arguments(case), **replaced}
     content = {
         "model_name": "ConvTasNet",
@@ -34,6 +36,7 @@ def write_asteroid(path: Path, state: dict[str, Tensor], case: str = "asteroid",
         "infos": {"software_versions": {"torch_version": torch.__version__, "asteroid_version": "0.7.0"}},
         "dataset": "Libri2Mix",
         "licenses": [{"title_link": "link", "license": "CC BY 4.0", "non_commercial": False}],
+        **(facts or {}),
     }
     torch.save(content, path)
     return path

@@ -25,6 +25,7 @@ from typing import Any
 from .cards_results import conversations, eval_results, improvement, measured_on, model_index, results_table
 from .errors import DataError
 from .hub_manifest import MANIFEST, write_manifest
+from .licences import check_agrees, check_card
 from .registry import SHIPPED
 
 
@@ -65,7 +66,11 @@ def write_card(folder: Path, card: Mapping[str, Any]) -> None:
     Args:
         folder: of the model; its manifest, if it has one, lists the new files afterwards.
         card: fields, with what `hubsep evaluate` measured as `results`, if anything was measured.
+
+    Raises:
+        DataError: if the licence allows what the base or the training data does not.
     """
+    check_card(card)
     fields = {name: value for name, value in card.items() if name != "results"}
     files = {CARD: _json(fields), **card_files(card)}
     if card.get("results"):
@@ -121,13 +126,16 @@ def finetuned_card(
         limits: what the training run knows of them, before those of the base.
 
     Raises:
-        DataError: if there is no licence, or an entry of the data lacks a field.
+        DataError: if there is no licence, or it allows what base or data does not, or an entry of the data lacks a
+            field.
     """
     if not licence or not isinstance(licence, str):
         raise DataError("the licence of the new weights is missing: give an SPDX id such as CC-BY-4.0, or 'unknown'")
     for entry in data:
         if missing := {"name", "what", "licence", "attribution"} - set(entry):
             raise DataError(f"training data {entry.get('name', '?')!r} lacks {', '.join(sorted(missing))}")
+    allowed = both_allow(commercial, base.get("commercial"))
+    check_agrees(licence, allowed, base["name"] if base.get("commercial") is False else "the training data")
     kept = ("model_type", "system", "paper", "pipeline_tag", "tags")
     sounds = list(dict.fromkeys([*base.get("known_sounds", ()), *known_sounds]))
     default_use = (USE_QUERIES if sounds else USE).format(name=name, query=(*known_sounds, *sounds, "")[0])
@@ -136,7 +144,7 @@ def finetuned_card(
         **{field: base[field] for field in kept},
         "base_model": base_model or base["name"],
         "licence": licence,
-        "commercial": both_allow(commercial, base.get("commercial")),
+        "commercial": allowed,
         "summary": f"{base['name']} ({base['system']}), trained further on {', '.join(e['name'] for e in data)}.",
         "use": use or default_use,
         "known_sounds": sounds,

@@ -23,7 +23,7 @@ from ..hub import resolve_folder
 from ..registry import SHIPPED, SYSTEMS
 from .adapters import TRAINED, checkpoint_blocks, load_trained, prepare_full, prepare_lora
 from .audiosep import TextCollator
-from .finetune_card import base_card, check_publishable, write_result
+from .finetune_card import base_card, check_publishable, check_result, write_result
 from .finetune_data import Material, kind_of, load_material
 from .finetune_trainer import (
     FineTuneCallback,
@@ -245,8 +245,9 @@ def main(model: str, data: Any, output: Path, *, background: Path | None = None,
     recipe = fill_recipe(base.config.model_type, config, overrides)
     told = told or {}
     material = load_material(base, processor, recipe, data, background)
+    card = base_card(folder, base_name(model), base.config.model_type)
+    check_result(card, told.get("licence"), material.commercial)
     if told.get("repository"):
-        card = base_card(folder, base_name(model), base.config.model_type)
         check_publishable(card, material.rows, told.get("licence"), material.commercial)
     output.mkdir(parents=True, exist_ok=True)
     run = Run((base_name(model), folder), base, processor, recipe, material, output)

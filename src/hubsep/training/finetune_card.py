@@ -22,6 +22,7 @@ from ..data.contract import Row
 from ..errors import DataError
 from ..hub import MAX_SHARD_SIZE, atomic_folder, check_folder
 from ..hub_push import push_folder
+from ..licences import check_agrees, check_card, is_stated
 from ..registry import SYSTEMS
 from .adapters import save_adapter
 
@@ -29,7 +30,6 @@ from .adapters import save_adapter
 if TYPE_CHECKING:
     from .finetune import Run
 
-UNKNOWN = ("", "unknown", "none stated")
 MEASURES = {
     "sdri": "SDR improvement, dB",
     "known_sdri": "SDR improvement of sounds known before, dB",
@@ -57,21 +57,28 @@ def check_publishable(base: dict[str, Any], rows: Sequence[Row], licence: str | 
     Raises:
         DataError: naming the licence that is missing, or that contradicts the data.
     """
-    if not licence or licence.lower() in UNKNOWN:
+    if licence is None or not is_stated(licence):
         raise DataError("pushing needs the licence of the result: --licence with an SPDX id such as CC-BY-4.0")
-    if str(base["licence"]).lower() in UNKNOWN:
+    if not is_stated(base["licence"]):
         raise DataError(f"nobody says what the licence of {base['name']} is; it cannot be pushed on")
-    silent = [row for row in rows if (row.get("licence") or "").lower() in UNKNOWN]
+    silent = [row for row in rows if not is_stated(row.get("licence"))]
     if silent:
         raise DataError(
             f"{len(silent)} of {len(rows)} recordings have no licence, {Path(silent[0]['path']).name} for one; write "
             "it into the column licence of metadata.csv"
         )
-    if not commercial and "nc" not in licence.lower().split("-") and licence.lower() != "other":
-        raise DataError(
-            f"licence {licence} allows commercial use, which recordings with commercial=False do not: use a "
-            "non-commercial one such as CC-BY-NC-4.0"
-        )
+    check_result(base, licence, commercial)
+
+
+def check_result(base: dict[str, Any], licence: str | None, commercial: bool | None) -> None:
+    """Refuses a licence that allows what base or data does not; called before a run begins, pushed or not.
+
+    Raises:
+        DataError: naming the licence, and what it contradicts.
+    """
+    if licence is not None:
+        check_agrees(licence, commercial, "recordings with commercial=False")
+        check_agrees(licence, base["commercial"], str(base["name"]))
 
 
 def data_entries(rows: Iterable[Row]) -> list[dict[str, str]]:
@@ -186,12 +193,14 @@ def publish(folder: Path, repository: str, **options: Any) -> str:
         **options: `private`, `revision`, `token`, `commit_message`.
 
     Raises:
-        DataError: if the card names no licence for the weights or for what they were trained on.
+        DataError: if the card names no licence for the weights or for what they were trained on, or one that allows
+            more than these do.
         CheckpointError: if the Hub cannot be reached or refuses.
     """
     card = read_card(folder)
-    missing = [d["name"] for d in card.get("training_data", []) if str(d.get("licence", "")).lower() in UNKNOWN]
-    if str(card["licence"]).lower() in UNKNOWN or missing:
+    missing = [d["name"] for d in card.get("training_data", []) if not is_stated(d.get("licence"))]
+    check_card(card)
+    if not is_stated(card["licence"]) or missing:
         what = f"the licence of {missing[0]}" if missing else "its licence"
         raise DataError(
             f"{folder} does not say what {what} is; it is in {CARD} and README.md, and nothing goes without"
@@ -211,4 +220,4 @@ def publish(folder: Path, repository: str, **options: Any) -> str:
         return push_folder(repository, save, card=readme, **options)
 
 
-__all__ = ["base_card", "check_publishable", "data_entries", "describe", "publish", "write_result"]
+__all__ = ["base_card", "check_publishable", "check_result", "data_entries", "describe", "publish", "write_result"]

@@ -16,6 +16,7 @@ from ..data.recordings import read_metadata
 from ..errors import DataError
 from ..hub_push import CARD, push_folder
 from ..hub_resolve import resolve_folder
+from ..licences import allows_commercial_use, check_agrees
 
 
 TEXT = """---
@@ -64,20 +65,21 @@ def checked_licence(recipe: Any) -> str:
     """The licence of the adapters: the recipe's, or what the card of the pipeline says.
 
     Raises:
-        DataError: if they are to be pushed and nothing says it.
+        DataError: if they are to be pushed and nothing says it, or it allows more than that of the pipeline.
     """
-    if recipe.licence:
-        return str(recipe.licence)
     from huggingface_hub import ModelCard
 
     card = resolve_folder(recipe.pipeline) / CARD
-    found = ModelCard.load(card).data.license if card.is_file() else None
-    if recipe.push_to and not found:
+    stated = ModelCard.load(card).data.license if card.is_file() else None
+    if recipe.licence:
+        check_agrees(recipe.licence, allows_commercial_use(str(stated or "")), base_name(recipe))
+        return str(recipe.licence)
+    if recipe.push_to and not stated:
         raise DataError(
             "push_to needs licence, the SPDX id of what the adapters are published under: the card of "
             f"{base_name(recipe)} names none"
         )
-    return str(found or "unknown")
+    return str(stated or "unknown")
 
 
 def adapter_card(recipe: Any, licence: str, data: Path, output: Path) -> str:
@@ -88,11 +90,15 @@ def adapter_card(recipe: Any, licence: str, data: Path, output: Path) -> str:
         licence: of the adapters.
         data: the folder that the recipe's folders are relative to.
         output: of the run.
+
+    Raises:
+        DataError: if the licence allows more than those of the recordings.
     """
     rows = [
         row for name in recipe.folders for row in read_metadata(data / name, commercial_only=recipe.commercial_only)
     ]
     restricted = any(row.get("commercial", "").lower() != "true" for row in rows)
+    check_agrees(licence, not restricted, "some of the recordings")
     name = recipe.push_to or output.resolve().name
     return TEXT.format(
         licence=licence,
