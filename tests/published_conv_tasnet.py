@@ -27,7 +27,7 @@ def arguments(case: str = "asteroid") -> dict[str, Any]:
 def write_asteroid(
     path: Path, state: dict[str, Tensor], case: str = "asteroid", facts: dict[str, Any] | None = None, **replaced: Any
 ) -> Path:
-    """What asteroid's `serialize` and its Hub uploads leave, and other `facts`; an argument that is `...` is left out."""
+    """What asteroid's `serialize` and its Hub uploads leave, and `facts`; an argument that is `...` is left out."""
     model_args = {**arguments(case), **replaced}
     content = {
         "model_name": "ConvTasNet",
