@@ -4,13 +4,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hubsep.audio import OnShort
 from hubsep.chunking import Segments
 from hubsep.errors import AudioError
+from hubsep.near import did_you_mean
+
+
+# what other packages, and people, call these options
+SYNONYMS = {
+    "query": "queries", "text": "queries", "texts": "queries", "prompt": "queries", "prompts": "queries",
+    "caption": "queries", "query_text": "queries", "audio_query": "query_audio", "example": "query_audio",
+    "examples": "query_audio", "embeds": "query_embeds", "query_embed": "query_embeds", "negative": "negative_queries",
+    "negative_prompt": "negative_queries", "negative_query": "negative_queries", "stem": "sources",
+    "stems": "sources", "targets": "sources", "source": "sources", "options": "model_options", "rest": "residual",
+    "sr": "sampling_rate", "rate": "sampling_rate", "sample_rate": "sampling_rate", "segment": "segment_s",
+    "chunk_length_s": "segment_s", "stride_length_s": "overlap_s", "overlap": "overlap_s", "offset": "offset_s",
+    "start": "offset_s", "duration": "duration_s", "callback": "on_progress", "progress": "on_progress",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,4 +87,16 @@ def _in_samples(name: str, seconds: float, sampling_rate: int) -> int:
     return round(seconds * sampling_rate)
 
 
-__all__ = ["SeparationOptions"]
+def check_names(options: Iterable[str]) -> None:
+    """Refuses an option that a separation pipeline does not have.
+
+    Raises:
+        TypeError: naming it, and the one that was meant.
+    """
+    names = tuple(SeparationOptions.__dataclass_fields__)
+    for option in sorted(set(options) - set(names)):
+        hint = did_you_mean(option, names, SYNONYMS)
+        raise TypeError(f"unknown option {option}.{hint} An audio-separation pipeline takes {', '.join(names)}")
+
+
+__all__ = ["SeparationOptions", "check_names"]

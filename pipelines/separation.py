@@ -26,7 +26,7 @@ from hubsep.audio_writer import Clip
 from hubsep.chunking import overlap_add_many
 from hubsep.errors import AudioError
 from hubsep.pipelines.base import AudioPipeline, many, output_paths
-from hubsep.pipelines.options import SeparationOptions
+from hubsep.pipelines.options import SeparationOptions, check_names
 from hubsep.pipelines.process import Process
 from hubsep.pipelines.queries import Plan, make_plan
 from hubsep.pipelines.tracks import Tape, Track, Waveform, resampled_blocks
@@ -64,6 +64,7 @@ class AudioSeparationPipeline(AudioPipeline):
         sampling_rate: int | None = None,
         on_short: OnShort | None = None,
         on_progress: Callable[[int, int | None], None] | None = None,
+        **unknown: Any,
     ) -> Any:
         """Separates one recording, or each of several.
 
@@ -95,6 +96,7 @@ class AudioSeparationPipeline(AudioPipeline):
             on_short: "raise" or "warn" when a file holds less audio than it claims.
             on_progress: called with the samples of the current recording that are done, and all of them if known.
                 What it raises stops the call.
+            **unknown: nothing; here for an error that says which option was meant.
 
         Returns:
             For one recording a list of {"label", "audio", "sampling_rate", "score"}; audio is (channels, samples)
@@ -106,9 +108,10 @@ class AudioSeparationPipeline(AudioPipeline):
         Raises:
             QueryError: if queries are missing, or do not suit the model.
             AudioError: if a recording cannot be read or separated.
+            TypeError: if there is no such option.
         """
-        given = locals()  # every option by its name
-        plan = self._plan(**{name: given[name] for name in SeparationOptions.__dataclass_fields__})
+        options = locals()  # every option by its name
+        plan = self._plan(**{name: options[name] for name in SeparationOptions.__dataclass_fields__}, **unknown)
         recordings = many(inputs)
         if recordings is None:
             return next(self._results([inputs], plan))
@@ -225,10 +228,7 @@ class AudioSeparationPipeline(AudioPipeline):
 
     def _sanitize_parameters(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """Checks the names of the options; all of them are kept in the first dict."""
-        unknown = sorted(set(options) - set(SeparationOptions.__dataclass_fields__))
-        if unknown:
-            known = ", ".join(SeparationOptions.__dataclass_fields__)
-            raise TypeError(f"unknown option {', '.join(unknown)}; an audio-separation pipeline takes {known}")
+        check_names(options)
         return options, {}, {}
 
     def _plan(self, **options: Any) -> Plan:

@@ -16,6 +16,7 @@ from .hub_atomic import recover
 from .hub_bounds import shown
 from .hub_checks import check_folder
 from .hub_wire import check_token, wire_errors
+from .near import did_you_mean, near
 from .registry import SHIPPED
 
 
@@ -53,6 +54,11 @@ def resolve_folder(
         return SHIPPED[name]
     if path.is_absolute() or name.startswith((".", "~")) or "\\" in name or name.count("/") > 1:
         raise CheckpointError(f"there is no folder {shown(name)}.")
+    if "/" not in name and (meant := near(name, SHIPPED)):
+        raise CheckpointError(
+            f"there is no model {shown(name)}. Did you mean {meant}? The shipped models are {', '.join(SHIPPED)}; "
+            "others are folders, or repositories of the Hub (org/name)."
+        )
     check_token(token)
     return _download(name, revision, token, cache_dir, local_files_only, force_download)
 
@@ -77,7 +83,8 @@ def _download(
 ) -> Path:
     from huggingface_hub import snapshot_download
 
-    with wire_errors(f"there is no folder {shown(name)}, and it could not be fetched from the Hub", token):
+    hint = did_you_mean(name, [*SHIPPED, *_cached(cache_dir)])
+    with wire_errors(f"there is no folder {shown(name)}, and it could not be fetched from the Hub", token, hint):
         folder = snapshot_download(
             name,
             revision=revision,
@@ -88,6 +95,16 @@ def _download(
             allow_patterns=list(DOWNLOADED),
         )
     return Path(folder)
+
+
+def _cached(cache_dir: str | os.PathLike[str] | None) -> list[str]:
+    """Repositories that were fetched before."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folder = Path(cache_dir) if cache_dir is not None else Path(HF_HUB_CACHE)
+    if not folder.is_dir():
+        return []
+    return [path.name.removeprefix("models--").replace("--", "/", 1) for path in sorted(folder.glob("models--*--*"))]
 
 
 def inside(folder: Path, subfolder: str) -> Path:

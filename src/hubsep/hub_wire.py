@@ -30,8 +30,8 @@ def check_token(token: str | bool | None) -> None:
 
 
 @contextmanager
-def wire_errors(what: str, token: str | bool | None) -> Iterator[None]:
-    """Turn whatever is raised on the way to or from the Hub into a `CheckpointError` that begins with `what`."""
+def wire_errors(what: str, token: str | bool | None, hint: str = "") -> Iterator[None]:
+    """Turn whatever is raised on the way to or from the Hub into a `CheckpointError`: `what`, the reason, `hint`."""
     try:
         yield
     except HubsepError:
@@ -42,7 +42,7 @@ def wire_errors(what: str, token: str | bool | None) -> Iterator[None]:
         sent = _sent(token)
         if sent and sent in "".join(traceback.format_exception(error)):
             reason, cause = reason.replace(sent, "***"), None
-        raise CheckpointError(f"{what}: {type(error).__name__}: {reason[:MAX_REASON_CHARACTERS]}") from cause
+        raise CheckpointError(f"{what}: {type(error).__name__}: {reason[:MAX_REASON_CHARACTERS]}{hint}") from cause
 
 
 def _sent(token: str | bool | None) -> str | None:

@@ -92,10 +92,9 @@ def separate_dataset(
     """
     from ray.data import ActorPoolStrategy
 
-    from ..pipelines.options import SeparationOptions
+    from ..pipelines.options import check_names
 
-    if unknown := sorted(set(options) - set(SeparationOptions.__dataclass_fields__)):
-        raise TypeError(f"unknown option {', '.join(unknown)}; a recording is separated with those of the pipeline")
+    check_names(options)
     task = Task(model, options, output, root, template, format, subtype, filesystem, path_column, bytes_column)
     task.check()
     least, most = (workers, workers) if isinstance(workers, int) else workers
