@@ -212,6 +212,7 @@ class Plan:
     options: SeparationOptions
     targets: Targets
     segments: Segments
+    exact: bool = False  # for files: in float64 where float32 would round
 
     @property
     def surveys(self) -> tuple[Callable[..., dict[str, Tensor]], ...]:

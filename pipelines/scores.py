@@ -46,7 +46,7 @@ class Scores:
         self._shares = _Shares(num_sources, max(1, round(STRETCH_S * sampling_rate)))
         self._activity = _Activity(num_sources, max(1, round(FRAME_S * sampling_rate))) if unordered else None
 
-    def add(self, mixture: NDArray[np.float32], sources: NDArray[np.float32], presence: Tensor | None) -> None:
+    def add(self, mixture: NDArray[np.floating], sources: NDArray[np.floating], presence: Tensor | None) -> None:
         """Takes in the next block.
 
         Args:

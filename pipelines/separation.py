@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from transformers.utils import ModelOutput
 
 from hubsep.audio import AudioWriter, OnShort, open_audio
 from hubsep.audio_formats import bitrate_kbps
+from hubsep.audio_integers import write_together
 from hubsep.audio_sources import repeatable
 from hubsep.audio_writer import Clip
 from hubsep.chunking import overlap_add_many
@@ -155,7 +157,8 @@ class AudioSeparationPipeline(AudioPipeline):
     ) -> list[dict[str, Any]]:
         """Separates one recording into files; memory does not grow with its length.
 
-        The files appear when all of them are complete, and not at all if anything fails.
+        The files appear when all of them are complete, and not at all if anything fails. In a subtype of integers, the
+        sources are rounded and the residual is the recording less the rounded ones: they add up to the last bit.
 
         Args:
             source: one recording, as in a call.
@@ -175,7 +178,12 @@ class AudioSeparationPipeline(AudioPipeline):
             QueryError: as a call does.
             AudioError: as a call does, and if two outputs, or an output and the source, are the same file.
         """
-        plan = self._plan(**options)
+        plan = replace(self._plan(**options), exact=True)
+        cut_out = () if plan.targets.sums is None else plan.targets.sums.from_recording
+        together: dict[str, Any] = {
+            "from_recording": [label in cut_out for label in plan.labels],
+            "residual": plan.options.residual,
+        }
         kbps = None if bitrate is None else bitrate_kbps(bitrate)
         with ExitStack() as files:
             writers: list[AudioWriter] = []
@@ -188,8 +196,7 @@ class AudioSeparationPipeline(AudioPipeline):
                         shape = (track.sampling_rate, track.channels)
                         writer = AudioWriter(path, *shape, samples=track.total_samples, **form)
                         writers.append(files.enter_context(writer))
-                for writer, audio in zip(writers, block, strict=True):
-                    writer.write(audio)
+                write_together(writers, list(block), **together)
             results: list[dict[str, Any]] = []
             for facts, writer in zip(plan.facts(track.scores()), writers, strict=True):
                 if plan.keeps(facts["label"], facts["score"]):
@@ -207,6 +214,7 @@ class AudioSeparationPipeline(AudioPipeline):
             residual=plan.options.residual,
             unordered=is_unordered(plan.model.config),
             mixture_shares=None if plan.targets.sums is None else plan.targets.sums.mixture,
+            exact=plan.exact,
         )
 
     def _forward(self, input_tensors: dict[str, Any], run: Callable[..., Any]) -> dict[str, Tensor]:

@@ -40,6 +40,11 @@ class Sums:
     shares: Tensor
     mixture: NDArray[np.float32]
 
+    @property
+    def from_recording(self) -> tuple[str, ...]:
+        """Labels of those that hold the recording itself, less something, as `mixture-vocals` does."""
+        return tuple(label for label, share in zip(self.labels, self.mixture, strict=True) if share > 0)
+
     def of(self, sources: Tensor) -> Tensor:
         """The sums (batch, sums, channels, samples) of sources (batch, num_sources, channels, samples)."""
         return torch.einsum("os,bsct->boct", self.shares, sources)

@@ -3,13 +3,15 @@
 
 A recording keeps its rate, channels and length. Reading runs ahead of the model, so the mixture waits here until its
 sources arrive; what waits is at most a batch of segments. The residual is taken from the float32 sources that are
-handed out, so that all of them add up to the mixture.
+handed out, so that all of them add up to the mixture; for files it is worked out in float64, since what follows is
+rounding (`audio_integers.py`).
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,6 +39,7 @@ class Track:
         residual: whether the residual follows as one more source.
         unordered: whether the model's sources come in no order; their scores then say how many there are.
         mixture_shares: how much of the mixture belongs to each source, (num_sources,); nothing by default.
+        exact: whether what is cut out of the mixture, and the residual, come in float64.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class Track:
         residual: bool,
         unordered: bool = False,
         mixture_shares: NDArray[np.float32] | None = None,
+        exact: bool = False,
     ):
         self.reader = reader
         self.sampling_rate: int = reader.sampling_rate
@@ -58,7 +62,8 @@ class Track:
         self.num_sources = num_sources
         self.residual = residual
         self._mixture_shares = mixture_shares
-        self._waiting: deque[Waveform] = deque()
+        self._dtype: Any = np.float64 if exact else np.float32
+        self._waiting: deque[NDArray[np.floating]] = deque()
         self._backward = StreamResampler(model_rate, self.sampling_rate, num_sources * self.channels)
         self._ahead = np.zeros((num_sources, self.channels, 0), np.float32)
         self._scores = Scores(num_sources, self.sampling_rate, residual=residual, unordered=unordered)
@@ -67,7 +72,7 @@ class Track:
         """The mixture at the model's rate, (channels, samples) each, and at least one sample of it."""
         yield from resampled_blocks(self.reader, self.model_rate, self._waiting.append)
 
-    def restore(self, sources: Tensor, presence: Tensor | None, *, last: bool) -> Waveform:
+    def restore(self, sources: Tensor, presence: Tensor | None, *, last: bool) -> NDArray[np.floating]:
         """Brings a block of sources back to the recording's rate and adds the residual.
 
         Args:
@@ -84,16 +89,17 @@ class Track:
             margin = np.zeros((flat.shape[0], _MARGIN), np.float32)
             parts += [self._unflat(self._backward.push(margin)), self._unflat(self._backward.finish())]
         restored = np.concatenate(parts, axis=-1)
-        mixture = self._mixture(None if last else restored.shape[-1])
+        mixture = self._mixture(None if last else restored.shape[-1]).astype(self._dtype, copy=False)
         samples = mixture.shape[-1]
         restored, self._ahead = restored[..., :samples], restored[..., samples:].copy()
         if self._mixture_shares is not None:
             restored = restored + self._mixture_shares[:, None, None] * mixture
         if self.residual:
             rest = mixture - restored.sum(axis=0, dtype=np.float64)
-            restored = np.concatenate([restored, rest[None].astype(np.float32)])
+            restored = np.concatenate([restored, rest[None].astype(self._dtype, copy=False)])
         self.done_samples += samples
-        self._scores.add(mixture, restored, presence)
+        single = restored.astype(np.float32, copy=False)
+        self._scores.add(mixture.astype(np.float32, copy=False), single, presence)
         return restored
 
     def scores(self) -> list[float]:
@@ -103,9 +109,9 @@ class Track:
     def _unflat(self, flat: Waveform) -> Waveform:
         return flat.reshape(self.num_sources, self.channels, flat.shape[-1])
 
-    def _mixture(self, samples: int | None) -> Waveform:
+    def _mixture(self, samples: int | None) -> NDArray[np.floating]:
         """Takes at most `samples` of what waits, or all of it."""
-        taken: list[Waveform] = [np.zeros((self.channels, 0), np.float32)]
+        taken: list[NDArray[np.floating]] = [np.zeros((self.channels, 0), np.float32)]
         missing = samples
         while self._waiting and missing != 0:
             block = self._waiting.popleft()
@@ -119,7 +125,7 @@ class Track:
 
 
 def resampled_blocks(
-    reader: AudioReader, model_rate: int, keep: Callable[[Waveform], None] | None = None
+    reader: AudioReader, model_rate: int, keep: Callable[[NDArray[np.floating]], None] | None = None
 ) -> Iterator[Tensor]:
     """A recording at the model's rate, (channels, samples) each, and at least one sample of it; closes the reader.
 
@@ -131,10 +137,10 @@ def resampled_blocks(
     forward = StreamResampler(reader.sampling_rate, model_rate, reader.channels)
     empty = True
     with reader:
-        for block in reader.blocks():
+        for block in reader.exact_blocks():
             if keep is not None:
                 keep(block)
-            resampled = forward.push(block)
+            resampled = forward.push(block.astype(np.float32, copy=False))
             empty = empty and resampled.shape[1] == 0
             yield torch.from_numpy(resampled)
     resampled = forward.finish()

@@ -103,6 +103,16 @@ class PipelinePromises:
             assert sampling_rate == file["sampling_rate"] == rate * 2
             assert np.array_equal(samples.T, source["audio"])
 
+    @pytest.mark.parametrize(("ending", "subtype"), [("wav", "PCM_16"), ("flac", "PCM_24"), ("wav", "PCM_32")])
+    def test_files_of_integers_add_up_to_the_last_bit(self, separate, options, rate, ending, subtype, tmp_path: Path):
+        path = tmp_path / f"street.{ending}"
+        sf.write(path, 0.3 * recording(9_000, 2).T.astype(np.float64), rate * 2, subtype=subtype)
+        form = {"template": "{label}." + ending, "subtype": subtype}
+        written = separate.separate_file(path, tmp_path / "out", residual=True, **form, **options)
+        integers = [sf.read(file["path"], dtype="int32", always_2d=True)[0].astype(np.int64) for file in written]
+        assert min(np.abs(source).max() for source in integers) > 0
+        assert np.array_equal(sum(integers), sf.read(path, dtype="int32", always_2d=True)[0])
+
     def test_batches_give_what_singles_give(self, separate, options, rate):
         recordings = [recording(n, c, n) for n, c in [(20_000, 1), (20_000, 1), (9_000, 2), (31_000, 1), (20_000, 1)]]
         singles = [separate(mixture, sampling_rate=rate, **options) for mixture in recordings]

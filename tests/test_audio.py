@@ -31,6 +31,7 @@ from hubsep.audio import (
     resample,
     write_audio,
 )
+from hubsep.audio_integers import in_steps
 from hubsep.audio_mp3 import parse_frame
 from hubsep.errors import AudioError
 
@@ -246,6 +247,8 @@ def test_videos_without_pyav_say_what_to_install(waveform: np.ndarray, tmp_path:
         ("rf64", None, 0),
         ("w64", None, 0),
         ("caf", "PCM_16", 2**-16),
+        ("caf", "ALAC_16", 2**-16),
+        ("caf", "ALAC_24", 2**-23),
         ("aiff", None, 0),
         ("au", None, 0),
         ("flac", "PCM_16", 2**-16),
@@ -312,6 +315,33 @@ def test_integers_are_rounded_to_the_nearest(tmp_path: Path) -> None:
     steps = np.linspace(-0.9, 0.9, 40_001, dtype=np.float32)[None]
     found = read_audio(write_audio(tmp_path / "a.wav", steps, RATE, subtype="PCM_16")).waveform
     assert abs(float(np.mean(found.astype(np.float64) - steps))) < 1e-7  # rounding down would leave 1.5e-5
+
+
+@pytest.mark.parametrize("bits", [8, 16, 20, 24, 32])
+def test_steps_of_integers_add_up_where_the_recording_is_full_scale(bits: int) -> None:
+    """A residual that rounding pushes out of range, and a source of full scale, included."""
+    generator, step = np.random.default_rng(bits), 2.0 ** (1 - bits)
+    loud = generator.uniform(-1.1, 1.1, (2, 20_000))
+    mixture = np.clip(np.rint(loud / step) * step, -1.0, 1.0 - step)
+    sources = [(0.7 * generator.uniform(-step, step, mixture.shape)).astype(np.float32) for _ in range(3)]
+    sources[0][:, :9] = 1.0
+    residual = mixture - np.sum(sources, axis=0, dtype=np.float64)
+    written = in_steps([*sources, residual], [bits] * 4, residual=True)
+    held = [np.clip(block, -1.0, 1.0 - step) for block in written]
+    possible = np.abs(residual) <= 1
+    assert possible.mean() > 0.9
+    assert np.array_equal(np.sum(held, axis=0)[possible], mixture[possible])
+    karaoke = mixture - sources[1]
+    both = np.sum(in_steps([sources[1], karaoke], [bits] * 2, [False, True]), axis=0)
+    assert np.array_equal(both[np.abs(karaoke) < 1 - step], mixture[np.abs(karaoke) < 1 - step])
+
+
+def test_files_that_hold_no_integers_get_what_there_is() -> None:
+    blocks = [np.full((1, 3), 0.1, np.float32), np.full((1, 3), 0.2, np.float32)]
+    assert in_steps(blocks, [None, None], residual=True) is blocks
+    written = in_steps(blocks, [16, None], residual=True)
+    assert np.abs(np.sum(written, axis=0) - 0.3).max() < 1e-7
+    assert np.array_equal(in_steps(blocks, [None, 16], residual=True)[0], blocks[0])
 
 
 @pytest.mark.parametrize(("rate", "kbps"), [(44_100, 192), (48_000, 40), (44_100, None), (22_050, 64), (8_000, 24)])

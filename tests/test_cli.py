@@ -91,6 +91,31 @@ def test_outputs_keep_what_the_input_is(model: Path, name: str, subtype: str) ->
             assert getattr(found, fact) == getattr(expected, fact)
 
 
+@pytest.mark.parametrize(
+    ("name", "subtype"),
+    [
+        ("a.wav", "PCM_U8"),
+        ("a.wav", "PCM_16"),
+        ("a.wav", "PCM_24"),
+        ("a.wav", "PCM_32"),
+        ("a.flac", "PCM_S8"),
+        ("a.flac", "PCM_16"),
+        ("a.aiff", "PCM_24"),
+        ("a.caf", "ALAC_16"),
+        ("a.caf", "ALAC_24"),
+    ],
+)
+def test_files_of_integers_add_up_to_the_last_bit(model: Path, name: str, subtype: str) -> None:
+    record(name, channels=2, seconds=0.7, subtype=subtype, peak=0.4)
+    queries = ["-q", "rain", "-q", "dog barking", "--residual"]
+    assert main(["separate", name, *queries, "--model", str(model), "-o", "out"]) == 0
+    outputs = [path for path in Path("out/a").iterdir() if path.suffix != ".json"]
+    assert len(outputs) == 3
+    assert {sf.info(path).subtype for path in outputs} == {subtype}
+    total = sum(sf.read(path, dtype="int32")[0].astype(np.int64) for path in outputs)
+    assert np.array_equal(total, sf.read(name, dtype="int32")[0])
+
+
 def test_sources_and_residual_add_up(model: Path) -> None:
     record("street.wav", channels=2, rate=44_100, subtype="FLOAT")
     assert (
@@ -210,7 +235,7 @@ def test_clamp_and_rescale_are_only_done_when_asked_for(loud: list[str]) -> None
     rain, residual = waveforms()
     gain = 1 / np.abs(exact_residual).max()
     assert np.abs(residual - gain * exact_residual).max() <= 2**-15
-    assert np.abs(rain - gain * exact_rain).max() <= 2**-15
+    assert np.abs(rain - gain * exact_rain).max() <= 1.5 * 2**-15  # half a step, and one the residual has no room for
 
 
 def test_raise_leaves_nothing(loud: list[str], capsys: pytest.CaptureFixture[str]) -> None:

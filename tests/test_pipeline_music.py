@@ -271,6 +271,21 @@ def test_stems_and_sums_of_them(separate: AudioSeparationPipeline, song: Path):
     assert np.abs(np.concatenate([audio(b) for b in streamed], axis=-1)[0] - vocals).max() <= 1e-6
 
 
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24"])
+@pytest.mark.parametrize("wanted", ["vocals,karaoke=mixture-vocals", "drums+bass,rest=mixture-drums-bass"])
+def test_what_is_cut_out_of_the_recording_and_the_rest_add_up_to_the_last_bit(
+    separate: AudioSeparationPipeline, model: Path, wanted: str, subtype: str, tmp_path: Path
+):
+    sf.write("song.wav", 0.5 * recording(33_075, 2).T, RATE, subtype=subtype)
+    separate.separate_file("song.wav", "out/song", template="{label}.wav", subtype=subtype, sources=wanted)
+    for done in (0, command(model, "--stems", wanted, "--overwrite")):
+        assert done == 0
+        outputs = sorted(Path("out/song").glob("*.wav"))
+        assert len(outputs) == 2
+        total = sum(sf.read(path, dtype="int32")[0].astype(np.int64) for path in outputs)
+        assert np.array_equal(total, sf.read("song.wav", dtype="int32")[0])
+
+
 @pytest.mark.parametrize(
     ("wanted", "says"),
     [

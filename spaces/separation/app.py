@@ -113,9 +113,9 @@ def run(
         progress(1, desc="drawing")
         whole = folder / f"{title_of(recording)}.wav"
         write_audio(whole, recording.waveform, recording.sampling_rate)
-        results = [Result(recording.name, *delivered(whole), ("the recording", BADGE_PLAIN))]
-        for source in found:
-            file, portrait = delivered(source["path"])
+        results = [Result(recording.name, *delivered([whole])[0], ("the recording", BADGE_PLAIN))]
+        files = delivered([source["path"] for source in found], residual=residual)
+        for source, (file, portrait) in zip(found, files, strict=True):
             results.append(Result(source["label"], file, portrait, badge(name, source["label"], source["score"])))
         archive = archive_of([result.path for result in results[1:]], folder / f"{title_of(recording)}.zip")
     for note in notes:

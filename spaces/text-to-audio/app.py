@@ -170,7 +170,7 @@ def shown(folder: Path, words: str, audios: Any, scores: Any, rate: int) -> list
     for number, audio in enumerate(audios, 1):
         path = folder / (f"{name}.wav" if len(audios) == 1 else f"{name}-{number}.wav")
         write_audio(path, np.asarray(audio, dtype=np.float32)[None], rate)
-        file, portrait = delivered(path)
+        file, portrait = delivered([path])[0]
         label = (words or "sound") if len(audios) == 1 else f"{words or 'sound'}, candidate {number}"
         score = "" if scores is None else f"{'best match, ' * (number == 1)}score {float(scores[0][number - 1]):.2f}"
         results.append(Result(label, file, portrait, (score, BADGE_YES if number == 1 else BADGE_PLAIN)))

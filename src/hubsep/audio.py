@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .audio_excerpts import Excerpt
 from .audio_files import Source
@@ -66,6 +67,15 @@ class AudioReader:
             AudioError: if it cannot be decoded, holds NaN, infinity or absurd peaks, is empty, or (as `on_short` says)
                 ends before the samples it claims.
         """
+        return (block.astype(np.float32, copy=False) for block in self.exact_blocks(samples))
+
+    def exact_blocks(self, samples: int = 65_536) -> Iterator[NDArray[np.floating]]:
+        """The same, as float64 where float32 would round: recordings of 32-bit integers, or of float64.
+
+        Raises:
+            AudioError: if it cannot be decoded, holds NaN, infinity or absurd peaks, is empty, or (as `on_short` says)
+                ends before the samples it claims.
+        """
         if samples < 1:
             raise AudioError(f"a block must have at least one sample, got {samples}")
         if self._started:
@@ -75,7 +85,7 @@ class AudioReader:
         while (block := self._source.read(samples)).shape[1]:
             self._limits.check_samples(block, done, self.name, lossy=self._source.lossy)
             done += block.shape[1]
-            yield np.array(block, dtype=np.float32, order="C")
+            yield np.array(block, dtype=np.float64 if block.dtype == np.float64 else np.float32, order="C")
         self._check_length(done)
 
     def _check_length(self, samples: int) -> None:
@@ -84,7 +94,7 @@ class AudioReader:
         claimed = self.claimed_samples
         if claimed is not None and samples + self._source.slack_samples < claimed and self._source.cut is None:
             evidence = f"it claims {claimed} samples and holds {samples}"
-            warnings.warn(_cut_short(self.name, evidence, self._on_short), UserWarning, stacklevel=3)
+            warnings.warn(_cut_short(self.name, evidence, self._on_short), UserWarning, stacklevel=4)
 
 
 def _cut_short(name: str, evidence: str, on_short: OnShort) -> str:

@@ -26,6 +26,7 @@ from .errors import AudioError
 
 
 LOSSY_SUBTYPES = frozenset({"VORBIS", "OPUS", "MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III"})
+DEEP_SUBTYPES = frozenset({"PCM_32", "ALAC_32", "DOUBLE"})  # whose samples float32 would round
 MP3_SLACK_SAMPLES = 2 * 1_152  # headers that count themselves, and decoders that drop a first incomplete frame
 OGG_CUT = "its last page is missing"
 UNKNOWN_LENGTH = 2**62  # libsndfile's largest number stands for "not known"
@@ -126,6 +127,7 @@ class FileSource:
         limits.check_channels(self._sound.channels, name)
         self.channels: int = self._sound.channels
         self.lossy = self.subtype in LOSSY_SUBTYPES
+        self._dtype = "float64" if self.subtype in DEEP_SUBTYPES else "float32"
         self.slack_samples = 0
         self.cut = cut
         self.claimed_samples: int | None = None
@@ -138,7 +140,7 @@ class FileSource:
         """The next (channels, at most `samples`)."""
         with decoding(self.name):
             try:
-                frames = self._sound.read(samples, dtype="float32", always_2d=True)
+                frames = self._sound.read(samples, dtype=self._dtype, always_2d=True)
             finally:
                 self._check_file()
         return np.ascontiguousarray(frames.T)

@@ -33,6 +33,7 @@ FORMATS = {
     ".wav": ("WAV", "FLOAT"),
 }
 PCM_BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
+PCM_BITS |= {"ALAC_16": 16, "ALAC_20": 20, "ALAC_24": 24, "ALAC_32": 32}
 SAMPLE_BYTES = {"PCM_S8": 1, "PCM_U8": 1, "ULAW": 1, "ALAW": 1, "PCM_16": 2, "PCM_24": 3, "DOUBLE": 8}
 LIMITED_FORMATS = frozenset({"WAV", "AIFF", "AU"})
 LIMITED_BYTES = 2**32 - 2**16  # 4 GiB less room for the headers

@@ -60,6 +60,9 @@ class AudioWriter:
         bitrate_kbps: of an MP3, constant; by default the highest there is for the sampling rate.
         samples: how many there will be, if known; a WAV above 4 GiB is then written as RF64.
 
+    Attributes:
+        bits: of the integers that are stored, None where samples are stored otherwise.
+
     Raises:
         AudioError: if the format cannot hold such a recording, or the folder cannot be written to.
     """
@@ -82,6 +85,7 @@ class AudioWriter:
         self._limits.check_channels(channels, str(self.path))
         self.channels = channels
         self.format, self.subtype = format_of(self.path, format, subtype)
+        self.bits = PCM_BITS.get(self.subtype)
         self._sample_bytes = channels * SAMPLE_BYTES.get(self.subtype, 4)
         if self.format == "WAV" and (samples or 0) * self._sample_bytes > LIMITED_BYTES:
             self.format = "RF64"
@@ -196,12 +200,11 @@ class AudioWriter:
         )
 
     def _encoded(self, block: NDArray[np.floating]) -> NDArray[Any]:
-        bits = PCM_BITS.get(self.subtype)
-        if bits is None:
+        if self.bits is None:
             return block.astype(np.float64 if self.subtype == "DOUBLE" else np.float32, copy=False)
-        full = 2.0 ** (bits - 1)
+        full = 2.0 ** (self.bits - 1)
         rounded = np.clip(np.rint(block.astype(np.float64) * full), -full, full - 1)
-        return rounded.astype(np.int32) << (32 - bits)
+        return rounded.astype(np.int32) << (32 - self.bits)
 
 
 def write_audio(path: str | os.PathLike[str], waveform: Waveform, sampling_rate: int, **options: Any) -> Path:

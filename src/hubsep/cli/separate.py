@@ -196,10 +196,13 @@ def separate_one(run: Run, separator: Any, job: Job, *, quiet: bool = False) -> 
         return job.output(run.output, run.template, label, extension)
 
     source, form = describe_source(job.source), Form.of(job.source, run.writing)
+    cut_out = labels_from_recording(separator, run.options)
+    exact = form.bits is not None and (form.bits > 24 or bool(cut_out))  # float32 holds 24 bits
     with scratch_folder(run.output) as scratch, remarks(job):
-        results = separate_into(scratch, separator, job, run.options, quiet=quiet)
+        results = separate_into(scratch, separator, job, run.options, exact=exact, quiet=quiet)
         waveforms = {result["label"]: result["path"] for result in results}
-        paths, remark = deliver(waveforms, place, form, run.writing["clip"], scratch)
+        together = {"from_recording": cut_out, "residual": run.options["residual"]}
+        paths, remark = deliver(waveforms, place, form, run.writing["clip"], scratch, **together)
         outputs = [
             (paths[result["label"]], {"label": result["label"], "score": result["score"]}) for result in results
         ]
@@ -253,10 +256,19 @@ def count_of(config: Any, job: Job, results: list[dict[str, Any]]) -> list[str]:
     return [f"{job.source}: {active} {kind}{'' if active == 1 else 's'}{left_out}"]
 
 
+def labels_from_recording(separator: Any, options: dict[str, Any]) -> tuple[str, ...]:
+    """Which outputs hold the recording itself, less something, as `mixture-vocals` does."""
+    from ..pipelines.stems import find_sums
+
+    if options["sources"] is None or separator.model.config.is_text_queried:
+        return ()
+    return find_sums(separator.model.config, options["sources"]).from_recording
+
+
 def separate_into(
-    scratch: Path, separator: Any, job: Job, options: dict[str, Any], *, quiet: bool
+    scratch: Path, separator: Any, job: Job, options: dict[str, Any], *, exact: bool, quiet: bool
 ) -> list[dict[str, Any]]:
-    """The sources as floating point files in `scratch`, with a progress bar."""
+    """The sources as floating point files in `scratch`, `exact` ones of 64 bits, with a progress bar."""
     from tqdm import tqdm
 
     with tqdm(desc=job.source.name, unit=" samples", unit_scale=True, disable=quiet or None, leave=False) as bar:
@@ -265,9 +277,8 @@ def separate_into(
             bar.total = total
             bar.update(done - bar.n)
 
-        return separator.separate_file(
-            job.source, scratch, template="{label}.w64", subtype="FLOAT", on_progress=on_progress, **options
-        )
+        form = {"template": "{label}.w64", "subtype": "DOUBLE" if exact else "FLOAT"}
+        return separator.separate_file(job.source, scratch, on_progress=on_progress, **form, **options)
 
 
 def draw(job: Job, results: list[dict[str, Any]], paths: dict[str, Path], picture: Path, part: dict[str, Any]) -> Path:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,8 @@ import soundfile as sf
 
 from ..audio import AudioLimits, AudioWriter, open_audio
 from ..audio_files import LOSSY_SUBTYPES
-from ..audio_formats import FORMATS, kept_subtype
+from ..audio_formats import FORMATS, PCM_BITS, kept_subtype
+from ..audio_integers import write_together
 from ..audio_limits import LOSSLESS_FLOATS
 from ..errors import AudioError
 from ..hub_processes import host, in_use
@@ -71,6 +72,11 @@ class Form:
             return float("inf")
         return AudioLimits().max_lossy_peak if subtype in LOSSY_SUBTYPES else 1.0
 
+    @property
+    def bits(self) -> int | None:
+        """Of its integers, None if it stores samples otherwise."""
+        return PCM_BITS.get(self.subtype or FORMATS["." + self.extension][1])
+
     def as_float(self) -> Form:
         """The same container with floating point samples, or WAV where it has none."""
         container = FORMATS["." + self.extension][0]
@@ -95,7 +101,14 @@ def sweep(output: Path) -> None:
 
 
 def deliver(
-    waveforms: Mapping[str, Path], place: Callable[[str, str], Path], form: Form, clip: Clip, scratch: Path
+    waveforms: Mapping[str, Path],
+    place: Callable[[str, str], Path],
+    form: Form,
+    clip: Clip,
+    scratch: Path,
+    *,
+    from_recording: Collection[str] = (),
+    residual: bool = False,
 ) -> tuple[dict[str, Path], str]:
     """Writes waveforms to their places, all or none.
 
@@ -106,6 +119,8 @@ def deliver(
         clip: what to do if one of them does not fit: see the module's docstring.
         scratch: folder on the same disk, where they are until all are complete: a killed process leaves nothing beside
             the results, and what it leaves here is removed by the next.
+        from_recording: labels of those that hold the recording itself, less something.
+        residual: whether the last one is the recording less all others; see `audio_integers.py`.
 
     Returns:
         Labels and the files written, and a remark on what did not fit, "" if all did.
@@ -128,21 +143,26 @@ def deliver(
     complete = {
         label: scratch / f"complete-{number}{path.suffix}" for number, (label, path) in enumerate(paths.items())
     }
+    cut_out = [label in from_recording for label in waveforms]
     with ExitStack() as files:
-        for label, waveform in waveforms.items():
-            reader = files.enter_context(open_audio(waveform))
-            writer = AudioWriter(
-                complete[label],
-                reader.sampling_rate,
-                reader.channels,
-                subtype=form.subtype,
-                clip="clamp",
-                bitrate_kbps=form.bitrate,
-                samples=reader.claimed_samples,
+        readers = [files.enter_context(open_audio(waveform)) for waveform in waveforms.values()]
+        writers = [
+            files.enter_context(
+                AudioWriter(
+                    complete[label],
+                    reader.sampling_rate,
+                    reader.channels,
+                    subtype=form.subtype,
+                    clip="clamp",
+                    bitrate_kbps=form.bitrate,
+                    samples=reader.claimed_samples,
+                )
             )
-            files.enter_context(writer)
-            for block in reader.blocks():
-                writer.write(block * np.float32(gain))
+            for label, reader in zip(waveforms, readers, strict=True)
+        ]
+        for blocks in zip(*(reader.exact_blocks() for reader in readers), strict=True):
+            turned_down = [block * block.dtype.type(gain) for block in blocks]
+            write_together(writers, turned_down, from_recording=cut_out, residual=residual)
     for label, path in paths.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         os.replace(complete[label], path)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 import gradio as gr
 
 from ..audio import AudioWriter, open_audio
+from ..audio_integers import in_steps
 from .pictures import Portrait, draw, portrait_of
 
 
@@ -88,18 +90,35 @@ def _card(result: Result, reference: Portrait) -> str:
     )
 
 
-def delivered(path: Path) -> tuple[Path, Portrait]:
-    """A WAV as FLAC beside it, or as it is where it peaks above full scale; and what is drawn of it."""
-    portrait = portrait_of(path)
-    with open_audio(path) as reader:
-        if portrait.peak > 1 or reader.channels > 8:
-            return path, portrait
-        target = path.with_suffix(".flac")
-        with AudioWriter(target, reader.sampling_rate, reader.channels) as writer:
-            for block in reader.blocks():
-                writer.write(block)
-    path.unlink()
-    return target, portrait
+def delivered(paths: Sequence[Path], *, residual: bool = False) -> list[tuple[Path, Portrait]]:
+    """WAVs as FLAC beside them, or as they are where one peaks above full scale; and what is drawn of each.
+
+    Args:
+        paths: of sounds of one length, which are removed where they become FLAC.
+        residual: whether the last one is the recording less all others: then they add up to it to the last bit.
+    """
+    portraits = [portrait_of(path) for path in paths]
+    with ExitStack() as files:
+        readers = [files.enter_context(open_audio(path)) for path in paths]
+        fits = [
+            portrait.peak <= 1 and reader.channels <= 8 for portrait, reader in zip(portraits, readers, strict=True)
+        ]
+        targets = [path.with_suffix(".flac") if fit else path for path, fit in zip(paths, fits, strict=True)]
+        writers = [
+            files.enter_context(AudioWriter(target, reader.sampling_rate, reader.channels, clip="clamp"))
+            if fit
+            else None
+            for target, reader, fit in zip(targets, readers, fits, strict=True)
+        ]
+        bits = [None if writer is None else writer.bits for writer in writers]
+        for blocks in zip(*(reader.blocks() for reader in readers), strict=True):
+            for writer, block in zip(writers, in_steps(blocks, bits, residual=residual), strict=True):
+                if writer is not None:
+                    writer.write(block)
+    for path, target in zip(paths, targets, strict=True):
+        if path != target:
+            path.unlink()
+    return list(zip(targets, portraits, strict=True))
 
 
 def archive_of(paths: Sequence[Path], target: Path) -> Path:
