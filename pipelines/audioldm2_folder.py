@@ -26,6 +26,7 @@ import torch
 from hubsep.errors import CheckpointError
 from hubsep.hub import HUB_OPTIONS, MAX_SHARD_SIZE, atomic_folder, check_folder
 from hubsep.hub_bounds import shown
+from hubsep.hub_copies import is_named
 from hubsep.hub_json import read_json
 from hubsep.hub_push import CARD, push_folder
 from hubsep.hub_resolve import resolve_folder
@@ -165,7 +166,7 @@ class FolderMixin:
         def save(folder: Path) -> None:
             self.save_pretrained(folder, max_shard_size=max_shard_size)
 
-        known = card if card is not None and card.is_file() else None
+        known = card if card is not None and is_named(card) else None
         return push_folder(repo_id, save, fallback=known, short_card=SHORT_CARD, **options)
 
 

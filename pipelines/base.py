@@ -17,6 +17,7 @@ from transformers import Pipeline, PreTrainedModel
 from hubsep.errors import AudioError, CheckpointError
 from hubsep.hub import MAX_SHARD_SIZE, atomic_folder, check_folder
 from hubsep.hub_adapters import load_adapter
+from hubsep.hub_copies import is_named
 from hubsep.hub_push import CARD, push_folder
 
 
@@ -66,7 +67,7 @@ class AudioPipeline(Pipeline):
         origin = self.model.config.name_or_path
         card = Path(origin) / CARD if origin else None
         return push_folder(
-            repo_id, self.save_pretrained, fallback=card if card is not None and card.is_file() else None, **options
+            repo_id, self.save_pretrained, fallback=card if card is not None and is_named(card) else None, **options
         )
 
 

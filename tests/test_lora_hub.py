@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,12 @@ from tiny_audioldm2 import tiny_components
 
 from hubsep import AudioLDM2Pipeline
 from hubsep.errors import CheckpointError, DataError, QueryError
+from hubsep.hub_adapters import CONFIG, WEIGHTS
 from hubsep.training import lora
 
 
 BASE, ADAPTERS = "org/audioldm2-base", "org/barking"
+Change = Callable[[Path, Path], None]  # of a folder, and a place outside it
 CLOSE = 1e-5  # where weights lie in memory decides the order of a sum
 
 
@@ -79,30 +83,186 @@ def test_adapters_go_over_the_wire_and_come_back(hub: HubServer, tmp_path: Path)
         local.fuse_lora()
 
 
-def test_what_is_refused(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def pipe() -> Any:
+    return AudioLDM2Pipeline(**tiny_components())
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `hubsep train lora` saves, with matrices that change something."""
+    folder = tmp_path_factory.mktemp("adapters") / "good"
+    adapted = lora.add_adapters(tiny_components()["unet"], lora.LoraRecipe(rank=2))
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in adapted.named_parameters():
+        if "lora_" in name:
+            parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
+    adapted.save_pretrained(folder, save_embedding_layers=False)
+    return folder
+
+
+def weights(pipe: Any) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in pipe.unet.state_dict().items()}
+
+
+def same(pipe: Any, before: dict[str, torch.Tensor]) -> bool:
+    after = pipe.unet.state_dict()
+    return after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+
+
+def config(**fields: Any) -> Change:
+    def change(folder: Path, _: Path) -> None:
+        content = {**json.loads((folder / CONFIG).read_text()), **fields}
+        (folder / CONFIG).write_text(json.dumps(content))
+
+    return change
+
+
+def tensors(change: Callable[[dict[str, Any]], Any]) -> Change:
+    def apply(folder: Path, _: Path) -> None:
+        state = load_file(folder / WEIGHTS)
+        change(state)
+        save_file(state, folder / WEIGHTS)
+
+    return apply
+
+
+def lose_all_but_two(state: dict[str, Any]) -> None:
+    for name in sorted(state)[2:]:
+        del state[name]
+
+
+def link_out(folder: Path, outside: Path) -> None:
+    (folder / WEIGHTS).rename(outside)
+    (folder / WEIGHTS).symlink_to(outside)
+
+
+def pickle_instead(folder: Path, _: Path) -> None:
+    torch.save(load_file(folder / WEIGHTS), folder / "adapter_model.bin")
+    (folder / WEIGHTS).unlink()
+
+
+def first(state: dict[str, Any]) -> str:
+    return sorted(state)[0]
+
+
+WRONG: dict[str, tuple[Change, str]] = {
+    "options that rewrite weights: pissa": (config(init_lora_weights="pissa"), "init_lora_weights is 'pissa'"),
+    "pissa with a number": (config(init_lora_weights="pissa_niter_4"), "init_lora_weights"),
+    "olora": (config(init_lora_weights="olora"), "init_lora_weights is 'olora'"),
+    "loftq": (config(init_lora_weights="loftq", loftq_config={"loftq_bits": 4}), "loftq"),
+    "corda": (config(init_lora_weights="corda"), "init_lora_weights"),
+    "a number for a beginning": (config(init_lora_weights=1), "init_lora_weights"),
+    "a pattern that never ends": (config(target_modules="(.|.)+!"), "must be a list"),
+    "all layers": (config(target_modules="all-linear"), "must be a list"),
+    "no layers": (config(target_modules=[]), "must name the layers"),
+    "too many layers": (config(target_modules=[f"l{n}" for n in range(5_000)]), "at most 4096"),
+    "a layer that is not there": (config(target_modules=["to_q", "nothing"]), "a layer 'nothing'"),
+    "a layer that is a list": (config(target_modules=["to_out"]), "no linear layer"),
+    "fewer layers than tensors": (config(target_modules=["to_q"]), "has the shape"),
+    "a rank of 200000": (config(r=200_000), "outside the accepted range"),
+    "another rank": (config(r=3), "the model takes"),
+    "a rank of a bool": (config(r=True), "must be a whole number"),
+    "alpha NaN": (config(lora_alpha=float("nan")), "lora_alpha is nan"),
+    "alpha infinite": (config(lora_alpha=float("inf")), "lora_alpha is inf"),
+    "alpha of 1e30": (config(lora_alpha=1e30), "outside the accepted range"),
+    "dora": (config(use_dora=True), "'use_dora' is True"),
+    "ranks by pattern": (config(rank_pattern={"(.|.)+!": 4}), "rank_pattern"),
+    "alphas by pattern": (config(alpha_pattern={"to_q": 1e9}), "alpha_pattern"),
+    "layers by pattern": (config(layers_pattern="(.|.)+!"), "layers_pattern"),
+    "layers left out": (config(exclude_modules="(.|.)+!"), "exclude_modules"),
+    "layers again": (config(layer_replication=[[0, 1_000_000]]), "layer_replication"),
+    "a bias": (config(bias="all"), "'bias' is 'all'"),
+    "a whole module": (config(modules_to_save=["conv_out"]), "nothing in modules_to_save"),
+    "parameters": (config(target_parameters=["conv_in.weight"]), "target_parameters"),
+    "an unknown field": (config(surprise=1), "'surprise' is 1"),
+    "code": (config(auto_map={"AutoModel": "evil.Evil"}), "auto_map"),
+    "another class": (config(auto_mapping={"base_model_class": "os"}), "auto_mapping"),
+    "another kind": (config(peft_type="IA3"), "peft_type is 'IA3'"),
+    "two tensors": (tensors(lose_all_but_two), "has the shape None"),
+    "one tensor missing": (tensors(lambda state: state.pop(first(state))), "has the shape None"),
+    "one tensor too many": (tensors(lambda state: state.update(more=torch.zeros(1))), "'more'"),
+    "a tensor twice": (
+        tensors(lambda state: state.update({first(state).removeprefix("base_model.model."): state[first(state)] + 1})),
+        "twice",
+    ),
+    "another shape": (tensors(lambda state: state.update({first(state): torch.zeros(3, 3)})), "the model takes"),
+    "whole numbers": (
+        tensors(lambda state: state.update({first(state): state[first(state)].to(torch.int32)})),
+        "which has no fractions",
+    ),
+    "NaN": (tensors(lambda state: state[first(state)].fill_(torch.nan)), "NaN"),
+    "a link out of the folder": (link_out, "is a link to a place outside"),
+    "a pickle": (pickle_instead, r"holds no adapter_model\.safetensors"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_adapters_are_refused_at_once_and_the_unet_stays_as_it_was(
+    pipe: Any, good: Path, tmp_path: Path, name: str
+) -> None:
+    change, words = WRONG[name]
+    folder = Path(shutil.copytree(good, tmp_path / "adapter"))
+    change(folder, tmp_path / "outside")
+    before, start = weights(pipe), time.process_time()
+    with pytest.raises(CheckpointError, match=words):
+        pipe.load_lora_weights(folder)
+    assert time.process_time() - start < 5
+    assert same(pipe, before)
+
+
+@pytest.mark.parametrize("fields", [{}, {"use_rslora": True}, {"init_lora_weights": "gaussian", "lora_dropout": 0.5}])
+def test_adapters_count_as_peft_says_and_leave_nothing_behind(good: Path, tmp_path: Path, fields: Any) -> None:
+    """Compared with the layers' weights, to which the product of the matrices is added by hand."""
+    folder = Path(shutil.copytree(good, tmp_path / "adapter"))
+    config(lora_alpha=3.0, **fields)(folder, tmp_path)
+    alpha = 3.0 / (2**0.5 if "use_rslora" in fields else 2)
     pipe = AudioLDM2Pipeline(**tiny_components())
+    pipe.unet.requires_grad_(True)
+    before = weights(pipe)
+    pipe.load_lora_weights(folder, scale=0.5)
+    own = {name.replace(".base_layer.", "."): tensor for name, tensor in pipe.unet.state_dict().items()}
+    assert all(torch.equal(own[name], before[name]) for name in before), "the U-Net's own weights were written"
+    pipe.unload_lora_weights()
+    assert same(pipe, before)
+    assert all(parameter.requires_grad for parameter in pipe.unet.parameters())
+    assert not hasattr(pipe.unet, "peft_config")
+    pipe.load_lora_weights(folder, scale=0.5)
+    pipe.fuse_lora()
+    after = weights(pipe)
+    state = load_file(folder / WEIGHTS)
+    changed = 0
+    for name, tensor in before.items():
+        stem = f"base_model.model.{name.removesuffix('.weight')}.lora"
+        if f"{stem}_A.weight" in state:
+            tensor = tensor + 0.5 * alpha * state[f"{stem}_B.weight"] @ state[f"{stem}_A.weight"]
+            changed += 1
+        torch.testing.assert_close(after[name], tensor, atol=1e-6, rtol=0)
+    assert changed == len(state) // 2
+
+
+def test_a_refused_adapter_leaves_the_one_that_is_there(good: Path, tmp_path: Path) -> None:
+    pipe = AudioLDM2Pipeline(**tiny_components())
+    pipe.load_lora_weights(good)
+    before, layer = weights(pipe), pipe.unet.down_blocks[1].attentions[0].transformer_blocks[0].attn1.to_q
+    bad = Path(shutil.copytree(good, tmp_path / "bad"))
+    config(r=3)(bad, tmp_path)
+    with pytest.raises(CheckpointError, match="the model takes"):
+        pipe.load_lora_weights(bad)
+    assert same(pipe, before)
+    assert pipe.unet.down_blocks[1].attentions[0].transformer_blocks[0].attn1.to_q is layer
+    pipe.unload_lora_weights()
+    assert same(pipe, weights(AudioLDM2Pipeline(**tiny_components())))
+
+
+def test_what_is_refused(pipe: Any, good: Path, tmp_path: Path) -> None:
     pipe.save_pretrained(tmp_path / "base")
     recipe = lora.LoraRecipe(pipeline=str(tmp_path / "base"), push_to=ADAPTERS)
     with pytest.raises(DataError, match="push_to needs licence"):
         lora.checked_licence(recipe)
     assert lora.base_name(recipe) == "base"
-    with pytest.raises(CheckpointError, match="no folder of adapters"):
+    with pytest.raises(CheckpointError, match=r"holds no adapter_config\.json"):
         pipe.load_lora_weights(tmp_path / "base")
-    lora.add_adapters(pipe.unet, lora.LoraRecipe(rank=2)).save_pretrained(tmp_path / "good")
-    fresh = AudioLDM2Pipeline(**tiny_components())
-    with pytest.raises(QueryError, match="scale must be a number"):
-        fresh.load_lora_weights(tmp_path / "good", scale="much")  # type: ignore[arg-type]
-    bad = Path(shutil.copytree(tmp_path / "good", tmp_path / "bad"))
-    tensors = load_file(bad / "adapter_model.safetensors")
-    name = next(iter(tensors))
-    save_file({**tensors, name: torch.full_like(tensors[name], torch.nan)}, bad / "adapter_model.safetensors")
-    with pytest.raises(CheckpointError, match="NaN"):
-        fresh.load_lora_weights(bad)
-    config = json.loads((bad / "adapter_config.json").read_text())
-    (bad / "adapter_config.json").write_text(json.dumps({**config, "peft_type": "IA3"}))
-    with pytest.raises(CheckpointError, match="peft_type is 'IA3'"):
-        fresh.load_lora_weights(bad)
-    (bad / "adapter_model.safetensors").unlink()
-    torch.save(tensors, bad / "adapter_model.bin")
-    with pytest.raises(CheckpointError, match=r"holds no adapter_model\.safetensors"):
-        fresh.load_lora_weights(bad)
+    for scale in ("much", True, float("nan"), float("inf")):
+        with pytest.raises(QueryError, match="scale must be a finite number"):
+            pipe.load_lora_weights(good, scale=scale)

@@ -24,6 +24,8 @@ from typing import Any
 
 from .cards_results import conversations, eval_results, improvement, measured_on, model_index, results_table
 from .errors import DataError
+from .hub_copies import in_cache, is_named, read_file
+from .hub_json import parse_json
 from .hub_manifest import MANIFEST, write_manifest
 from .licences import check_agrees, check_card
 from .registry import SHIPPED
@@ -31,6 +33,7 @@ from .registry import SHIPPED
 
 REPOSITORY = Path(__file__).parents[2]
 CARD, RESULTS, README = "card.json", "evaluation.json", "README.md"
+MAX_CARD_BYTES = 8 << 20
 EVAL_RESULTS = ".eval_results/hubsep.yaml"
 REQUIRED = ("name", "model_type", "system", "paper", "pipeline_tag", "tags", "licence", "commercial", "summary", "use")
 USE_QUERIES = """from hubsep import pipeline
@@ -48,15 +51,16 @@ def read_card(folder: Path) -> dict[str, Any]:
 
     Raises:
         DataError: if there is no card, or it lacks a field every card has.
+        CheckpointError: if a file is a link, or no JSON.
     """
-    if not (folder / CARD).is_file():
+    if not is_named(folder / CARD):
         raise DataError(f"{folder} has no {CARD}: hubsep did not ship, convert or fine-tune this model")
-    card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    card = parse_json(read_file(folder, CARD, MAX_CARD_BYTES), CARD)
     missing = [name for name in REQUIRED if name not in card]
     if missing:
         raise DataError(f"{folder / CARD} lacks {', '.join(missing)}")
-    if (folder / RESULTS).is_file():
-        card["results"] = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+    if is_named(folder / RESULTS):
+        card["results"] = parse_json(read_file(folder, RESULTS, MAX_CARD_BYTES), RESULTS)
     return card
 
 
@@ -69,8 +73,11 @@ def write_card(folder: Path, card: Mapping[str, Any]) -> None:
 
     Raises:
         DataError: if the licence allows what the base or the training data does not.
+        CheckpointError: if the folder holds a link; nothing is written then.
     """
     check_card(card)
+    for link in (path for path in folder.rglob("*") if path.is_symlink()):
+        in_cache(folder.resolve(), link.relative_to(folder).as_posix())
     fields = {name: value for name, value in card.items() if name != "results"}
     files = {CARD: _json(fields), **card_files(card)}
     if card.get("results"):

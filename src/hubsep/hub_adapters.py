@@ -1,18 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Adapters: what a fine-tune changed, in a folder or repository of its own, put into the model it was trained on.
 
-A folder holds `adapter_config.json` and `adapter_model.safetensors` as peft writes them, and `adapter.json`: which
-model it belongs to, and the sounds it taught. Decisions: numbers and names are read from the files, checked against
-the model, and only then given to peft, which is never shown the files: it would unpickle, follow them to other
-repositories and take options nobody tested here. An adapter is merged into the weights when it is loaded, so that a
-model with one is as fast as without. The model's weights are told apart by the mean magnitude of some layers: they
-may have been stored in another precision or in other shards since.
+A folder holds `adapter_config.json` and `adapter_model.safetensors` as peft writes them. One of a separation model
+holds `adapter.json` as well: which model it belongs to, and the sounds it taught. Decisions:
+
+- This is the one reader of such folders, for every module. Numbers and names are read from the files, checked against
+  the module, every tensor accounted for, and only then are matrices of these sizes put around these layers. peft is
+  never shown a folder: it would unpickle, follow it to other repositories, run its patterns, rewrite the module's own
+  weights, and take options nobody tested here.
+- Every field that is read is named below. Others are refused unless they are empty, which is how peft writes an option
+  that is not used.
+- An adapter of a separation model is merged into the weights when it is loaded, so that a model with one is as fast as
+  without. The model's weights are told apart by the mean magnitude of some layers: they may have been stored in
+  another precision or in other shards since.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,21 +27,29 @@ import torch
 from torch import Tensor, nn
 
 from .errors import CheckpointError
-from .hub_bounds import bounded, shown
+from .hub_bounds import bounded, shown, true_or_false
 from .hub_checks import regular_files
 from .hub_json import check_code_keys, read_json
+from .hub_matrices import PROBED, fingerprint, inject, lora_layer, merge, shapes, take_out
 from .hub_resolve import resolve_folder
-from .hub_tensors import StoredTensor, check_finite, read_header
+from .hub_tensors import EXPONENT_BITS, StoredTensor, check_finite, read_header
 
 
 CONFIG, WEIGHTS, FACTS = "adapter_config.json", "adapter_model.safetensors", "adapter.json"
 PREFIX = "base_model.model."
-WHOLE = "query_network"  # the one module an adapter may hold as a whole
+WHOLE = "query_network"  # the one module that an adapter of a separation model may hold as a whole
 MAX_RANK, MAX_LAYERS, MAX_SOUNDS = 1_024, 4_096, 1_000
-READ = {"peft_type", "r", "lora_alpha", "target_modules", "modules_to_save", "base_model_name_or_path"}
-WITHOUT_EFFECT = {"peft_version", "inference_mode", "task_type", "init_lora_weights", "lora_dropout", "revision"}
+READ = {
+    "peft_type", "r", "lora_alpha", "target_modules", "modules_to_save", "base_model_name_or_path",
+    "init_lora_weights", "use_rslora", "auto_mapping",
+}  # fmt: skip
+WITHOUT_EFFECT = {
+    "peft_version", "inference_mode", "task_type", "lora_dropout", "revision", "megatron_core", "qalora_group_size",
+}  # fmt: skip
 EMPTY: tuple[Any, ...] = (None, False, "none", "", [], {})
-PROBED, CLOSE = 16, 1e-3  # layers whose mean magnitude is compared, and how far it may differ; bfloat16 moves it 1e-5
+# how matrices began, where the module's own weights were left alone
+BEGINNINGS = (None, True, False, "gaussian", "eva", "orthogonal")
+CLOSE = 1e-3  # how far the mean magnitude of a layer may differ; bfloat16 moves it 1e-5
 
 
 @dataclass(frozen=True)
@@ -45,32 +59,39 @@ class Adapter:
     Attributes:
         folder: where it is.
         base: what the model it was trained on is called.
+        base_class: name of that model's class, "" where the folder does not say.
         rank: of its matrices.
         alpha: their scale is this over the rank.
-        layers: names of the layers it changes.
-        facts: of `adapter.json`: `model_type`, `base_weights`, `query_classes`, `known_sounds`.
+        targets: names of the layers it changes, or ends of names, from a dot on.
+        facts: of `adapter.json`: `model_type`, `base_weights`, `query_classes`, `known_sounds`; empty where it is not
+            asked for.
         tensors: headers of the weights.
     """
 
     folder: Path
     base: str
+    base_class: str
     rank: int
     alpha: float
-    layers: tuple[str, ...]
+    targets: tuple[str, ...]
     facts: dict[str, Any]
     tensors: tuple[StoredTensor, ...]
 
+    @property
+    def complaint(self) -> str:
+        """How a message begins that says that this is the adapter of another model."""
+        return f"the adapter was trained on {shown(self.base)}, and does not fit this model"
 
-def is_adapter(folder: Path) -> bool:
-    """Whether a folder says that it holds an adapter."""
-    return (folder / CONFIG).is_file()
 
-
-def read_adapter(adapter: str | os.PathLike[str], **hub: Any) -> Adapter:
+def read_adapter(
+    adapter: str | os.PathLike[str], *, whole: str | None = None, with_facts: bool = True, **hub: Any
+) -> Adapter:
     """Finds the folder or repository of an adapter and checks all of it.
 
     Args:
         adapter: a folder, or the name of a repository.
+        whole: the module that it may hold as a whole, none if None.
+        with_facts: whether `adapter.json` is needed.
         **hub: as `resolve_folder` takes.
 
     Raises:
@@ -78,34 +99,54 @@ def read_adapter(adapter: str | os.PathLike[str], **hub: Any) -> Adapter:
     """
     folder = resolve_folder(adapter, **hub)
     files = {path.relative_to(folder).as_posix(): path for path in regular_files(folder)}
-    for name in (CONFIG, WEIGHTS, FACTS):
+    for name in (CONFIG, WEIGHTS, FACTS)[: 3 if with_facts else 2]:
         if name not in files:
             raise CheckpointError(f"{shown(os.fspath(adapter))} holds no {name}: it is not an adapter of hubsep.")
     config = read_json(files[CONFIG])
     check_code_keys(config, CONFIG)
-    layers = _check_config(config)
-    facts = _check_facts(read_json(files[FACTS]))
+    targets = _check_config(config, whole)
+    facts = _check_facts(read_json(files[FACTS])) if with_facts else {}
     tensors = read_header(files[WEIGHTS])
+    for tensor in tensors:
+        if tensor.dtype not in EXPONENT_BITS:
+            raise CheckpointError(
+                f"{WEIGHTS}: {shown(tensor.name)} is stored as {tensor.dtype}, which has no fractions."
+            )
     check_finite(files[WEIGHTS], tensors)
     base = str(config.get("base_model_name_or_path") or "the model it was trained on")
-    return Adapter(folder, base, config["r"], float(config["lora_alpha"]), layers, facts, tuple(tensors))
+    mapping = config.get("auto_mapping") or {}
+    rank, alpha = config["r"], float(config["lora_alpha"])
+    if config.get("use_rslora"):  # 2312.03732: the scale is over the root of the rank
+        alpha *= rank**0.5
+    base_class = mapping.get("base_model_class") or ""
+    return Adapter(folder, base, base_class, rank, alpha, targets, facts, tuple(tensors))
 
 
-def _check_config(config: dict[str, Any]) -> tuple[str, ...]:
+def _check_config(config: dict[str, Any], whole: str | None) -> tuple[str, ...]:
     """Rank, scale and layers; whatever else would change the result is refused."""
     if config.get("peft_type") != "LORA":
         raise CheckpointError(f"{CONFIG}: peft_type is {shown(config.get('peft_type'))}; only LORA is loaded.")
     bounded(f"{CONFIG}: r", config.get("r"), 1, MAX_RANK)
     bounded(f"{CONFIG}: lora_alpha", config.get("lora_alpha"), 1e-6, 1e6, kind=float)
+    true_or_false(f"{CONFIG}: use_rslora", config.get("use_rslora") or False)
     for name, value in config.items():
         if name not in READ | WITHOUT_EFFECT and value not in EMPTY:
             raise CheckpointError(f"{CONFIG}: {shown(name)} is {shown(value)}; adapters with it are not loaded.")
-    layers = _names(config.get("target_modules"), f"{CONFIG}: target_modules", MAX_LAYERS)
-    if (config.get("modules_to_save") or []) not in ([], [WHOLE]) or not layers:
+    beginning = config.get("init_lora_weights")
+    if not any(type(beginning) is type(value) and beginning == value for value in BEGINNINGS):
         raise CheckpointError(
-            f"{CONFIG} must name the layers in target_modules, and {WHOLE} alone in modules_to_save."
+            f"{CONFIG}: init_lora_weights is {shown(beginning)}; peft rewrites the model's own weights for it, so "
+            "that these matrices fit no other. Train with one of true, gaussian, eva, orthogonal."
         )
-    return layers
+    mapping = config.get("auto_mapping") or {}
+    names = mapping.values() if isinstance(mapping, dict) else [mapping]
+    if not isinstance(mapping, dict) or not all(isinstance(name, str | None) for name in names):
+        raise CheckpointError(f"{CONFIG}: auto_mapping is {shown(mapping)}; it names the class of a model.")
+    targets = _names(config.get("target_modules"), f"{CONFIG}: target_modules", MAX_LAYERS)
+    if (config.get("modules_to_save") or []) not in ([], [whole]) or not targets:
+        only = f"{whole} alone" if whole else "nothing"
+        raise CheckpointError(f"{CONFIG} must name the layers in target_modules, and {only} in modules_to_save.")
+    return targets
 
 
 def _check_facts(facts: dict[str, Any]) -> dict[str, Any]:
@@ -126,10 +167,69 @@ def _names(values: Any, what: str, most: int) -> tuple[str, ...]:
     return tuple(values)
 
 
-def fingerprint(model: nn.Module, layers: Iterable[str]) -> dict[str, float]:
-    """Mean magnitude of the first layers' weights, by which a model is known again."""
-    modules = dict(model.named_modules())
-    return {name: modules[name].weight.detach().abs().double().mean().item() for name in sorted(layers)[:PROBED]}
+def layers_of(module: nn.Module, adapter: Adapter) -> list[str]:
+    """Names of the layers of a module that the adapter changes.
+
+    Raises:
+        CheckpointError: if the module has none of a name, or one that is no linear layer or convolution, or is of
+            another class than the one the adapter was trained on.
+    """
+    if adapter.base_class not in ("", type(module).__name__):
+        raise CheckpointError(
+            f"{adapter.complaint}: auto_mapping in {CONFIG} names {shown(adapter.base_class)}, this is a "
+            f"{type(module).__name__}."
+        )
+    modules, missing = dict(module.named_modules()), set(adapter.targets)
+    layers = []
+    for name, layer in modules.items():
+        parts = name.split(".")
+        ends = {".".join(parts[start:]) for start in range(len(parts))} & set(adapter.targets)
+        missing -= ends
+        if ends and not isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):
+            raise CheckpointError(f"{CONFIG}: target_modules names {shown(name)}, no linear layer or convolution.")
+        layers += [name] * bool(ends)
+    for name in sorted(missing):
+        raise CheckpointError(f"{adapter.complaint}: that has a layer {shown(name)}, which this model has not.")
+    return layers
+
+
+def matrices_of(module: nn.Module, adapter: Adapter, others: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """The tensors by the module's names, after their names and shapes were found to be those that belong there.
+
+    Args:
+        module: that the adapter is for.
+        adapter: for it.
+        others: shapes of what else has to be there, by name.
+
+    Raises:
+        CheckpointError: naming the first tensor that is missing, too many, or of another shape.
+    """
+    from safetensors.torch import load_file
+
+    wanted = {**others, **shapes(module, layers_of(module, adapter), adapter.rank)}
+    held = {tensor.name.removeprefix(PREFIX): tensor.shape for tensor in adapter.tensors}
+    for name in sorted(wanted.keys() | held.keys()):
+        if held.get(name) != wanted.get(name):
+            raise CheckpointError(
+                f"{WEIGHTS}: {shown(name)} has the shape {held.get(name)}; the model takes {wanted.get(name)}."
+            )
+    if len(held) < len(adapter.tensors):
+        raise CheckpointError(f"{WEIGHTS} holds a tensor twice, with and without {PREFIX} before its name.")
+    return {name.removeprefix(PREFIX): tensor for name, tensor in load_file(adapter.folder / WEIGHTS).items()}
+
+
+def put_in(module: nn.Module, adapter: Adapter, matrices: Mapping[str, Tensor]) -> None:
+    """Puts the matrices of an adapter around the layers of a module, in place; `matrices_of` read them."""
+    layers = layers_of(module, adapter)
+    inject(module, layers, adapter.rank, adapter.alpha)
+    for name in layers:
+        layer: Any = module.get_submodule(name)
+        with torch.no_grad():
+            layer.lora_A.default.weight.copy_(matrices[f"{name}.lora_A.weight"])
+            layer.lora_B.default.weight.copy_(matrices[f"{name}.lora_B.weight"])
+        for part in (layer.lora_A, layer.lora_B):
+            part.requires_grad_(False)
+        layer.eval()
 
 
 def load_adapter(model: Any, adapter: str | os.PathLike[str], **hub: Any) -> Any:
@@ -143,105 +243,58 @@ def load_adapter(model: Any, adapter: str | os.PathLike[str], **hub: Any) -> Any
     Raises:
         CheckpointError: if the adapter is broken or hostile, or belongs to another model. The model is then as before.
     """
-    found = read_adapter(adapter, **hub)
-    _check_base(model, found)
-    state = _read_state(model, found)
-    lora = _lora()
-    if found.facts["query_classes"]:
+    lora = read_adapter(adapter, whole=WHOLE, **hub)
+    _check_base(model, lora)
+    state = matrices_of(model, lora, _whole_shapes(model, lora))
+    lora_layer()
+    if lora.facts["query_classes"]:
         from .models.audiosep.classes_audiosep import add_query_classes
 
-        add_query_classes(model, found.facts["query_classes"])
-    own = {name: tensor for name, tensor in state.items() if name.startswith(f"{WHOLE}.")}
-    if own:
-        model.query_network.load_state_dict({name[len(WHOLE) + 1 :]: tensor for name, tensor in own.items()})
-    inject(model, found.layers, found.rank, found.alpha)
-    names = {name.replace(".default.", "."): tensor for name, tensor in model.state_dict(keep_vars=True).items()}
-    with torch.no_grad():
-        for name, tensor in state.items():
-            if name not in own:
-                names[name].copy_(tensor)
-    merge(model, lora)
+        add_query_classes(model, lora.facts["query_classes"])
+        network = {n[len(WHOLE) + 1 :]: t for n, t in state.items() if n.startswith(f"{WHOLE}.")}
+        model.query_network.load_state_dict(network)
+    put_in(model, lora, state)
+    merge(model)
     known = list(getattr(model.config, "known_sounds", ()))
-    if found.facts["known_sounds"]:
-        model.config.known_sounds = [*known, *(n for n in found.facts["known_sounds"] if n not in known)]
+    if lora.facts["known_sounds"]:
+        model.config.known_sounds = [*known, *(n for n in lora.facts["known_sounds"] if n not in known)]
     return model
 
 
 def _check_base(model: Any, adapter: Adapter) -> None:
     """Whether this is the model the adapter was trained on."""
     mine, wanted = model.config.model_type, adapter.facts["model_type"]
-    told = f"the adapter was trained on {shown(adapter.base)}, and does not fit {shown(model.config.name_or_path)}"
+    complaint = f"{adapter.complaint}, {shown(model.config.name_or_path)}"
     if mine != wanted:
-        raise CheckpointError(f"{told}: it is for {shown(wanted)}, this is a model of {mine}.")
-    modules = dict(model.named_modules())
-    for name in adapter.layers:
-        if not isinstance(modules.get(name), nn.Linear | nn.Conv1d | nn.Conv2d):
-            raise CheckpointError(f"{told}: that has a layer {shown(name)}, which this model has not.")
+        raise CheckpointError(f"{complaint}: it is for {shown(wanted)}, this is a model of {mine}.")
+    layers = layers_of(model, adapter)
     probe = adapter.facts["base_weights"]
-    if not probe.keys() <= set(adapter.layers):
+    if not probe.keys() <= set(layers):
         raise CheckpointError(f"{FACTS}: base_weights names layers that the adapter does not change.")
     here = fingerprint(model, probe)
     for name, value in probe.items():
         if abs(here[name] - value) > CLOSE * max(value, 1e-9):
-            raise CheckpointError(f"{told}: the weights of {shown(name)} are others. Load the adapter's own model.")
-
-
-def _read_state(model: Any, adapter: Adapter) -> dict[str, Tensor]:
-    """The tensors by the model's names, after their names and shapes were found to be those that belong there."""
-    from safetensors.torch import load_file
-
-    modules, wanted = dict(model.named_modules()), {}
-    for name in adapter.layers:
-        weight: Tensor = modules[name].weight
-        pointwise = [1] * (weight.ndim - 2)
-        wanted[f"{name}.lora_A.weight"] = (adapter.rank, *weight.shape[1:])
-        wanted[f"{name}.lora_B.weight"] = (weight.shape[0], adapter.rank, *pointwise)
-    added = len(adapter.facts["query_classes"])
-    if added and not getattr(model.config, "query_classes", ()):
-        raise CheckpointError("the adapter adds query classes to a model that has none.")
-    if added:
-        for name, tensor in model.query_network.state_dict().items():
-            rows = {"linear2.weight": 0, "linear2.bias": 0, "values.weight": 1}.get(name)
-            shape = [size + added * (place == rows) for place, size in enumerate(tensor.shape)]
-            wanted[f"{WHOLE}.{name}"] = tuple(shape)
-    held = {tensor.name.removeprefix(PREFIX): tensor.shape for tensor in adapter.tensors}
-    for name in sorted(wanted.keys() | held.keys()):
-        if held.get(name) != wanted.get(name):
             raise CheckpointError(
-                f"{WEIGHTS}: {shown(name)} has the shape {held.get(name)}; the model takes {wanted.get(name)}."
+                f"{complaint}: the weights of {shown(name)} are others. Load the adapter's own model."
             )
-    return {name.removeprefix(PREFIX): tensor for name, tensor in load_file(adapter.folder / WEIGHTS).items()}
 
 
-def _lora() -> Any:
-    try:
-        from peft.tuners.lora import LoraLayer
-    except ImportError as error:
-        raise CheckpointError("adapters need peft; pip install 'hubsep[train]'") from error
-    return LoraLayer
-
-
-def inject(model: nn.Module, layers: Iterable[str], rank: int, alpha: float) -> None:
-    """Puts low-rank matrices (2106.09685, by peft) around layers, in place; they change nothing yet."""
-    _lora()
-    from peft import LoraConfig, inject_adapter_in_model
-
-    settings: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "target_modules": sorted(layers)}
-    inject_adapter_in_model(LoraConfig(**settings), model)
-
-
-def merge(model: nn.Module, kind: Any) -> None:
-    """Adds the matrices to the weights of their layers, and takes them away."""
-    for name, module in list(model.named_modules()):
-        if isinstance(module, kind):
-            module.merge()
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, module.get_base_layer())
-    if hasattr(model, "peft_config"):
-        del model.peft_config
+def _whole_shapes(model: Any, adapter: Adapter) -> dict[str, tuple[int, ...]]:
+    """Shapes of the query network with the classes that the adapter adds; none if it adds none."""
+    added = len(adapter.facts["query_classes"])
+    if not added:
+        return {}
+    if not getattr(model.config, "query_classes", ()):
+        raise CheckpointError("the adapter adds query classes to a model that has none.")
+    shapes = {}
+    for name, tensor in model.query_network.state_dict().items():
+        rows = {"linear2.weight": 0, "linear2.bias": 0, "values.weight": 1}.get(name)
+        shape = [size + added * (place == rows) for place, size in enumerate(tensor.shape)]
+        shapes[f"{WHOLE}.{name}"] = tuple(shape)
+    return shapes
 
 
 __all__ = [
-    "CONFIG", "FACTS", "PREFIX", "WEIGHTS", "WHOLE", "Adapter", "fingerprint", "inject", "is_adapter", "load_adapter",
-    "merge", "read_adapter",
+    "CONFIG", "FACTS", "PREFIX", "WEIGHTS", "WHOLE", "Adapter", "fingerprint", "inject", "layers_of", "load_adapter",
+    "matrices_of", "merge", "put_in", "read_adapter", "take_out",
 ]  # fmt: skip

@@ -23,11 +23,12 @@ import secrets
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import CheckpointError
 from .hub_bounds import shown
+from .hub_copies import copy_file
 from .hub_manifest import MANIFEST, fsync, listed_files, verify_manifest, write_manifest
 from .hub_processes import host, in_use, locked
 
@@ -201,8 +202,9 @@ def _exchange(first: Path, second: Path) -> bool:
 def _copy_small_files(source: Path, staging: Path, keep: Keep) -> None:
     for path in source.iterdir() if source.is_dir() else ():
         wanted = keep(path.name) and path.suffix in COPY_SUFFIXES and path.name != MANIFEST
-        if wanted and path.is_file() and not path.is_symlink():
-            shutil.copy2(path, staging / path.name)
+        if wanted and path.is_file():
+            with suppress(CheckpointError):  # a link is moved as it is, with what else stays
+                copy_file(source, path.name, staging / path.name)
 
 
 def _delete(folder: Path) -> None:

@@ -2,7 +2,7 @@
 """`manifest.json`: what a folder held when it was written, by size and SHA-256.
 
 It is written last, so its presence says that the rest is complete. It holds no date and no path, so the same files
-make the same manifest.
+make the same manifest. Links are not followed: the sum of a private file would be published, its mode changed.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 from .errors import CheckpointError
 from .hub_bounds import shown
 from .hub_checks import blob_folders
+from .hub_copies import in_cache, stays_inside
 from .hub_json import MAX_INDEX_BYTES, read_json
 
 
@@ -23,20 +24,28 @@ MANIFEST = "manifest.json"
 
 
 def write_manifest(folder: Path, *, skip: tuple[str, ...] = ()) -> None:
-    """Put every file of a folder on the disk, list them in `manifest.json`, and put that on the disk as well."""
+    """Put every file of a folder on the disk, list them in `manifest.json`, and put that on the disk as well.
+
+    Raises:
+        CheckpointError: the folder holds a link, other than those of the Hub's cache.
+    """
     listed = {}
     readable = folder.stat().st_mode & 0o666  # safetensors makes files that only their owner can read
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and path.stat().st_mode & 0o666 != readable:
+        if path.is_symlink():
+            in_cache(folder.resolve(), name)
+        elif path.is_file() and path.stat().st_mode & 0o666 != readable:
             path.chmod(readable)
         if path.is_dir() or path.is_file():
             fsync(path)
         if path.is_file() and name not in (MANIFEST, *skip):
             listed[name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
     text = json.dumps({"files": listed}, indent=2, sort_keys=True) + "\n"
-    (folder / MANIFEST).write_text(text, encoding="utf-8")
-    fsync(folder / MANIFEST)
+    unfinished = folder / f".{MANIFEST}.{os.getpid()}.part"
+    unfinished.write_text(text, encoding="utf-8")
+    fsync(unfinished)
+    os.replace(unfinished, folder / MANIFEST)
     fsync(folder)
 
 
@@ -68,7 +77,7 @@ def listed_files(folder: Path) -> dict[str, dict[str, Any]]:
     if not isinstance(files, dict) or not all(isinstance(entry, dict) for entry in files.values()):
         raise CheckpointError(f"{MANIFEST} needs an object `files` with an object for each file.")
     for name in files:
-        if not _inside(name):
+        if not stays_inside(name):
             raise CheckpointError(f"{MANIFEST} names {shown(name)}, which is not in the folder.")
     return files
 
@@ -91,12 +100,6 @@ def sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _inside(name: str) -> bool:
-    """Whether a relative name stays in its folder, read by the rules of POSIX and of Windows."""
-    paths = (PurePosixPath(name), PureWindowsPath(name))
-    return bool(name) and "\0" not in name and not any(path.anchor or ".." in path.parts for path in paths)
 
 
 __all__ = ["MANIFEST", "fsync", "listed_files", "sha256", "verify_manifest", "write_manifest"]

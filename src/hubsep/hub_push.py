@@ -3,14 +3,14 @@
 
 transformers writes a generic card with `library_name: transformers` where a repository has none, and pushes it after
 the fact. Here the card is part of the same commit, so the repository is the old or the new one, never half of each.
-Weights of the same name that the new ones replace, more or fewer shards of them, leave in that commit too.
+Weights of the same name that the new ones replace, more or fewer shards of them, leave in that commit too. Files that
+come from a folder are copied by `hub_copies`, which follows no link: what is pushed is public.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 
 from .errors import CheckpointError
 from .hub_bounds import shown
+from .hub_copies import copy_file, file_names, is_named, opened
 from .hub_wire import check_token, wire_errors
 
 
@@ -59,12 +60,12 @@ def push_folder(
     `short_card`, a text with the place {name}.
 
     Raises:
-        CheckpointError: `card` is not a file, or the Hub cannot be reached or refuses.
+        CheckpointError: `card` is not a file, it or what lies beside it is a link, or the Hub cannot be reached or
+            refuses.
     """
     from huggingface_hub import HfApi
 
-    if card is not None and not Path(card).is_file():
-        raise CheckpointError(f"card is {shown(os.fspath(card))}; it must be the README.md to push.")
+    _check_facts(card, fallback)
     check_token(token)
     what = f"{shown(repo_id)} could not be pushed to; a push is one commit, so it holds the old or all of the new"
     api = HfApi(library_name="hubsep", token=token)
@@ -104,7 +105,7 @@ def _operations(folder: Path, remote: Iterable[str]) -> list[Any]:
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    files = {name: folder / name for name in file_names(folder)}
     written = {match[1] for match in map(WEIGHTS.fullmatch, files) if match}
     replaced = [name for name in remote if (match := WEIGHTS.fullmatch(name)) and match[1] in written]
     return [
@@ -129,7 +130,7 @@ def _put_card(
     # one that stays is pushed again: unchanged it is no change to the repository, and the manifest lists it
     source = card or _own_card(repo_id, revision, token) or fallback
     if source is not None:
-        shutil.copyfile(source, path)
+        copy_file(source.parent, source.name, path)
         _put_facts(path.parent, source.parent)
     else:
         path.write_text(short_card.format(name=repo_id.rpartition("/")[2]), encoding="utf-8")
@@ -143,9 +144,18 @@ def _put_card(
 def _put_facts(folder: Path, source: Path) -> None:
     """Copy what the card was made of from its folder, if that is there: fields, numbers, the Hub's form of them."""
     for name in FACTS:
-        if (source / name).is_file():
-            (folder / name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(source / name, folder / name)
+        if is_named(source / name):
+            copy_file(source, name, folder / name)
+
+
+def _check_facts(*cards: str | os.PathLike[str] | None) -> None:
+    """Open all that may be copied, before the Hub is asked for anything."""
+    for card in (Path(path) for path in cards if path is not None):
+        if not card.is_file() and not card.is_symlink():
+            raise CheckpointError(f"card is {shown(os.fspath(card))}; it must be the README.md to push.")
+        for name in (card.name, *FACTS):
+            if is_named(card.parent / name):
+                opened(card.parent, name).close()
 
 
 def _own_card(repo_id: str, revision: str | None, token: str | bool | None) -> Path | None:

@@ -28,13 +28,14 @@ def merge(
 ) -> None:
     """Merge an adapter into its model, and save the result with the adapter's card."""
     from ..cards import CARD, read_card, write_card
+    from ..hub_copies import is_named
     from ..hub_resolve import resolve_folder
     from ..pipelines import pipeline
 
     separator = pipeline(model=model, adapter=adapter)
     separator.save_pretrained(output)
     folder = resolve_folder(adapter)
-    if (folder / CARD).is_file():
+    if is_named(folder / CARD):
         card = read_card(folder)
         use = f'from hubsep import pipeline\n\nseparate = pipeline(model="{output.name}")'
         write_card(output, {**card, "name": output.name, "use": use, "training": unlinked(card["training"])})

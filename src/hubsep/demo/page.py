@@ -21,6 +21,7 @@ from starlette.middleware import Middleware
 
 from ..cards import licence_of, read_card
 from ..errors import HubsepError
+from ..hub_copies import is_named
 from .gate import Gate
 from .limits import DemoLimits
 from .pictures import draw, portrait_of
@@ -36,7 +37,7 @@ CSS = Path(__file__).with_name("page.css")
 
 def card_of(folder: Path) -> dict[str, Any]:
     """The `card.json` of a model folder; one that says that nothing is known where there is none."""
-    if (folder / "card.json").is_file():
+    if is_named(folder / "card.json"):
         return read_card(folder)
     unknown = {"licence": "unknown", "commercial": False, "summary": "A model without a card.", "limits": []}
     return {"name": folder.name, "system": "", "known_sounds": [], "training_data": [], **unknown}

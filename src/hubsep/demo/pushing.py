@@ -2,22 +2,25 @@
 """Pushing a Space: a folder with an app becomes a repository of the Hub in one commit.
 
 Decisions: the folder is checked before the Hub is asked for anything: its README says what the Hub has to know, the
-app is there, and nothing goes along that does not belong, hidden files, links and what Python leaves behind. What the
-Space has beside that stays. A Space installs hubsep from the package index; `wheel` puts a built one into the Space
-instead and lets requirements.txt name it, for a version that is not published.
+app is there, and nothing goes along that does not belong: hidden files and what Python leaves behind are left out,
+links and special files are refused. What is pushed is a copy made by `hub_copies`. What the Space has beside that
+stays. A Space installs hubsep from the package index; `wheel` puts a built one into the Space instead and lets
+requirements.txt name it, for a version that is not published.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
+import tempfile
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
 
 from ..errors import CheckpointError
 from ..hub_bounds import shown
+from ..hub_copies import copy_file, file_names, read_file
 from ..hub_wire import check_token, wire_errors
 
 
@@ -48,10 +51,24 @@ def push_space(
     Raises:
         CheckpointError: if the folder is no Space, or the Hub cannot be reached or refuses.
     """
+    with tempfile.TemporaryDirectory() as place:
+        for name in space_files(Path(folder)):
+            copy_file(Path(folder), name, Path(place) / "space" / name)
+        return _push_copy(Path(place) / "space", repo_id, private, token, wheel, commit_message)
+
+
+def _push_copy(
+    folder: Path,
+    repo_id: str,
+    private: bool | None,
+    token: str | bool | None,
+    wheel: str | os.PathLike[str] | None,
+    commit_message: str | None,
+) -> str:
     from huggingface_hub import CommitOperationAdd, HfApi
 
-    files = space_files(Path(folder))
-    front = front_matter(Path(folder))
+    files = space_files(folder)
+    front = front_matter(folder)
     check_token(token)
     what = f"{shown(repo_id)} could not be pushed to; a push is one commit, so it holds the old or all of the new"
     api = HfApi(library_name="hubsep", token=token)
@@ -77,15 +94,8 @@ def space_files(folder: Path) -> dict[str, Path]:
     """
     if not folder.is_dir():
         raise CheckpointError(f"there is no folder {shown(str(folder))}; pass one such as spaces/separation")
-    files = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder)
-        if any(part.startswith(".") or part in LEFT_OUT for part in name.parts):
-            continue
-        if path.is_symlink():
-            raise CheckpointError(f"{shown(name.as_posix())} is a link; put the file itself into the folder")
-        if path.is_file():
-            files[name.as_posix()] = path
+    names = file_names(folder, left_out=lambda name: name.startswith(".") or name in LEFT_OUT)
+    files = {name: folder / name for name in names}
     size = sum(path.stat().st_size for path in files.values())
     if size > MAX_BYTES:
         raise CheckpointError(
@@ -116,7 +126,7 @@ def front_matter(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{CARD} does not say {', '.join(missing)}; add them between the lines of ---")
     if front["sdk"] != "gradio":
         raise CheckpointError(f"sdk is {shown(str(front['sdk']))}; these Spaces are made with gradio")
-    if not (folder / str(front["app_file"])).is_file():
+    if PurePosixPath(str(front["app_file"])).as_posix() not in space_files(folder):
         raise CheckpointError(f"app_file is {shown(str(front['app_file']))}, which is not in the folder")
     return front
 
@@ -133,7 +143,7 @@ def with_wheel(wheel: Path, files: dict[str, Path], address: str) -> dict[str, A
     named, times = re.subn(r"(?m)^(hubsep(?:\[[\w,]+\])?)\s*$", rf"\1 @ {address}/{wheel.name}", asked)
     if times != 1:
         raise CheckpointError(f"{REQUIREMENTS} has to ask for hubsep in a line of its own")
-    return {wheel.name: wheel, REQUIREMENTS: named.encode()}
+    return {wheel.name: read_file(wheel.parent, wheel.name, MAX_BYTES), REQUIREMENTS: named.encode()}
 
 
 __all__ = ["front_matter", "push_space", "space_files"]

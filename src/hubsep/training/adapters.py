@@ -24,7 +24,8 @@ from torch.utils.checkpoint import checkpoint
 
 from ..errors import DataError
 from ..hub import atomic_folder
-from ..hub_adapters import CONFIG, FACTS, PREFIX, WEIGHTS, WHOLE, fingerprint, inject
+from ..hub_adapters import CONFIG, FACTS, PREFIX, WEIGHTS, WHOLE
+from ..hub_matrices import fingerprint, inject
 
 
 # names of the layers that get matrices; each was tried: its matrices get a gradient, and merged they do the same

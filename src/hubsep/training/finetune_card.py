@@ -9,18 +9,17 @@ those of the base and of the fine-tune on the same held-out mixtures, whichever 
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedModel
 
-from ..cards import CARD, card_text, finetuned_card, read_card, write_card
+from ..cards import CARD, MAX_CARD_BYTES, card_text, finetuned_card, read_card, write_card
 from ..data.contract import Row
 from ..errors import DataError
 from ..hub import MAX_SHARD_SIZE, atomic_folder, check_folder
+from ..hub_copies import copy_folder, file_names, is_named, read_file
 from ..hub_push import push_folder
 from ..licences import check_agrees, check_card, is_stated
 from ..registry import SYSTEMS
@@ -39,13 +38,14 @@ MEASURES = {
 
 def base_card(folder: Path, name: str, model_type: str) -> dict[str, Any]:
     """The card of the base; of a folder without one what its README and the registry say."""
-    if (folder / CARD).is_file():
+    if is_named(folder / CARD):
         return {**read_card(folder), "name": name}
     licence = None
-    if (folder / "README.md").is_file():
+    if is_named(folder / "README.md"):
         from huggingface_hub import ModelCard
 
-        licence = ModelCard.load(folder / "README.md").data.license
+        text = read_file(folder, "README.md", MAX_CARD_BYTES).decode(errors="replace")
+        licence = getattr(ModelCard(text, ignore_metadata_errors=True).data, "license", None)
     facts = {"name": name, "model_type": model_type, "system": model_type, "paper": SYSTEMS[model_type].paper}
     kind = {"pipeline_tag": "audio-to-audio", "tags": ["audio-separation", model_type], "summary": "", "use": ""}
     return {**facts, **kind, "licence": licence or "unknown", "commercial": None}
@@ -195,7 +195,7 @@ def publish(folder: Path, repository: str, **options: Any) -> str:
     Raises:
         DataError: if the card names no licence for the weights or for what they were trained on, or one that allows
             more than these do.
-        CheckpointError: if the Hub cannot be reached or refuses.
+        CheckpointError: if the folder holds a link, or the Hub cannot be reached or refuses.
     """
     card = read_card(folder)
     missing = [d["name"] for d in card.get("training_data", []) if not is_stated(d.get("licence"))]
@@ -209,15 +209,16 @@ def publish(folder: Path, repository: str, **options: Any) -> str:
     # a card written before it was known where the result goes names it as on this computer
     use = str(card.get("use", "")).replace(f'="{card["name"]}"', f'="{repository}"')
 
+    def hidden(name: str) -> bool:
+        return name.startswith(".")
+
     def save(place: Path) -> None:
-        shutil.copytree(folder, place, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
+        copy_folder(folder, place, left_out=hidden)
         if use != card.get("use", ""):
             write_card(place, {**card, "use": use})
 
-    with tempfile.TemporaryDirectory() as place:
-        readme = Path(place) / "README.md"
-        readme.write_bytes((folder / "README.md").read_bytes())
-        return push_folder(repository, save, card=readme, **options)
+    file_names(folder, left_out=hidden)  # refuses before a repository is made
+    return push_folder(repository, save, card=folder / "README.md", **options)
 
 
 __all__ = ["base_card", "check_publishable", "check_result", "data_entries", "describe", "publish", "write_result"]

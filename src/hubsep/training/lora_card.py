@@ -7,13 +7,14 @@ licence nothing is pushed, which is said before the training, not after it.
 
 from __future__ import annotations
 
-import shutil
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from ..cards import MAX_CARD_BYTES
 from ..data.recordings import read_metadata
 from ..errors import DataError
+from ..hub_copies import copy_file, file_names, is_named, read_file
 from ..hub_push import CARD, push_folder
 from ..hub_resolve import resolve_folder
 from ..licences import allows_commercial_use, check_agrees
@@ -69,8 +70,9 @@ def checked_licence(recipe: Any) -> str:
     """
     from huggingface_hub import ModelCard
 
-    card = resolve_folder(recipe.pipeline) / CARD
-    stated = ModelCard.load(card).data.license if card.is_file() else None
+    folder = resolve_folder(recipe.pipeline)
+    text = read_file(folder, CARD, MAX_CARD_BYTES).decode(errors="replace") if is_named(folder / CARD) else ""
+    stated = getattr(ModelCard(text, ignore_metadata_errors=True).data, "license", None) if text else None
     if recipe.licence:
         check_agrees(recipe.licence, allows_commercial_use(str(stated or "")), base_name(recipe))
         return str(recipe.licence)
@@ -133,13 +135,13 @@ def push_adapters(repo_id: str, folder: Path) -> str:
     """Pushes a saved folder of adapters with its card, in one commit; returns the address.
 
     Raises:
-        CheckpointError: if the Hub cannot be reached or refuses.
+        CheckpointError: if the folder holds a link, or the Hub cannot be reached or refuses.
     """
+    names = [name for name in file_names(folder) if "/" not in name and name != CARD]
 
     def copy(place: Path) -> None:
-        for path in folder.iterdir():
-            if path.is_file() and path.name != CARD:
-                shutil.copyfile(path, place / path.name)
+        for name in names:
+            copy_file(folder, name, place / name)
 
     return push_folder(repo_id, copy, card=folder / CARD)
 
