@@ -143,13 +143,22 @@ def deliver(
     complete = {
         label: scratch / f"complete-{number}{path.suffix}" for number, (label, path) in enumerate(paths.items())
     }
-    cut_out = [label in from_recording for label in waveforms]
+    together = {"from_recording": [label in from_recording for label in waveforms], "residual": residual}
+    _copy(list(waveforms.values()), list(complete.values()), form, gain, together)
+    for label, path in paths.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(complete[label], path)
+    return paths, remark
+
+
+def _copy(sources: list[Path], targets: list[Path], form: Form, gain: float, together: dict[str, Any]) -> None:
+    """Writes floating point files of one length, times `gain`, in their final form."""
     with ExitStack() as files:
-        readers = [files.enter_context(open_audio(waveform)) for waveform in waveforms.values()]
+        readers = [files.enter_context(open_audio(source)) for source in sources]
         writers = [
             files.enter_context(
                 AudioWriter(
-                    complete[label],
+                    target,
                     reader.sampling_rate,
                     reader.channels,
                     subtype=form.subtype,
@@ -158,15 +167,10 @@ def deliver(
                     samples=reader.claimed_samples,
                 )
             )
-            for label, reader in zip(waveforms, readers, strict=True)
+            for target, reader in zip(targets, readers, strict=True)
         ]
         for blocks in zip(*(reader.exact_blocks() for reader in readers), strict=True):
-            turned_down = [block * block.dtype.type(gain) for block in blocks]
-            write_together(writers, turned_down, from_recording=cut_out, residual=residual)
-    for label, path in paths.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(complete[label], path)
-    return paths, remark
+            write_together(writers, [block * block.dtype.type(gain) for block in blocks], **together)
 
 
 def peak_of(waveform: Path) -> float:

@@ -57,24 +57,46 @@ def strips(frames: int, channels: int, device: torch.device) -> Iterator[slice]:
 
 
 class Statistics:
-    """Sum and sum of squares of a map that is seen in strips."""
+    """Mean and variance of a map that is seen in strips."""
 
     def __init__(self) -> None:
-        self.count = 0
-        self.sums: list[Tensor] = []
+        self.counts: list[int] = []
+        self.moments: list[Tensor] = []  # mean and variance of each strip
 
     def add(self, strip: Tensor) -> None:
         flat = strip.float().flatten()
-        self.count += flat.numel()
-        self.sums.append(torch.stack([flat.sum(), torch.dot(flat, flat)]))
+        self.counts.append(flat.numel())
+        self.moments.append(moments(flat))
+
+    def moments_of_all(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance of all strips, in float64 where the device has it."""
+        found = torch.stack(self.moments)
+        found = found if found.device.type == "mps" else found.double()  # it costs nothing here
+        shares = torch.tensor(self.counts, dtype=found.dtype, device=found.device) / sum(self.counts)
+        mean = (shares * found[:, 0]).sum()
+        return mean, (shares * (found[:, 1] + (found[:, 0] - mean).square())).sum()
 
     def scale_and_shift(self, norm: ConvTasNetNorm) -> tuple[Tensor, Tensor]:
         """What the norm does to each channel, (channels,) both, float32."""
-        sums = torch.stack(self.sums)
-        # float64 costs nothing here; a device without it has few strips
-        mean, square = (sums.double() if sums.device.type != "mps" else sums).sum(dim=0) / self.count
-        scale = ((square - mean.square()).clamp_min(0) + EPSILON).rsqrt() * norm.weight
+        mean, variance = self.moments_of_all()
+        scale = (variance + EPSILON).rsqrt() * norm.weight
         return scale.float(), (norm.bias - mean * scale).float()
+
+
+def moments(flat: Tensor) -> Tensor:
+    """Mean and variance of a vector, (2,), float32.
+
+    The difference of two sums is five times faster than the sum of squared differences, and as good unless the mean is
+    larger than the deviation; a processor can look, without waiting for it.
+    """
+    count = flat.numel()
+    mean = flat.sum() / count
+    variance = torch.dot(flat, flat) / count - mean.square()
+    if flat.device.type == "cpu" and bool(variance > mean.square()):
+        return torch.stack([mean, variance])
+    centred = flat - mean
+    missing = centred.sum() / count
+    return torch.stack([mean + missing, (torch.dot(centred, centred) / count - missing.square()).clamp_min(0)])
 
 
 def folded(linear: nn.Linear, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,10 +132,13 @@ class _Run:
         statistics = Statistics()
         for strip in self.strips():
             statistics.add(self.model.encode(self.frames[strip]))
-        weight, self.bias[: self.width] = folded(self.masker.bottleneck, *statistics.scale_and_shift(self.masker.norm))
+        # what is encoded may lie far from 0 for its deviation, as after a sigmoid: the mean is taken off, not folded
+        mean, variance = statistics.moments_of_all()
+        scale = ((variance + EPSILON).rsqrt() * self.masker.norm.weight).float()
+        weight, self.bias[: self.width] = folded(self.masker.bottleneck, scale, self.masker.norm.bias.float())
         statistics, after = Statistics(), self._expansion(blocks[0])
         for strip in self.strips():
-            encoded = self.model.encode(self.frames[strip]).to(weight.dtype)
+            encoded = self.model.encode(self.frames[strip]).sub_(mean.float()).to(weight.dtype)
             self._product(self.stream[strip, : self.width], encoded, weight, first=True)
             self._expand(strip, after, statistics)
         for block, following in zip(blocks, [*blocks[1:], None], strict=True):

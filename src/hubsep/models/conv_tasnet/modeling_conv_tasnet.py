@@ -58,30 +58,37 @@ class ConvTasNetNorm(nn.Module):
         if self.kind == "cln":
             return F.layer_norm(wide, weight.shape, weight, bias, EPSILON).to(x.dtype)
         if self.kind == "cgln":
-            mean, square = (NormState() if state is None else state).update(wide)
+            centred, variance = (NormState() if state is None else state).update(wide)
         else:
-            # one pass: what is normalised has been through a PReLU, its mean is no larger than its deviation
-            mean, square = wide.mean(dim=(1, 2), keepdim=True), wide.square().mean(dim=(1, 2), keepdim=True)
-        scale = ((square - mean.square()).clamp_min(0) + EPSILON).rsqrt()
-        return ((wide - mean) * (scale * weight) + bias).to(x.dtype)
+            # the mean first: what a sigmoid makes of a quiet recording lies around 0.5, a thousand deviations from 0
+            centred = wide - wide.mean(dim=(1, 2), keepdim=True)
+            variance = centred.square().mean(dim=(1, 2), keepdim=True)
+        return (centred * ((variance + EPSILON).rsqrt() * weight) + bias).to(x.dtype)
 
 
 class NormState:
-    """Sums of a cumulative norm over the frames so far, in float64: the sum over minutes outgrows float32."""
+    """Sums of a cumulative norm over the frames so far, in float64: the sum over minutes outgrows float32.
+
+    They are of differences from the mean of the first frame: squares of numbers far from 0 would hide the variance.
+    """
 
     def __init__(self) -> None:
         self.frames = 0
         self.sums: Tensor | float = 0.0
+        self.origin: Tensor | None = None
 
     def update(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Takes frames in and returns mean and mean square up to each, (batch, frames, 1), float32."""
-        frames = x.shape[1]
+        """Takes frames in and returns them less the mean up to each, and the variance, (batch, frames, 1), float32."""
+        if self.origin is None:
+            self.origin = x[:, :1].detach().mean(dim=2, keepdim=True)
+        x, frames = x - self.origin, x.shape[1]
         dtype = torch.float32 if x.device.type == "mps" else torch.float64  # it has no float64
         sums = torch.stack([x.mean(dim=2), x.square().mean(dim=2)]).to(dtype).cumsum(dim=2) + self.sums
         counts = torch.arange(self.frames + 1, self.frames + frames + 1, device=x.device)
         self.frames, self.sums = self.frames + frames, sums[:, :, -1:]
-        mean, square = (sums / counts).float().unsqueeze(-1)
-        return mean, square
+        mean, square = sums / counts
+        variance = (square - mean.square()).clamp_min(0)
+        return x - mean.float().unsqueeze(-1), variance.float().unsqueeze(-1)
 
 
 class BlockState:
