@@ -179,11 +179,8 @@ class AudioSeparationPipeline(AudioPipeline):
             AudioError: as a call does, and if two outputs, or an output and the source, are the same file.
         """
         plan = replace(self._plan(**options), exact=True)
-        cut_out = () if plan.targets.sums is None else plan.targets.sums.from_recording
-        together: dict[str, Any] = {
-            "from_recording": [label in cut_out for label in plan.labels],
-            "residual": plan.options.residual,
-        }
+        cut_out = [label in plan.targets.from_recording for label in plan.labels]
+        together: dict[str, Any] = {"from_recording": cut_out, "residual": plan.options.residual}
         kbps = None if bitrate is None else bitrate_kbps(bitrate)
         with ExitStack() as files:
             writers: list[AudioWriter] = []
