@@ -53,6 +53,11 @@ class Targets:
     sums: Sums | None = None
     meanings: tuple[Meaning, ...] = ()
 
+    @property
+    def from_recording(self) -> tuple[str, ...]:
+        """Labels of those that hold the recording itself, less something, as `mixture-vocals` does."""
+        return () if self.sums is None else self.sums.from_recording
+
 
 def find_targets(model: Any, processor: Any, options: SeparationOptions) -> Targets:
     """Turns the queries of a call into labels and embeddings; a fixed-source model needs none and takes none.
