@@ -28,6 +28,7 @@ from hubsep.pipelines.audioldm2_precise import decoded, vocoded
 # HiFi-GAN with the published kernels looks at 21 frames to either side
 VOCODER_CONTEXT = 32
 OVERLAP = 1 / 8  # of a window
+LONGEST_SECONDS = 3_600  # latents and sound stay in memory, 0.1 MB a second
 ROWS = 8  # that an accelerator decodes at a time
 
 
@@ -69,13 +70,13 @@ class DecodingMixin:
         """Latent frames that hold so many seconds.
 
         Raises:
-            AudioError: if that is no positive number, or less than one latent frame.
+            AudioError: if that is no number, less than one latent frame, or more than an hour.
         """
         shortest = self.vae_scale_factor * self.hop_length / self.sampling_rate
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not math.isfinite(seconds):
             raise AudioError(f"a length must be a number of seconds, got {seconds!r}")
-        if seconds < shortest:
-            raise AudioError(f"a length must be at least {shortest:g} seconds, got {seconds:g}")
+        if not shortest <= seconds <= LONGEST_SECONDS:
+            raise AudioError(f"a length must be {shortest:g} to {LONGEST_SECONDS} seconds, got {seconds:g}")
         frames = math.ceil(round(seconds * self.sampling_rate) / self.hop_length)
         return math.ceil(frames / self.vae_scale_factor)
 

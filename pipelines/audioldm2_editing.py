@@ -151,9 +151,10 @@ class EditingMixin(HearingMixin, LongMixin):
             QueryError: if nothing says what is to be heard.
         """
         waveform, level = self.read_recording(audio, sampling_rate)
-        first, last = round(start * self.sampling_rate), round(stop * self.sampling_rate)
-        if not 0 <= first < last <= len(waveform):
-            length = len(waveform) / self.sampling_rate
+        length = len(waveform) / self.sampling_rate
+        inside = 0 <= start < stop <= length  # asked first, because infinity is no number of samples
+        first, last = (round(second * self.sampling_rate) if inside else 0 for second in (start, stop))
+        if not first < last:
             raise AudioError(f"a part of a recording of {length:g} s has to lie in it, got {start:g} to {stop:g} s")
         latents, step = self.encode_waveform(waveform[None]), self.vae_scale_factor * self.hop_length
         mask = torch.ones_like(latents[:, :1])

@@ -25,6 +25,7 @@ from torch.nn.functional import normalize
 from hubsep.errors import QueryError
 from hubsep.pipelines.audioldm2_conditions import Conditions
 from hubsep.pipelines.audioldm2_hooks import ready
+from hubsep.texts import check_text
 
 
 Unconditional = Literal["zeros", "generated"]
@@ -243,12 +244,12 @@ def as_texts(prompt: str | Sequence[str]) -> list[str]:
     """One text or several as a list.
 
     Raises:
-        QueryError: if it is neither.
+        QueryError: if it is neither, or no text a model can be given.
     """
     texts = [prompt] if isinstance(prompt, str) else list(prompt)
     if not texts or not all(isinstance(text, str) for text in texts):
         raise QueryError(f"a prompt is a text or a list of texts, got {type(prompt).__name__}")
-    return texts
+    return [check_text(text, "a text") for text in texts]
 
 
 def check_transcription(speech: bool, transcription: str | Sequence[str] | None, prompts: int) -> list[str] | None:

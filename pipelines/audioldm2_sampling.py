@@ -33,6 +33,7 @@ from hubsep.pipelines.audioldm2_processor import on_processor
 Generator = torch.Generator | list[torch.Generator] | None
 FAST_STEPS, SLOW_STEPS = 25, 200
 SOLVERS = (None, "dpm", "scheduler")
+STRONGEST = 1_000  # guidance; far beyond, float32 overflows
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,9 @@ class Sampling:
         steps = self.num_inference_steps
         if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= 1_000):
             raise QueryError(f"num_inference_steps must be 1 to 1000, got {steps!r}")
+        scale = self.guidance_scale
+        if isinstance(scale, bool) or not isinstance(scale, int | float) or not abs(scale) <= STRONGEST:
+            raise QueryError(f"guidance_scale must be a number from -{STRONGEST} to {STRONGEST}, got {scale!r}")
         if self.solver not in SOLVERS:
             raise QueryError(f'solver must be "dpm", "scheduler" or None, got {self.solver!r}')
         low, high = self.guidance_interval

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -123,46 +122,4 @@ def check_output(sources: Tensor, shape: tuple[int, ...]) -> None:
         )
 
 
-def output_paths(
-    source: Any, name: str, labels: Sequence[str], output: str | Path | Mapping[str, str | Path], template: str
-) -> list[Path]:
-    """Where the sources of a recording are written, in the order of `labels`.
-
-    Args:
-        source: the recording; none of the paths may be it.
-        name: of the recording, for the template.
-        labels: of the sources.
-        output: folder, or a dict of labels and paths.
-        template: file name with {name} and {label}, or {stem}, which is the same.
-
-    Raises:
-        AudioError: if a label has no path, two have the same, or a path is the recording itself.
-    """
-    if isinstance(output, Mapping):
-        if set(output) != set(labels):
-            raise AudioError(f"output must have a path for each of {', '.join(labels)}; got {', '.join(output)}")
-        paths = [Path(output[label]) for label in labels]
-    else:
-        try:
-            filed = [file_name(label) for label in labels]
-            names = [template.format(name=file_name(name), label=label, stem=label) for label in filed]
-        except (KeyError, IndexError) as error:
-            raise AudioError(f"the template may hold {{name}} and {{label}} or {{stem}}, got {template!r}") from error
-        paths = [Path(output) / name for name in names]
-    if len({path.resolve() for path in paths}) < len(paths):
-        raise AudioError(f"two sources would be written to one file: {', '.join(map(str, paths))}; name them apart")
-    origin = Path(source).resolve() if isinstance(source, str | Path) else None
-    if origin in [path.resolve() for path in paths]:
-        raise AudioError(f"{origin} is the recording itself; write its sources somewhere else")
-    return paths
-
-
-def file_name(label: str) -> str:
-    """A label as part of a file name: letters, digits and hyphens stay, everything else is an underscore.
-
-    At most 100 bytes, because file systems stop at 255 and a name may hold two labels and an ending.
-    """
-    return re.sub(r"[^\w-]+", "_", label.strip()).encode()[:100].decode(errors="ignore")
-
-
-__all__ = ["AudioPipeline", "check_output", "file_name", "from_rows", "many", "output_paths", "to_rows"]
+__all__ = ["AudioPipeline", "check_output", "from_rows", "many", "to_rows"]

@@ -26,6 +26,7 @@ from hubsep.pipelines.options import SeparationOptions
 from hubsep.pipelines.scores import ACTIVE_SCORE
 from hubsep.pipelines.stems import Sums, find_sums
 from hubsep.pipelines.unordered import is_unordered
+from hubsep.texts import check_text
 
 
 RESIDUAL = "residual"
@@ -132,7 +133,7 @@ def _texts(name: str, queries: str | Sequence[str] | None) -> list[str]:
         raise QueryError(f"{name} must be a text or a list of texts, got {queries!r}")
     if not texts:
         raise QueryError(f"{name} is an empty list; pass at least one text, or leave it out")
-    return list(texts)
+    return [check_text(text, "a query") for text in texts]
 
 
 def _examples(examples: Any) -> list[tuple[str, Any]]:

@@ -27,7 +27,8 @@ from hubsep.audio_sources import repeatable
 from hubsep.audio_writer import Clip
 from hubsep.chunking import overlap_add_many
 from hubsep.errors import AudioError
-from hubsep.pipelines.base import AudioPipeline, many, output_paths
+from hubsep.pipelines.base import AudioPipeline, many
+from hubsep.pipelines.names import output_paths
 from hubsep.pipelines.options import SeparationOptions, check_names
 from hubsep.pipelines.process import Process
 from hubsep.pipelines.queries import Plan, make_plan

@@ -17,7 +17,8 @@ from tiny_conv_tasnet import tiny_conv_tasnet
 import hubsep
 from hubsep import AudioLDM2Pipeline, AutoModelForAudioSeparation
 from hubsep.cli import main
-from hubsep.cli.generate import Order, chosen_way, load, read_channel, write
+from hubsep.cli.generate import Order, chosen_way, load, read_channel
+from hubsep.cli.generate_files import write
 from hubsep.errors import CheckpointError, QueryError
 from hubsep.registry import DEFAULT_GENERATOR, SEPARATORS, SHIPPED
 

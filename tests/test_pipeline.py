@@ -199,7 +199,7 @@ def test_names_of_files(split: AudioSeparationPipeline, tmp_path: Path):
         ({"output": {"low": tmp_path / "x.wav"}}, "a path for each of low, high"),
         ({"output": {"low": tmp_path / "x.wav", "high": tmp_path / "x.wav"}}, "one file"),
         ({"output": tmp_path, "template": "{name}.out.wav"}, "one file"),
-        ({"output": tmp_path, "template": "{kind}.wav"}, "{name} and {label}"),
+        ({"output": tmp_path, "template": "{kind}.wav"}, "{name}, {label}"),
         ({"output": {"low": tmp_path / "a.wav", "high": tmp_path / "b.wav"}}, "the recording itself"),
     ]
     for options, says in wrong:

@@ -45,7 +45,7 @@ from hubsep.demo.waiting import explained
 from hubsep.demo.words import split_words
 from hubsep.errors import QueryError
 from hubsep.hub_resolve import resolve_folder
-from hubsep.pipelines.base import file_name
+from hubsep.pipelines.names import file_name
 from hubsep.pipelines.queries import RESIDUAL
 from hubsep.pipelines.scores import ACTIVE_SCORE
 from hubsep.pipelines.unordered import is_unordered

@@ -27,7 +27,7 @@ from hubsep.demo.stopping import Runs
 from hubsep.demo.waiting import explained
 from hubsep.errors import AudioError, CheckpointError, QueryError
 from hubsep.hub_resolve import resolve_folder
-from hubsep.pipelines.base import file_name
+from hubsep.pipelines.names import file_name
 from hubsep.registry import DEFAULT_GENERATOR, SHIPPED
 
 

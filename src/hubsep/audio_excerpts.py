@@ -8,7 +8,6 @@ and a warning that says so.
 
 from __future__ import annotations
 
-import math
 import warnings
 from typing import Any
 
@@ -20,6 +19,7 @@ from .errors import AudioError
 
 
 SKIPPED_AT_ONCE = 65_536
+LONGEST_SECONDS = 10**9  # 30 years
 
 
 class Excerpt:
@@ -48,8 +48,8 @@ class Excerpt:
 
     def _samples(self, name: str, seconds: Any) -> int:
         number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-        if not number or not math.isfinite(seconds) or seconds < 0:
-            raise AudioError(f"{name} must be a number of seconds, 0 or more, got {seconds!r}")
+        if not number or not 0 <= seconds <= LONGEST_SECONDS:
+            raise AudioError(f"{name} must be a number of seconds, 0 to {LONGEST_SECONDS}, got {seconds!r}")
         return round(seconds * self.sampling_rate)
 
     def _claimed(self) -> int | None:

@@ -91,7 +91,7 @@ def bitrate_kbps(bitrate: int | str) -> int:
     """
     text = str(bitrate).strip().lower()
     number = text.removesuffix("bps").removesuffix("k")
-    if isinstance(bitrate, bool) or not (number.isascii() and number.isdigit()):
+    if isinstance(bitrate, bool) or not (number.isascii() and number.isdigit()) or len(number) > 9:
         raise AudioError(f"a bitrate is given in kbit/s, such as 256 or 256k, got {bitrate!r}")
     return int(number)
 

@@ -4,7 +4,7 @@
 Decisions: samples go to a hidden file in the same folder, which is flushed to the disk and then renamed. Floating
 point subtypes take any value. All others hold [-1, 1] (lossy codecs a little more), and what does not fit is an error
 unless the caller asks for clamping: nothing is rescaled. Integers are rounded here, to the nearest, because libsndfile
-rounds down when it guards against overflow.
+rounds down when it guards against overflow. The same samples make the same bytes, whenever they are written.
 
 libsndfile 1.2.2 hides two ways of losing samples. On a full disk it closes FLAC and Ogg files without an error; so it
 writes through a file object here that remembers. And a WAV, AIFF or AU file has room for 4 GiB, but it writes on and
@@ -37,6 +37,7 @@ from .audio_formats import (
 from .audio_io import Sink
 from .audio_limits import LOSSLESS_FLOATS, AudioLimits
 from .audio_resampling import Waveform
+from .audio_stamps import remove_stamps
 from .errors import AudioError
 
 
@@ -150,6 +151,7 @@ class AudioWriter:
                 sound.close()
             finally:
                 self._sink.check()
+            remove_stamps(self._sink.file)
             os.fsync(self._sink.file.fileno())
             os.replace(self._unfinished, self.path)
         except (sf.SoundFileError, OSError) as error:

@@ -10,7 +10,6 @@ of the classes' medians, MUSIC's the mean of their means, all others are means o
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .audio import read_audio, resample
+from .data import tables
 from .errors import DataError
 from .evaluation import separate
 from .evaluation_report import Request, interval
@@ -54,23 +54,19 @@ def read_table(table: Path, root: Path | None = None) -> list[Row]:
     """
     if not table.is_file():
         raise DataError(f"{table} is a folder; --data of --dataset csv is the .csv with {', '.join(COLUMNS)}")
-    with table.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-        if missing:
-            raise DataError(f"{table} must have the columns {', '.join(COLUMNS)}; it lacks {', '.join(missing)}")
-        entries = list(reader)
+    entries = tables.read_table(table)
+    missing = [name for name in COLUMNS if name not in entries[0]]
+    if missing:
+        raise DataError(f"{table} must have the columns {', '.join(COLUMNS)}; it lacks {', '.join(missing)}")
     rows = []
     for number, entry in enumerate(entries, start=2):
-        mixture, target = ((root or table.parent) / (entry[name] or "") for name in ("mixture", "target"))
+        mixture, target = ((root or table.parent) / entry[name] for name in ("mixture", "target"))
         for path in (mixture, target):
-            if not path.is_file():
+            if not tables.is_file(path):
                 raise DataError(f"{table}, line {number}: there is no recording {path}")
-        if not (entry["caption"] or "").strip():
+        if not entry["caption"].strip():
             raise DataError(f"{table}, line {number}: the caption is empty")
         rows.append(Row(mixture, target, entry["caption"].strip(), (entry.get("label") or "").strip()))
-    if not rows:
-        raise DataError(f"{table} has a header and no rows")
     return rows
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from .plotting import FLOOR_DB, LOWEST_HZ, picture_of, save_figure
+from .texts import printable
 
 
 PAIRS_A_ROW = 3
@@ -42,7 +43,8 @@ def plot_pairs(pairs: Mapping[str, tuple[Tensor, Tensor]], sampling_rate: int, p
     panels = [(label, kind, x) for label, pair in pairs.items() for kind, x in zip(kinds, pair, strict=True)]
     for axis, (label, kind, waveform) in zip(axes.flat, panels, strict=False):
         _draw(axis, waveform, sampling_rate)
-        axis.set_title(f"{shorten(label, 22, placeholder='...')}, {kind}", fontsize=8, loc="left")
+        name = shorten(printable(label), 22, placeholder="...")
+        axis.set_title(f"{name}, {kind}", fontsize=8, loc="left", parse_math=False)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     figure.supxlabel("time in seconds", fontsize=9)
@@ -86,8 +88,8 @@ def plot_confusion(confusion: Mapping[str, Mapping[str, int]], path: Path) -> Pa
         count = confusion[asked[row]][named[column]]
         colour = "black" if parts[row, column] > 0.6 else "white"
         axis.text(column, row, str(count), ha="center", va="center", fontsize=7, color=colour)
-    axis.set_xticks(range(len(named)), named, rotation=90, fontsize=8)
-    axis.set_yticks(range(len(asked)), asked, fontsize=8)
+    axis.set_xticks(range(len(named)), named, rotation=90, fontsize=8, parse_math=False)
+    axis.set_yticks(range(len(asked)), asked, fontsize=8, parse_math=False)
     axis.set_xlabel("taken for")
     axis.set_ylabel("asked for")
     return save_figure(figure, path)

@@ -9,7 +9,6 @@ with it, and SDR (BSS Eval) are those of Conv-TasNet and SepFormer. The order of
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .audio import read_audio
+from .data.tables import is_file, read_table
 from .errors import DataError
 from .evaluation_report import Request
 from .evaluation_speech import summarise
@@ -86,16 +86,15 @@ def read_metadata(table: Path, root: Path | None) -> list[Item]:
     Raises:
         DataError: if a column or a recording is missing.
     """
-    with table.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        columns = [name for name in reader.fieldnames or () if name.startswith("source_") and name.endswith("_path")]
-        if not columns or "mixture_path" not in (reader.fieldnames or ()):
-            raise DataError(f"{table} must have the columns mixture_path and source_1_path")
-        base = root or table.parent
-        items = [Item(base / row["mixture_path"], tuple(base / row[name] for name in columns)) for row in reader]
+    rows = read_table(table)
+    columns = [name for name in rows[0] if name.startswith("source_") and name.endswith("_path")]
+    if not columns or "mixture_path" not in rows[0]:
+        raise DataError(f"{table} must have the columns mixture_path and source_1_path")
+    base = root or table.parent
+    items = [Item(base / row["mixture_path"], tuple(base / row[name] for name in columns)) for row in rows]
     for item in items:
         for path in (item.mixture, *item.sources):
-            if not path.is_file():
+            if not is_file(path):
                 raise DataError(f"{table} names {path}, which is not there; --root says what paths start from")
     return items
 

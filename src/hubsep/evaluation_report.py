@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from .errors import DataError
+from .plotting import picture_format
 
 
 CONFIDENCE = 0.95
@@ -126,6 +127,8 @@ def check_request(request: Request) -> None:
     for path in (request.json_file, request.picture):
         if path is not None and not path.parent.is_dir():
             raise DataError(f"{path} cannot be written: there is no folder {path.parent}")
+    if request.picture is not None:
+        picture_format(request.picture)
     if request.benchmark is not None and not all(request.benchmark.partition(":")[::2]):
         raise DataError(f"--benchmark is {request.benchmark!r}; it must be DATASET:TASK of the Hub, as org/set:test")
 

@@ -37,7 +37,7 @@ def model_fingerprint(model: str | os.PathLike[str]) -> str:
 def fingerprint(settings: Mapping[str, Any]) -> str:
     """Sixteen hexadecimal digits of options; the order of their names does not matter."""
     text = json.dumps(settings, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()[:16]
 
 
 __all__ = ["fingerprint", "model_fingerprint"]

@@ -18,12 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .audio import open_audio
+from .errors import DataError
+from .texts import printable
 
 
 FLOOR_DB = -70.0
 MAX_COLUMNS = 1_200
 ROWS = 200
 LOWEST_HZ = 40.0
+# formats, and what to leave out of each: the moment of writing
+PICTURES: dict[str, dict[str, None]] = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
 
 
 class Picture:
@@ -166,20 +170,40 @@ def _draw(
     axes = figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
     for axis, (name, picture) in zip(axes, rows, strict=True):
         image = _draw_row(axis, picture, max(loudest, 1e-12))
-        axis.set_title(f"{name}, {picture.level:.1f} dBFS", loc="left", fontsize=10)
+        axis.set_title(f"{printable(name)}, {picture.level:.1f} dBFS", loc="left", fontsize=10, parse_math=False)
     axes[-1].set_xlabel("time in seconds")
     figure.supylabel("frequency in Hz", fontsize=10)
     figure.colorbar(image, ax=list(axes), label=scale, pad=0.01)
     if title:
-        figure.suptitle(title, fontsize=11)
+        figure.suptitle(printable(title), fontsize=11, parse_math=False)
     return save_figure(figure, path)
 
 
-def save_figure(figure: Any, path: Path) -> Path:
-    """Writes a picture whole or not at all; its name says the format."""
+def picture_format(path: Path) -> str:
+    """The format of a picture, by its name.
+
+    Raises:
+        DataError: if there is no such format of pictures.
+    """
+    kind = path.suffix.lstrip(".").lower() or "png"
+    if kind not in PICTURES:
+        raise DataError(f"{path}: a picture is written as {', '.join(PICTURES)}, not {kind!r}")
+    return kind
+
+
+def save_figure(figure: Any, path: Path, *, dpi: float = 110) -> Path:
+    """Writes a picture whole or not at all; its name says the format, and the moment is not written into it.
+
+    Raises:
+        DataError: if there is no such format of pictures.
+    """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    kind = picture_format(path)
+    from matplotlib import rc_context
+
     try:
-        figure.savefig(unfinished, format=path.suffix.lstrip(".") or "png", dpi=110)
+        with rc_context({"svg.hashsalt": "hubsep"}):  # names inside of an SVG are drawn at random otherwise
+            figure.savefig(unfinished, format=kind, dpi=dpi, metadata=PICTURES[kind])
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -200,4 +224,4 @@ def _draw_row(axis: Any, picture: Picture, loudest: float) -> Any:
     return image
 
 
-__all__ = ["Picture", "picture_of", "plot_recordings", "plot_separation", "save_figure"]
+__all__ = ["Picture", "picture_format", "picture_of", "plot_recordings", "plot_separation", "save_figure"]

@@ -15,6 +15,7 @@ from typing import Any
 from .cards_results import COLUMNS, HEADLINE
 from .errors import DataError
 from .plotting import save_figure
+from .texts import printable
 
 
 def plot_scores(result: Mapping[str, Any], path: str | Path, *, title: str = "") -> Path:
@@ -42,7 +43,9 @@ def plot_scores(result: Mapping[str, Any], path: str | Path, *, title: str = "")
     drawn = {label: row for label, row in classes.items() if row.get(metric) is not None}
     values = [row[metric] for row in drawn.values()]
     axis.barh(range(len(drawn)), values, color="#4c72b0", xerr=_whiskers(drawn, metric), capsize=2)
-    axis.set_yticks(range(len(drawn)), [shorten(label, 50, placeholder=" ...") for label in drawn])
+    axis.set_yticks(
+        range(len(drawn)), [shorten(printable(label), 50, placeholder=" ...") for label in drawn], parse_math=False
+    )
     axis.invert_yaxis()
     axis.axvline(0, color="black", linewidth=0.8)
     if result.get(metric) is not None:
@@ -50,7 +53,7 @@ def plot_scores(result: Mapping[str, Any], path: str | Path, *, title: str = "")
         axis.legend(loc="lower right", fontsize=8)
     axis.set_xlabel(f"{COLUMNS[metric]}, bars of 95 % confidence")
     axis.grid(axis="x", alpha=0.3)
-    figure.suptitle(shorten(title, 110, placeholder=" ..."), fontsize=9)
+    figure.suptitle(shorten(printable(title), 110, placeholder=" ..."), fontsize=9, parse_math=False)
     return save_figure(figure, path)
 
 

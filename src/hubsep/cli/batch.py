@@ -18,7 +18,6 @@ Decisions, and what they are for:
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ from ..fingerprint import fingerprint
 from .claims import Claims
 from .jobs import Job, describe_source, why_unfinished
 from .manifest import FOLDER, Manifest
+from .output import say, warn
 from .places import Place, share_threads
 from .separate import Run, load, separate_one
 from .writing import sweep
@@ -218,10 +218,10 @@ class Batch:
         reasons = {self._key(job): self._why_unfinished(job) for job in self.jobs}
         self._done |= {key for key, reason in reasons.items() if reason is None}
         if self._done:
-            print(f"{len(self._done)} of {len(self.jobs)} inputs are finished already; --overwrite does them again")
+            say(f"{len(self._done)} of {len(self.jobs)} inputs are finished already; --overwrite does them again")
         for reason, count in Counter(reasons.values()).items():
             if reason:
-                print(f"{count} of {len(self.jobs)} inputs are done again: {reason}", file=sys.stderr)
+                warn(f"{count} of {len(self.jobs)} inputs are done again: {reason}")
 
     def _wait_for_siblings(self) -> None:
         """Until all other processes of this computer have ended, if this one speaks for them."""

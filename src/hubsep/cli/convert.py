@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ..registry import SYSTEMS
+from .output import say
 from .settings import parse_settings
 
 
@@ -34,7 +35,7 @@ def convert(
     # a pipeline is several models
     parts = getattr(model, "components", {"model": model}).values()
     parameters = sum(part.num_parameters() for part in parts if hasattr(part, "num_parameters"))
-    print(f"{output}: {type(model).__name__}, {parameters:,} parameters, licence {licence}")
+    say(f"{output}: {type(model).__name__}, {parameters:,} parameters, licence {licence}")
 
 
 __all__ = ["convert"]

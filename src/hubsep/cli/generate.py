@@ -9,7 +9,6 @@ asked for. What is wrong with the command line or a recording is said before the
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import shorten
@@ -17,11 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import AudioError, CheckpointError, QueryError
 from ..registry import DEFAULT_GENERATOR, SEPARATORS, SHIPPED
+from ..texts import printable
 from . import generate_arguments as given
+from .generate_files import checked_places, draw, picture_of, write
+from .output import say
+from .places import check_device
 
 
 if TYPE_CHECKING:
-    import numpy as np
+    pass
 
 Recording = dict[str, Any]
 
@@ -59,7 +62,7 @@ def generate(
     way = chosen_way(ways, details, seconds)
     texts = checked_prompts(prompts or [], way, candidates=candidates, say=say)
     sampling = {"num_inference_steps": steps, "guidance_scale": guidance, "negative_prompt": negative}
-    order = Order(way, sampling, seconds, say, candidates, seed)
+    order = Order(way, sampling, seconds, say, candidates, checked_seed(seed))
     places = checked_places(output, len(texts), candidates if write_all else 1, plot=plot, overwrite=overwrite)
     recording = read_channel(way.recording, channel) if way.recording is not None else None
     pipe = load(checked_model(model), device, dtype, low_memory)
@@ -155,6 +158,17 @@ def chosen_way(ways: dict[str, Any], details: dict[str, Any], seconds: float | N
     return Way(option, METHODS[option], ways[option], arguments)
 
 
+def checked_seed(seed: int) -> int:
+    """The seed, if noise can be drawn from it.
+
+    Raises:
+        QueryError: if it is no number of 64 bits.
+    """
+    if not -(2**63) <= seed < 2**64:
+        raise QueryError(f"--seed must be a number from {-(2**63)} to {2**64 - 1}, got {printable(seed)[:40]}")
+    return seed
+
+
 def checked_prompts(prompts: list[str], way: Way, *, candidates: int, say: str | None) -> list[str]:
     """The prompts; an empty one where a recording is enough.
 
@@ -166,35 +180,6 @@ def checked_prompts(prompts: list[str], way: Way, *, candidates: int, say: str |
     if way.option and (candidates > 1 or say is not None or len(prompts) > 1):
         raise QueryError(f"{way.option} makes one recording of one prompt: leave out --candidates, --say, and others")
     return prompts or [""]
-
-
-def checked_places(output: Path, prompts: int, kept: int, *, plot: bool, overwrite: bool) -> list[list[Path]]:
-    """Where the recordings of each prompt go; the folder is made.
-
-    Raises:
-        AudioError: if such a file cannot be written, or one is there.
-    """
-    from ..audio_formats import format_of
-
-    format_of(output, None, None)
-    several = [output] if prompts == 1 else numbered(output, prompts)
-    places = [[path] if kept == 1 else numbered(path, kept) for path in several]
-    pictures = [picture_of(paths) for paths in places if plot]
-    there = [path for path in (*(path for paths in places for path in paths), *pictures) if path.exists()]
-    if there and not overwrite:
-        raise AudioError(f"{there[0]} is there already; --overwrite replaces it")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    return places
-
-
-def numbered(path: Path, count: int) -> list[Path]:
-    """rain.wav as rain-1.wav, rain-2.wav, ..."""
-    return [path.with_stem(f"{path.stem}-{number}") for number in range(1, count + 1)]
-
-
-def picture_of(paths: list[Path]) -> Path:
-    """Where the picture of these recordings goes."""
-    return paths[0].with_suffix(".png")
 
 
 def read_channel(path: Path, channel: int | None) -> Recording:
@@ -242,7 +227,7 @@ def load(model: str, device: str | None, dtype: str, low_memory: bool) -> Any:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     diffusers_logging.set_verbosity_error()
-    device = device or first_device()
+    device = check_device(device) or first_device()
     options: dict[str, Any] = {"on_demand": True, "device_map": device} if low_memory else {}
     pipe = AudioLDM2Pipeline.from_pretrained(model, dtype=getattr(torch, dtype), **options)
     return pipe if low_memory else pipe.to(device)
@@ -252,49 +237,17 @@ def make_one(
     pipe: Any, order: Order, prompt: str, recording: Recording | None, paths: list[Path], picture: Path | None
 ) -> None:
     """Makes the recordings of one prompt, with its steps as a bar, and writes and names them."""
-    pipe.set_progress_bar_config(desc=shorten(prompt, 40, placeholder="...") or "steps", leave=False, disable=None)
+    pipe.set_progress_bar_config(
+        desc=shorten(printable(prompt), 40, placeholder="...") or "steps", leave=False, disable=None
+    )
     result = order.made(pipe, prompt, recording)
     rate, waveforms = result.sampling_rate, result.audios[: len(paths)]
     scores = [f"  score {score:.2f}" for score in result.scores[0]] if result.scores is not None else [""]
     for path, waveform, score in zip(write(paths, waveforms, rate), waveforms, scores, strict=False):
-        print(f"{path}  {len(waveform) / rate:.2f} s{score}")
+        say(f"{path}  {len(waveform) / rate:.2f} s{score}")
     if picture is not None:
         draw(picture, prompt, waveforms, rate, recording)
-        print(picture)
-
-
-def write(paths: list[Path], waveforms: np.ndarray[Any, Any], sampling_rate: int) -> list[Path]:
-    """Writes recordings, all or none; what does not fit the format is written as floating point, which is said."""
-    from ..audio import write_audio
-    from .writing import Form, deliver, scratch_folder, sweep
-
-    sweep(paths[0].parent)
-    form, names = Form(paths[0].suffix[1:].lower(), None), {str(path): path for path in paths}
-    with scratch_folder(paths[0].parent) as scratch:
-        sounds = {
-            str(path): write_audio(scratch / f"{number}.w64", waveform, sampling_rate, subtype="FLOAT")
-            for number, (path, waveform) in enumerate(zip(paths, waveforms, strict=True))
-        }
-
-        def place(name: str, extension: str) -> Path:
-            return names[name] if extension == form.extension else names[name].with_suffix(f".{extension}")
-
-        written, remark = deliver(sounds, place, form, "float", scratch)
-    if remark:
-        print(remark, file=sys.stderr)
-    return list(written.values())
-
-
-def draw(
-    picture: Path, prompt: str, waveforms: np.ndarray[Any, Any], sampling_rate: int, recording: Recording | None
-) -> None:
-    """Draws what was made, below what it was made of."""
-    from ..plotting import plot_recordings
-
-    rows: dict[str, Any] = {} if recording is None else {"given": recording}
-    for number, waveform in enumerate(waveforms, start=1):
-        rows["made" if len(waveforms) == 1 else f"made, {number}"] = waveform
-    plot_recordings(rows, picture, sampling_rate=sampling_rate, title=prompt)
+        say(picture)
 
 
 __all__ = ["generate"]

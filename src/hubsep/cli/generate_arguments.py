@@ -37,7 +37,7 @@ Seconds = Annotated[
         min=0.01,
         metavar="NUMBER",
         help="How long, or with --continue how much longer; by default what the model was trained on, and 5 s longer. "
-        "There is no longest.",
+        "An hour at most.",
     ),
 ]
 Steps = Annotated[

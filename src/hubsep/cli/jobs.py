@@ -13,11 +13,10 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from string import Formatter
 from typing import Any
 
 from ..errors import HubsepError
-from ..pipelines.base import file_name
+from ..pipelines.names import check_fields, file_name
 
 
 SUFFIXES = frozenset(
@@ -26,7 +25,7 @@ SUFFIXES = frozenset(
         ".avi .m4a .m4v .mka .mkv .mov .mp4 .webm"
     ).split()
 )
-FIELDS = frozenset({"name", "file", "label", "stem", "ext"})  # the stem is the label
+FIELDS = ("name", "file", "label", "stem", "ext")  # the stem is the label
 
 
 @dataclass(frozen=True)
@@ -82,13 +81,7 @@ def check_template(template: str) -> None:
     Raises:
         HubsepError: naming what the template needs.
     """
-    try:
-        fields = {field for _, field, _, _ in Formatter().parse(template) if field is not None}
-    except ValueError as error:
-        raise HubsepError(f"template {template!r}: {error}") from error
-    if not fields <= FIELDS or not {"label", "stem"} & fields:
-        wanted = "needs {label} or {stem} and may use {name}, {file} and {ext}"
-        raise HubsepError(f"template {template!r} {wanted}")
+    check_fields(template, FIELDS)
     if Path(template).is_absolute() or ".." in Path(template).parts:
         raise HubsepError(f"template {template!r} leaves the output folder")
 
@@ -171,7 +164,8 @@ def write_marker(
         ],
     }
     marker.parent.mkdir(parents=True, exist_ok=True)
-    with open(scratch / "marker", "w", encoding="utf-8") as file:
+    # a name that is no UTF-8 stands there as JSON writes such a letter: \udcff
+    with open(scratch / "marker", "w", encoding="utf-8", errors="backslashreplace") as file:
         json.dump(record, file, indent=2, ensure_ascii=False)
         file.flush()
         os.fsync(file.fileno())

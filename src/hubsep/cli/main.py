@@ -6,25 +6,34 @@ Exit status: 0 done; 1 the work failed, with a line that says why; 2 the command
 
 from __future__ import annotations
 
+import io
 import sys
+import warnings
+from typing import Any
 
 import typer
 
 from ..errors import HubsepError
+from ..texts import printable
 from .convert import convert
 from .environment import environment
 from .evaluate import evaluate
 from .generate import generate
 from .models import models
+from .output import warn
 from .push import merge, push
 from .push_space import push_space
 from .separate import separate
 from .train import train
 
 
+DEBUG = "--debug"
+USAGE_ERROR: Any = typer.BadParameter.__base__  # typer carries a click of its own, or has none, by its version
+
 app = typer.Typer(
     name="hubsep",
     help="Audio separation and text-to-audio on the Hugging Face Hub.",
+    epilog=f"With {DEBUG}, an unexpected error shows its traceback.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -48,14 +57,44 @@ def main(arguments: list[str] | None = None) -> int:
     Args:
         arguments: the command line without the program's name; None takes the process's own.
     """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = DEBUG in words
+    formatwarning = warnings.formatwarning
+    warnings.formatwarning = lambda message, *details, **more: f"warning: {printable(message)}\n"
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal or locale that lacks a letter gets its escape
+            stream.reconfigure(errors="backslashreplace")
     try:
-        app(args=arguments, prog_name="hubsep")
-    except (HubsepError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        return int(app(args=[word for word in words if word != DEBUG], prog_name="hubsep", standalone_mode=False) or 0)
+    except USAGE_ERROR as error:
+        return refuse(error)
+    except typer.Abort:
         return 1
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
+    except Exception as error:
+        if debug:
+            raise
+        warn(f"error: {explain(error)}")
+        return 1
+    finally:
+        warnings.formatwarning = formatwarning
+
+
+def refuse(error: Any) -> int:
+    """Says what is wrong with a command line."""
+    if error.message and (error.ctx is None or error.message != error.ctx.get_help()):
+        error.message = printable(error.message)
+    error.show()
+    return int(error.exit_code)
+
+
+def explain(error: Exception) -> str:
+    """An error in one line: one of our own as it is, a foreign one with what to do about it."""
+    if isinstance(error, (HubsepError, OSError)):
+        return str(error)
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, MemoryError) or "allocate memory" in text or "out of memory" in text:
+        return f"there is not enough memory for this: {text}"
+    return f"unexpected {type(error).__name__}: {text}; run it again with {DEBUG} for a traceback to report"
 
 
 __all__ = ["app", "main"]

@@ -97,7 +97,10 @@ class Manifest:
 
     def _write(self, entry: dict[str, Any]) -> None:
         line = {**entry, "process": self.process, "time": round(time.time(), 3)}
-        os.write(self._descriptor, (json.dumps(line, ensure_ascii=False, default=str) + "\n").encode())
+        os.write(
+            self._descriptor,
+            (json.dumps(line, ensure_ascii=False, default=str) + "\n").encode(errors="backslashreplace"),
+        )
         os.fsync(self._descriptor)
 
 

@@ -126,6 +126,26 @@ def own_device(place: Place) -> str | None:
     return f"{kind.type}:{place.local_rank % count}"
 
 
+def check_device(name: str | None) -> str | None:
+    """The name of a device, if this computer has it.
+
+    Raises:
+        HubsepError: naming those it has.
+    """
+    import torch
+
+    if name is None:
+        return None
+    kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    count = torch.accelerator.device_count() if kind is not None else 0
+    devices = ["cpu"] if kind is None else ["cpu", kind.type, *(f"{kind.type}:{index}" for index in range(count))]
+    if name not in devices:
+        raise HubsepError(
+            f"--device {name!r} is not there: this computer has {', '.join(devices)}; `hubsep env` says why"
+        )
+    return name
+
+
 def share_threads(place: Place) -> None:
     """Divides the cores among the processes of this computer, unless the user said how many threads there are to be.
 
@@ -162,6 +182,7 @@ def _number(environment: Mapping[str, str], name: str) -> int | None:
 
 __all__ = [
     "Place",
+    "check_device",
     "one_process_instead_of_many",
     "own_device",
     "parse_shard",

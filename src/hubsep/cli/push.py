@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from .output import say
+
 
 def push(
     folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="A saved model or adapter.")],
@@ -18,7 +20,7 @@ def push(
     """Push a model or an adapter and its card to the Hub; refused if the card names no licence."""
     from ..training.finetune_card import publish
 
-    print(publish(folder, repository, private=private or None, revision=revision))
+    say(publish(folder, repository, private=private or None, revision=revision))
 
 
 def merge(
@@ -39,7 +41,7 @@ def merge(
         card = read_card(folder)
         use = f'from hubsep import pipeline\n\nseparate = pipeline(model="{output.name}")'
         write_card(output, {**card, "name": output.name, "use": use, "training": unlinked(card["training"])})
-    print(output)
+    say(output)
 
 
 def unlinked(training: str) -> str:

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from .output import say
+
 
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Of the app, such as spaces/separation.")]
 Repository = Annotated[str, typer.Argument(metavar="REPOSITORY", help="owner/name of the Space, made if missing.")]
@@ -25,7 +27,7 @@ def push_space(
     """Push a demo to the Hub as a Space."""
     from ..demo.pushing import push_space as push
 
-    print(push(folder, repository, private=private or None, wheel=wheel, commit_message=message))
+    say(push(folder, repository, private=private or None, wheel=wheel, commit_message=message))
 
 
 __all__ = ["push_space"]

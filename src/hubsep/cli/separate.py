@@ -9,7 +9,6 @@ failures are listed at the end. Several processes share the inputs, however they
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,8 +21,10 @@ import typer
 
 from ..errors import HubsepError
 from ..registry import DEFAULT_MODEL, SHIPPED
+from ..texts import printable
 from . import arguments as given
-from .places import Place, one_process_instead_of_many, own_device
+from .output import say, warn
+from .places import Place, check_device, one_process_instead_of_many, own_device
 from .settings import parse_settings
 
 
@@ -105,7 +106,7 @@ def separate(
         model=model, output=output, template=template,
         options={**asked, **chosen, "offset_s": offset, "duration_s": duration, "only_active": only_active,
                  "batch_size": batch_size},
-        loading={"device": device or own_device(place), "dtype": dtype, "adapter": adapter},
+        loading={"device": check_device(device) or own_device(place), "dtype": dtype, "adapter": adapter},
         writing={**storage(format_, subtype, bitrate), "clip": clip, "plot": plot},
     )  # fmt: skip
     finish(work_through(run, find_jobs(run, inputs), place, overwrite=overwrite))
@@ -137,7 +138,7 @@ def finish(failures: list[tuple[str, str]]) -> None:
         typer.Exit: if anything did.
     """
     for source, error in failures:
-        print(f"failed: {source}: {error}", file=sys.stderr)
+        warn(f"failed: {source}: {error}")
     if failures:
         raise typer.Exit(1)
 
@@ -149,7 +150,7 @@ def find_place(shard: str | None) -> Place:
         typer.BadParameter: if the part or the environment is none.
     """
     if remark := one_process_instead_of_many(os.environ):
-        print(remark, file=sys.stderr)
+        warn(remark)
     try:
         return Place.of(os.environ, shard)
     except HubsepError as error:
@@ -183,7 +184,7 @@ def load(run: Run, *, quiet: bool = False) -> Any:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     if not quiet and run.model in SHIPPED and not (card := read_card(SHIPPED[run.model]))["commercial"]:
-        print(f"{run.model}: {licence_of(card)}, no commercial use", file=sys.stderr)
+        warn(f"{run.model}: {licence_of(card)}, no commercial use")
     return pipeline(model=SHIPPED.get(run.model, run.model), **run.loading)
 
 
@@ -218,16 +219,8 @@ def separate_one(run: Run, separator: Any, job: Job, *, quiet: bool = False) -> 
     if not quiet:
         say(*lines, *count_of(separator.model.config, job, results))
     if remark:
-        print(f"{job.source}: {remark}", file=sys.stderr)
+        warn(f"{job.source}: {remark}")
     return record
-
-
-def say(*lines: str) -> None:
-    """Prints above the progress bars, if there are any."""
-    from tqdm import tqdm
-
-    for line in lines:
-        tqdm.write(line)
 
 
 @contextmanager
@@ -237,7 +230,7 @@ def remarks(job: Job) -> Iterator[None]:
         warnings.simplefilter("always", UserWarning)
         yield
     for text in dict.fromkeys(str(warning.message) for warning in said):
-        print(f"{job.source}: {text}", file=sys.stderr)
+        warn(f"{job.source}: {text}")
 
 
 def count_of(config: Any, job: Job, results: list[dict[str, Any]]) -> list[str]:
@@ -271,7 +264,9 @@ def separate_into(
     """The sources as floating point files in `scratch`, `exact` ones of 64 bits, with a progress bar."""
     from tqdm import tqdm
 
-    with tqdm(desc=job.source.name, unit=" samples", unit_scale=True, disable=quiet or None, leave=False) as bar:
+    with tqdm(
+        desc=printable(job.source.name), unit=" samples", unit_scale=True, disable=quiet or None, leave=False
+    ) as bar:
 
         def on_progress(done: int, total: int | None) -> None:
             bar.total = total

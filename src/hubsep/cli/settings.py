@@ -6,7 +6,9 @@ from __future__ import annotations
 from typing import Any
 
 import typer
-import yaml
+
+from ..errors import DataError
+from ..yaml_text import read_yaml
 
 
 def parse_settings(assignments: list[str]) -> dict[str, Any]:
@@ -24,9 +26,9 @@ def parse_settings(assignments: list[str]) -> dict[str, Any]:
         if name in settings:
             raise typer.BadParameter(f"--set {name} is given twice")
         try:
-            settings[name] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise typer.BadParameter(f"--set {name}: {text!r} is not a YAML value") from error
+            settings[name] = read_yaml(text, f"--set {name}: {text[:80]!r}")
+        except DataError as error:
+            raise typer.BadParameter(str(error)) from error
     return settings
 
 

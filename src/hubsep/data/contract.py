@@ -20,7 +20,6 @@ hour. Nothing is left out in silence. Unlike in the corpora of our own recipes, 
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -33,6 +32,7 @@ from tqdm.auto import tqdm
 from ..audio import read_audio, resample
 from ..errors import DataError
 from .recordings import Clip
+from .tables import is_file, read_table
 
 
 FILE_COLUMNS = ("path", "file_name", "file")
@@ -67,25 +67,17 @@ def _table(folder: Path, kind: str) -> list[Row]:
         raise DataError(f"there is no folder {folder}")
     if not table.is_file():
         raise DataError(f"{folder} has no metadata.csv; write one with the columns path and {needed}")
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            rows: list[Row] = [dict(row) for row in csv.DictReader(file)]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{table} is not a CSV file in UTF-8: {error}") from error
-    if not rows:
-        raise DataError(f"{table} has no rows; write one for each recording")
+    rows: list[Row] = [dict(row) for row in read_table(table)]
     named = next((name for name in FILE_COLUMNS if name in rows[0]), None)
     if named is None or needed not in rows[0]:
         raise DataError(
             f"{table} must have the columns path (or file_name) and {needed}, got {', '.join(map(str, rows[0]))}"
         )
     for number, row in enumerate(rows, 2):
-        if None in row or None in row.values():
-            raise DataError(f"{table}, row {number}: it has another number of cells than the first line has columns")
         path = (folder / row[named]).resolve()
         if not path.is_relative_to(folder.resolve()):
             raise DataError(f"{table}, row {number}: {row[named]!r} leaves the folder; copy the recording into it")
-        if not row[named] or not (path.exists() if kind == "songs" else path.is_file()):
+        if not row[named] or not (is_file(path) or (kind == "songs" and path.is_dir())):
             raise DataError(f"{table}, row {number}: there is no {row[named]!r} in {folder}")
         row["path"] = str(path)
     return rows

@@ -9,7 +9,6 @@ quarter of an hour in 58 MB at 32 kHz.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable
@@ -23,6 +22,7 @@ from tqdm.auto import tqdm
 from ..audio import read_audio, resample
 from ..errors import DataError
 from .prompts import canonical_label
+from .tables import read_table
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,9 @@ def read_metadata(
     table = folder / "metadata.csv"
     if not table.is_file():
         raise DataError(f"{folder} has no metadata.csv; write one with the columns {' and '.join(columns)}")
-    with table.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    if not rows or not set(columns) <= rows[0].keys():
-        got = ", ".join(rows[0]) if rows else "no rows"
-        raise DataError(f"{table} must have the columns {' and '.join(columns)}, got {got}")
+    rows = read_table(table)
+    if not set(columns) <= rows[0].keys():
+        raise DataError(f"{table} must have the columns {' and '.join(columns)}, got {', '.join(rows[0])}")
     for row in rows:
         path = (folder / row["path"]).resolve()
         if not path.is_relative_to(folder.resolve()):
@@ -76,7 +74,10 @@ def labels_of(row: dict[str, str]) -> tuple[str, ...]:
     label = canonical_label(row["label"])
     if not row.get("gender"):
         return (label,)
-    if int(row.get("age") or 99) <= 13:
+    age = row.get("age") or "99"
+    if not age.isdecimal():
+        raise DataError(f"{row['path']}: age must be a whole number of years or empty, got {age!r}")
+    if int(age[:3]) <= 13:
         return (label, "a child talking")
     return (label, "a man talking" if row["gender"] == "m" else "a woman talking")
 

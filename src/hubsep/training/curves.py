@@ -6,6 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..plotting import save_figure
+
 
 def plot_curve(
     points: list[dict[str, Any]],
@@ -27,7 +29,7 @@ def plot_curve(
     left.set_ylabel(title, color="tab:blue")
     right.set_ylabel("training loss", color="tab:orange")
     left.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path, dpi=120)
 
 
 __all__ = ["plot_curve"]

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names of the files a recording's sources are written to.
+
+Decisions: a template is filled in, not computed: `{name}` and no `{name!r:>99}`, which could ask for gigabytes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from string import Formatter
+from typing import Any
+
+from hubsep.errors import AudioError
+
+
+FIELDS = ("name", "label", "stem")  # the stem is the label
+
+
+def check_fields(template: str, fields: Collection[str], *, several: bool = True) -> None:
+    """Refuses a template of file names that holds more than these fields, or cannot tell two sources apart.
+
+    Args:
+        template: with a field in braces.
+        fields: that may be in it, "label" and "stem" among them.
+        several: whether there may be two sources to tell apart.
+
+    Raises:
+        AudioError: naming what it may hold.
+    """
+    wanted = "needs {label} or {stem} and may use " if several else "may use "
+    wanted += ", ".join(f"{{{field}}}" for field in fields)
+    try:
+        parts = [part[1:] for part in Formatter().parse(template) if part[1] is not None]
+    except ValueError as error:
+        raise AudioError(f"template {template!r}: {error}; it {wanted}") from error
+    names = {field for field, *_ in parts}
+    if not names <= set(fields) or (several and not {"label", "stem"} & names):
+        raise AudioError(f"template {template!r} {wanted}")
+    if any(form or conversion for _, form, conversion in parts):
+        raise AudioError(f"template {template!r} {wanted}, without '!' and ':' in the braces")
+
+
+def output_paths(
+    source: Any, name: str, labels: Sequence[str], output: str | Path | Mapping[str, str | Path], template: str
+) -> list[Path]:
+    """Where the sources of a recording are written, in the order of `labels`.
+
+    Args:
+        source: the recording; none of the paths may be it.
+        name: of the recording, for the template.
+        labels: of the sources.
+        output: folder, or a dict of labels and paths.
+        template: file name with {name} and {label}, or {stem}, which is the same.
+
+    Raises:
+        AudioError: if a label has no path, two have the same, or a path is the recording itself.
+    """
+    if isinstance(output, Mapping):
+        if set(output) != set(labels):
+            raise AudioError(f"output must have a path for each of {', '.join(labels)}; got {', '.join(output)}")
+        paths = [Path(output[label]) for label in labels]
+    else:
+        check_fields(template, FIELDS, several=False)
+        filed = [file_name(label) for label in labels]
+        names = [template.format(name=file_name(name), label=label, stem=label) for label in filed]
+        paths = [Path(output) / name for name in names]
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise AudioError(f"two sources would be written to one file: {', '.join(map(str, paths))}; name them apart")
+    origin = Path(source).resolve() if isinstance(source, str | Path) else None
+    if origin in [path.resolve() for path in paths]:
+        raise AudioError(f"{origin} is the recording itself; write its sources somewhere else")
+    return paths
+
+
+def file_name(label: str) -> str:
+    """A label as part of a file name: letters, digits and hyphens stay, everything else is an underscore.
+
+    At most 100 bytes, because file systems stop at 255 and a name may hold two labels and an ending.
+    """
+    return re.sub(r"[^\w-]+", "_", label.strip()).encode()[:100].decode(errors="ignore")
+
+
+__all__ = ["check_fields", "file_name", "output_paths"]

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables that users write: CSV with a header, in UTF-8, every row as long as the header. One place that reads them."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from ..errors import DataError
+
+
+def read_table(table: Path) -> list[dict[str, str]]:
+    """The rows of a CSV by the names of its header; a byte order mark is no part of the first name.
+
+    Raises:
+        DataError: if it is no table in UTF-8, has no rows, or a row has another number of cells than the header;
+            naming the line.
+    """
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            header = next(reader, [])
+            rows = [(reader.line_num, row) for row in reader if row]
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{table} is not a CSV file in UTF-8: byte {error.start} is {error.object[error.start]:#04x}; save it as "
+            "CSV UTF-8"
+        ) from error
+    except csv.Error as error:
+        raise DataError(f"{table} is not a CSV file in UTF-8: line {reader.line_num}: {error}") from error
+    if not rows:
+        raise DataError(
+            f"{table} has no rows; write one for each recording, below a line with the names of the columns"
+        )
+    for line, row in rows:
+        if len(row) != len(header):
+            raise DataError(
+                f"{table}, row {line}: it has {len(row)} cells, another number of cells than the first line has "
+                f"columns ({len(header)}); put what holds a comma in double quotes"
+            )
+        if any("\0" in cell for cell in row):
+            raise DataError(f"{table}, row {line}: a cell holds the character NUL, so this is no table of text")
+    return [dict(zip(header, row, strict=True)) for _, row in rows]
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; a name no file system would take is the name of none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+__all__ = ["is_file", "read_table"]

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names, texts and tables as others write them: printed in one line, read or refused in one, the same bytes twice."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+from tiny_audiosep import tiny_audiosep
+
+from hubsep import AudioSeparationPipeline
+from hubsep.audio import write_audio
+from hubsep.audio_stamps import remove_stamps
+from hubsep.cli import main
+from hubsep.cli.main import explain
+from hubsep.data.tables import read_table
+from hubsep.errors import AudioError, DataError, QueryError
+from hubsep.pipelines.names import check_fields
+from hubsep.plotting import plot_recordings
+from hubsep.plotting_scores import plot_scores
+from hubsep.texts import check_text, printable
+from hubsep.training.finetune import FineTuneRecipe
+from hubsep.training.recipe import load_recipe
+from hubsep.yaml_text import read_yaml
+
+
+BYTES = "\udcff\udcfe"  # what Python makes of the bytes FF FE on a command line
+FORGED = "x\nfailed: important.wav: forged\x1b[2J.wav"
+
+
+@pytest.fixture(autouse=True)
+def in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("rain 雨 ذهب é 👩‍👩‍👧", "rain 雨 ذهب é 👩‍👩‍👧"),
+        ("a\nfailed: b", r"a\nfailed: b"),
+        ("\x1b[2Ja\r\x07", r"\x1b[2Ja\r\x07"),
+        ("\x9b31m\u2028\u2029", r"\x9b31m\u2028\u2029"),
+        ("gpj.\u202e\u2066exe", r"gpj.\u202e\u2066exe"),
+        (BYTES, r"\xff\xfe"),
+        ("\ud800", r"\ud800"),
+    ],
+)
+def test_a_name_is_printed_in_one_line_without_control_characters(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+def test_a_name_cannot_forge_a_line_of_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("in").mkdir()
+    Path("in", FORGED).write_text("no audio")
+    model, processor = tiny_audiosep()
+    model.save_pretrained("model")
+    processor.save_pretrained("model")
+    assert main(["separate", "in", "-q", "rain", "--model", "model", "-o", "out", "--device", "cpu"]) == 1
+    assert main(["separate", "gone\nfailed: x\x1b[2J.wav", "-q", "rain"]) == 2
+    assert main(["train", "gone\nfailed: x\x1b[2J", "--data", "in"]) == 2
+    assert main(["convert", "audiosep", "gone\nfailed: x\x1b[2J", "out2", "--licence", "MIT"]) == 1
+    output = capsys.readouterr()
+    assert "\x1b" not in output.err + output.out
+    assert not [line for line in output.err.splitlines() if line.startswith(("failed: x", "failed: important"))]
+
+
+@pytest.mark.parametrize("text", [BYTES, "rain" + BYTES, "a" * 1_000_000, "\ud800"])
+def test_a_text_that_is_none_is_refused_before_a_tokenizer_sees_it(text: str) -> None:
+    with pytest.raises(QueryError, match=r"is no text|at most 10000"):
+        check_text(text, "a query")
+    model, processor = tiny_audiosep()
+    separate = AudioSeparationPipeline(model=model, processor=processor)
+    for asked in ({"queries": text}, {"queries": "rain", "negative_queries": [text]}):
+        with pytest.raises(QueryError, match=r"is no text|at most 10000"):
+            separate({"array": np.zeros(800, np.float32), "sampling_rate": 8_000}, **asked)
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{label!r:>99999999}", "{label:>9}", "{label!s}", "{label.__class__}", "{label[0]}", "{0}", "{", "{x}"],
+)
+def test_a_template_of_names_is_filled_in_and_not_computed(template: str) -> None:
+    with pytest.raises(AudioError, match="template"):
+        check_fields(template, ("name", "label", "stem"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a: [" * 3_000, "a: 2020-99-99", "a:\n\t- b: [", "a: !!python/object/apply:os.system [x]", "? [a, b]\n: 1",
+     "a: &a [1]\nb: *a", "a: \0", "a: \udcff"],
+)  # fmt: skip
+def test_yaml_that_is_no_settings_is_one_error(text: str) -> None:
+    with pytest.raises(DataError, match="settings of mine"):
+        read_yaml(text, "settings of mine")
+
+
+def test_recipes_in_another_encoding_or_with_values_of_another_kind_are_refused() -> None:
+    Path("latin.yaml").write_bytes("steps: 3 # caf\xe9".encode("latin-1"))
+    with pytest.raises(DataError, match="not in UTF-8: byte 14"):
+        load_recipe(FineTuneRecipe, Path("latin.yaml"))
+    for value in ("abc", 1.5, True, [1], 1e400, 10**30):
+        with pytest.raises(DataError, match="recipe setting steps must be a whole number"):
+            load_recipe(FineTuneRecipe, None, steps=value)
+    for value in (float("nan"), float("inf"), "much", False):
+        with pytest.raises(DataError, match="recipe setting learning_rate must be a number"):
+            load_recipe(FineTuneRecipe, None, learning_rate=value)
+    assert load_recipe(FineTuneRecipe, None, learning_rate=1).learning_rate == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("path,label\n0.wav,caf\xe9\n".encode("latin-1"), "UTF-8"),
+        ("path,label\n0.wav,rain\n".encode("utf-16"), "UTF-8"),
+        (bytes(range(256)) * 10, "UTF-8"),
+        (b'path,label\n0.wav,"never closed\n', "line 2"),
+        (b"path,label\n0.wav," + b"a" * 200_000, "field limit"),
+        (b"path,label\n0.wav,a\0b\n", "NUL"),
+        (b"path,label\n0.wav,rain,more\n", "another number of cells"),
+        (b"path,label\n0.wav\n", "another number of cells"),
+        (b"", "no rows"),
+        (b"path,label\n", "no rows"),
+    ],
+)
+def test_a_table_that_is_none_is_one_error(content: bytes, reason: str) -> None:
+    Path("table.csv").write_bytes(content)
+    with pytest.raises(DataError, match=reason):
+        read_table(Path("table.csv"))
+
+
+FORMS: list[tuple[str, str | None]] = [
+    (".wav", "FLOAT"), (".wav", "DOUBLE"), (".aiff", "FLOAT"), (".ogg", None), (".opus", None), (".flac", None),
+    (".w64", None), (".rf64", None), (".caf", None), (".au", None), (".mp3", None),
+]  # fmt: skip
+
+
+def test_the_same_samples_are_the_same_bytes_at_any_time() -> None:
+    sound = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 24_000)).astype(np.float32)
+
+    def written() -> list[bytes]:
+        paths = [
+            write_audio(f"{number}{form[0]}", sound, 48_000, subtype=form[1]) for number, form in enumerate(FORMS)
+        ]
+        paths += [plot_recordings({"a": sound}, f"a.{kind}", sampling_rate=48_000) for kind in ("png", "svg", "pdf")]
+        return [path.read_bytes() for path in paths]
+
+    before = written()
+    time.sleep(1.05)  # the PEAK chunk counts seconds
+    assert written() == before
+    assert np.array_equal(sf.read("0.wav", dtype="float32")[0].T, sound)
+    assert all(sf.info(f"{number}{form[0]}").frames >= 24_000 for number, form in enumerate(FORMS))
+    with pytest.raises(DataError, match=r"png, pdf, svg, not 'doc'"):
+        plot_recordings({"a": sound}, "a.doc", sampling_rate=48_000)
+
+
+def test_other_recordings_have_other_numbers_and_every_page_its_checksum() -> None:
+    serials = set()
+    for seed in range(3):
+        sound = np.random.default_rng(seed).uniform(-0.5, 0.5, (1, 16_000)).astype(np.float32)
+        content = write_audio(f"{seed}.ogg", sound, 8_000).read_bytes()
+        position = 0
+        while position < len(content):
+            segments = content[position + 26]
+            size = 27 + segments + sum(content[position + 27 : position + 27 + segments])
+            page = bytearray(content[position : position + size])
+            serials.add((seed, bytes(page[14:18])))
+            page[22:26] = bytes(4)
+            assert checksum(page) == int.from_bytes(content[position + 22 : position + 26], "little")
+            position += size
+    assert len({serial for _, serial in serials}) == len(serials) == 3
+
+
+def checksum(page: bytes) -> int:
+    """As RFC 3533 says it, bit by bit."""
+    rest = 0
+    for byte in page:
+        rest ^= byte << 24
+        for _ in range(8):
+            rest = (rest << 1) ^ 0x104C11DB7 if rest >> 31 else rest << 1
+    return rest
+
+
+def test_files_of_other_kinds_and_cut_ones_are_left_alone() -> None:
+    for number, content in enumerate([b"", b"RIFF", b"OggS" + bytes(9), b"FORM\0\0\0\0AIFF" + bytes(5), b"fLaC" * 9]):
+        Path(f"{number}.bin").write_bytes(content)
+        with open(f"{number}.bin", "r+b") as file:
+            remove_stamps(file)
+        assert Path(f"{number}.bin").read_bytes() == content
+
+
+@pytest.mark.parametrize("title", ["$\\foo$", "$x", "a\n\x1b[2J", BYTES, "{x}", "_^$$"])
+def test_any_name_can_be_drawn(title: str) -> None:
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 4_000).astype(np.float32)
+    assert plot_recordings({title: noise}, "a.png", sampling_rate=8_000, title=title).stat().st_size > 1_000
+    result = {"classes": {title: {"sdri": 1.0}}, "sdri": 1.0}
+    assert plot_scores(result, "b.png", title=title).stat().st_size > 1_000
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["separate", "a.wav", "--bitrate", "9" * 5_000],
+        ["separate", "a.wav", "--set", "a=" + "[" * 5_000],
+        ["separate", "a.wav", "--set", "a=2020-99-99"],
+        ["separate", "a.wav", "--stems", BYTES, "--model", "spleeter-small-2stems"],
+        ["separate", "a.wav", "-q", BYTES],
+        ["separate", "a.wav", "-q", "rain", "--offset", "1e308"],
+        ["separate", "a.wav", "-q", "rain", "--device", "gpu"],
+        ["separate", "a.wav", "-q", "rain", "--device", BYTES],
+        ["generate", "rain", "-o", "x.wav", "--seed", "9" * 30],
+        ["generate", "rain", "-o", "x.wav", "--device", "gpu"],
+        ["generate", "rain", "-o", "x.wav", "--seconds", "1e9"],
+        ["generate", "rain", "-o", "x.wav", "--guidance", "inf"],
+        ["generate", BYTES, "-o", "x.wav"],
+        ["convert", "conv_tasnet", "a.wav", "model", "--licence", "MIT", "--set", "a=2020-99-99"],
+        ["evaluate", "audiosep-small", "--data", ".", "--picture", "x.doc"],
+    ],
+    ids=lambda words: " ".join(words)[:50].encode("ascii", "replace").decode(),
+)
+def test_the_ends_of_what_an_option_takes(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    sf.write("a.wav", np.full(800, 0.1), 8_000)
+    assert main(arguments) in (1, 2)
+    error = capsys.readouterr().err
+    assert "unexpected" not in error
+    assert "rror: " in error or "failed: " in error
+    assert not Path("x.wav").exists()
+    assert not list(Path().glob("separated/*/*"))
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (IndexError("list index\n out of range"), "unexpected IndexError: list index out of range; run it again with"),
+        (KeyError(), "unexpected KeyError: KeyError; run"),
+        (MemoryError(), "there is not enough memory for this: MemoryError"),
+        (RuntimeError("can't allocate memory: 9 bytes"), "there is not enough memory for this: can't allocate"),
+        (DataError("a table"), "a table"),
+    ],
+)
+def test_an_unexpected_error_is_one_line_that_says_how_to_see_more(error: Exception, line: str) -> None:
+    assert explain(error).startswith(line)
+    assert "\n" not in explain(error)
