@@ -1,4 +1,4 @@
-.PHONY: style check test-slow
+.PHONY: style check test-slow processors
 
 PYTHON ?= python
 
@@ -16,3 +16,6 @@ check:  ## what a change has to pass
 
 test-slow:  ## everything, the long tests too
 	$(PYTHON) -m pytest -q -m "slow or not slow"
+
+processors:  ## the tests that compute numbers, as older processors and other thread counts would; prints a table
+	$(PYTHON) tests/processors.py

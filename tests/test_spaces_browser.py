@@ -7,6 +7,7 @@ crowd uses.
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import re
@@ -31,14 +32,20 @@ from tiny_audiosep import tiny_audiosep
 from hubsep import AudioSeparationPipeline
 
 
-gradio_client = pytest.importorskip("gradio_client", reason="needs gradio: pip install 'hubsep[demo]'")
-pytest.importorskip("gradio", reason="needs gradio: pip install 'hubsep[demo]'")
+if importlib.util.find_spec("gradio") is None:  # looked for, not imported: that takes seconds of every collection
+    pytest.skip("needs gradio: pip install 'hubsep[demo]'", allow_module_level=True)
 
 ROOT = Path(__file__).resolve().parents[1]
 STREET = ROOT / "examples/street.wav"
 SOON, PATIENCE = 120, 300  # seconds, on a busy machine; 1 and 10 on an idle one
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(1800)]
+
+
+def handle_file(path: Any) -> Any:
+    import gradio_client
+
+    return gradio_client.handle_file(path)
 
 
 @pytest.fixture(scope="module")
@@ -190,12 +197,14 @@ def test_wrong_files_are_explained(separation: Demo, downloads: Path, tmp_path: 
 
 def visitor(demo: Demo, **options: Any) -> Any:
     """Somebody without a browser, who waits as patiently as one."""
+    import gradio_client
+
     return gradio_client.Client(demo.url, verbose=False, httpx_kwargs={"timeout": PATIENCE}, **options)
 
 
 def ask(client: Any, path: Path, queries: str = "dog barking") -> list[Any]:
     """Separates with the tiny model."""
-    asked = client.submit(gradio_client.handle_file(path), "own", queries, True, api_name="/separate")
+    asked = client.submit(handle_file(path), "own", queries, True, api_name="/separate")
     return list(asked.result(timeout=PATIENCE))
 
 
@@ -233,7 +242,7 @@ def test_what_is_not_there_is_said_to_be_not_there(separation: Demo, tmp_path: P
 
 def test_too_many_are_told_so(separation: Demo, short: Path) -> None:
     clients = [visitor(separation, download_files=False) for _ in range(2)]
-    file = gradio_client.handle_file(short)
+    file = handle_file(short)
     jobs = [clients[number % 2].submit(file, "own", "rain", False, api_name="/separate") for number in range(40)]
     answers = []
     for job in jobs:
@@ -329,7 +338,7 @@ def test_candidates_seeds_and_recordings(generation: Demo, short: Path) -> None:
     def make(
         prompt: str, path: Path | None = None, kind: str = from_words, count: int = 1, seed: int = 7
     ) -> list[Any]:
-        heard = None if path is None else gradio_client.handle_file(path)
+        heard = None if path is None else handle_file(path)
         found = client.predict(prompt, "", 0.5, 2, count, seed, False, heard, kind, 0.5, api_name="/generate")
         return [each["value"] for each in found if isinstance(each, dict) and str(each.get("value")).endswith("flac")]
 

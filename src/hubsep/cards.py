@@ -143,12 +143,11 @@ def finetuned_card(
             raise DataError(f"training data {entry.get('name', '?')!r} lacks {', '.join(sorted(missing))}")
     allowed = both_allow(commercial, base.get("commercial"))
     check_agrees(licence, allowed, base["name"] if base.get("commercial") is False else "the training data")
-    kept = ("model_type", "system", "paper", "pipeline_tag", "tags")
     sounds = list(dict.fromkeys([*base.get("known_sounds", ()), *known_sounds]))
     default_use = (USE_QUERIES if sounds else USE).format(name=name, query=(*known_sounds, *sounds, "")[0])
     return {
         "name": name,
-        **{field: base[field] for field in kept},
+        **{field: base[field] for field in ("model_type", "system", "paper", "pipeline_tag", "tags")},
         "base_model": base_model or base["name"],
         "licence": licence,
         "commercial": allowed,
