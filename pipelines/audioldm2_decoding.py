@@ -180,7 +180,9 @@ class DecodingMixin:
         Raises:
             AudioError: if it cannot be read, or has several channels.
         """
-        recording = read_audio(audio, sampling_rate=sampling_rate)
+        recording = read_audio(
+            audio, sampling_rate=sampling_rate, way_out="pass the part of it that is to be worked on"
+        )
         channels = recording.waveform.shape[0]
         if channels != 1:
             raise AudioError(f"{recording.name} has {channels} channels; this model knows one: pass one of them")

@@ -30,6 +30,7 @@ from hubsep.texts import check_text
 
 
 RESIDUAL = "residual"
+CUT_IT = "a few seconds of the sound are enough as an example: cut them out"
 
 # A fast tokenizer sets its padding on first use and fails with "Already borrowed" when another thread is in it.
 _TOKENIZING = threading.Lock()
@@ -194,7 +195,7 @@ def _encode_texts(model: Any, processor: Any, texts: list[str]) -> list[Tensor]:
 
 @torch.no_grad()
 def _encode_example(model: Any, processor: Any, source: Any, options: SeparationOptions) -> Tensor:
-    recording = read_audio(source, sampling_rate=options.sampling_rate, on_short=options.on_short)
+    recording = read_audio(source, sampling_rate=options.sampling_rate, on_short=options.on_short, way_out=CUT_IT)
     features = processor(audio=[recording.waveform], sampling_rate=recording.sampling_rate, return_tensors="pt")
     return model.encode_audio(**{name: torch.as_tensor(v).to(model.device) for name, v in features.items()})[0]
 

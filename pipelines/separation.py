@@ -37,6 +37,9 @@ from hubsep.pipelines.unordered import is_unordered
 
 
 QUERIES = {"queries", "query_audio", "query_embeds"}
+STREAMED = (
+    "separate_file(...) writes the sources to files and stream(...) gives them block by block, whatever the length"
+)
 
 
 class AudioSeparationPipeline(AudioPipeline):
@@ -250,6 +253,7 @@ class AudioSeparationPipeline(AudioPipeline):
     def _results(self, recordings: Iterable[Any], plan: Plan) -> Iterator[list[dict[str, Any]]]:
         tapes: list[Tape] = []
         for track, block, last in self._run(recordings, plan):
+            track.reader.check_whole(track.done_samples, STREAMED)
             tapes = tapes or [Tape(track.channels) for _ in plan.labels]
             for tape, audio in zip(tapes, block, strict=True):
                 tape.write(audio)

@@ -109,13 +109,13 @@ def read_flipped(kind: str, first: str, last: str) -> dict[str, Any]:
     return found
 
 
-def memory_of_reading(path: str) -> dict[str, Any]:
+def memory_of_reading(path: str, on_short: str = "warn") -> dict[str, Any]:
     """Reads a file; gives the growth of the peak memory in MB and the error, if there was one."""
     read_audio(encode(sound(RATE), format="WAV"))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     error = None
     try:
-        read_audio(path, on_short="warn")
+        read_audio(path, on_short="raise" if on_short == "raise" else "warn")
     except AudioError as caught:
         error = str(caught)
     unit = 2**20 if sys.platform == "darwin" else 2**10
@@ -147,14 +147,14 @@ def write_with_room_for(room_bytes: str, path: str, seconds: str) -> str | None:
 
 
 def encode_video(
-    waveform: np.ndarray, container: str, codec: str, sampling_rate: int = RATE, kbps: int | None = None
+    waveform: np.ndarray, container: str, codec: str, sampling_rate: int = RATE, kbps: int | None = None, **muxing: str
 ) -> bytes:
-    """A file as ffmpeg writes it, through PyAV."""
+    """A file as ffmpeg writes it, through PyAV; `muxing` are the muxer's own options."""
     import av
 
     file = io.BytesIO()
     layout = "mono" if waveform.shape[0] == 1 else "stereo"
-    with av.open(file, "w", format=container) as output:
+    with av.open(file, "w", format=container, options=muxing) as output:
         stream = output.add_stream(codec, rate=sampling_rate, layout=layout)
         frame = av.AudioFrame.from_ndarray(waveform, format="fltp", layout=layout)
         frame.sample_rate, frame.pts = sampling_rate, 0

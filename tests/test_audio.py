@@ -32,7 +32,7 @@ from hubsep.audio import (
     write_audio,
 )
 from hubsep.audio_integers import in_steps
-from hubsep.audio_mp3 import parse_frame
+from hubsep.audio_mp3_frames import parse_frame
 from hubsep.errors import AudioError
 
 

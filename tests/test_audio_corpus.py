@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import io
 import re
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +13,12 @@ from pathlib import Path
 import corpus
 import numpy as np
 import pytest
+import soundfile as sf
 from children import Children
 from corpus import RATE
 
-from hubsep.audio import open_audio, read_audio, write_audio
+from hubsep import audio_mp3
+from hubsep.audio import SPLIT_IT, AudioLimits, open_audio, read_audio, write_audio
 from hubsep.errors import AudioError
 
 
@@ -251,6 +255,67 @@ def test_memory_does_not_grow_with_the_recording(child: Children, tmp_path: Path
     with open_audio(target) as reader:
         assert reader.claimed_samples == samples
         assert reader.subtype == "PCM_16"
+
+
+@pytest.mark.slow
+def test_what_is_read_as_a_whole_is_bounded(child: Children, tmp_path: Path) -> None:
+    """Half an hour of silence in two channels is 340 kB of FLAC and 635 MB in memory."""
+    path = tmp_path / "silence.flac"
+    with sf.SoundFile(path, "w", RATE, 2, format="FLAC", subtype="PCM_16") as file:
+        for _ in range(30):
+            file.write(np.zeros((60 * RATE, 2), np.float32))
+    found = child("memory_of_reading", path)
+    assert "the limit for one that is held in memory as a whole; read it block by block" in found["error"]
+    assert found["grown_mb"] < 700
+    found = child("memory_of_reading", path, "raise")
+    assert "as a whole" in found["error"]
+    assert found["grown_mb"] < 50, "the header says how long it is, so nothing is kept"
+
+
+def test_a_whole_recording_of_every_kind_is_bounded(tmp_path: Path) -> None:
+    limits = AudioLimits(max_values=2_000)
+    for data in (WAV, FLAC, OGG, MP3, corpus.encode_video(corpus.sound(20_000), "mp4", "aac")):
+        with pytest.raises(AudioError, match="more than 1000 samples in each of 2 channels"):
+            read_audio(data, limits=limits)
+        with open_audio(data, limits=limits, duration_s=0.01) as reader:
+            assert reader.whole().shape == (2, 441)
+        with open_audio(data, limits=limits) as reader:
+            assert sum(block.shape[1] for block in reader.blocks()) > 10_000, "block by block there is no limit"
+    waveform = corpus.sound(5_000)
+    assert read_audio(waveform, sampling_rate=RATE, limits=limits).waveform.shape == (2, 5_000), "it is in memory"
+    with pytest.raises(AudioError, match="; split it into shorter recordings"):
+        read_audio(WAV, limits=limits, way_out=SPLIT_IT)
+
+
+class Counting(io.BytesIO):
+    """How many bytes are read of a file."""
+
+    count = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(size)
+        self.count += len(data)
+        return data
+
+
+FRAME = bytes([0xFF, 0xE3, 0x18, 0xC0]).ljust(72, b"\0")  # MPEG 2.5, 8 kHz, 8 kbit/s
+CRAFTED = {
+    "lost bytes after every second frame": (FRAME * 2 + bytes(3)) * 30_000,
+    "lost bytes after every third frame": (FRAME * 3 + b"\xff" * 5) * 20_000,
+    "false starts": FRAME * 3 + (FRAME[:4] + b"\0") * 800_000,
+    "starts of starts": FRAME * 3 + b"\xff" * 4_000_000,
+    "tags": FRAME * 3 + b"ID3\3\0\0\0\0\0\0" * 400_000,
+    "frames of two kinds": (FRAME + b"\xff\xe3\x14" + FRAME[3:]) * 30_000,
+}
+
+
+@pytest.mark.parametrize("kind", CRAFTED)
+def test_counting_the_frames_of_an_mp3_reads_it_once(kind: str) -> None:
+    file = Counting(CRAFTED[kind])
+    start = time.process_time()
+    audio_mp3.measure(file)
+    assert file.count <= 1.1 * len(CRAFTED[kind])
+    assert time.process_time() - start < 10, "0.1 to 1 s were measured"
 
 
 def test_tags_and_trailing_bytes_do_no_harm() -> None:

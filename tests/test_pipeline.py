@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import resource
 import tracemalloc
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from transformers import initialization as init
 from transformers.pipelines.pt_utils import KeyDataset
 
 from hubsep import AutoModelForAudioSeparation
+from hubsep.audio import AudioLimits
 from hubsep.errors import AudioError, CheckpointError
 from hubsep.hub import HubsepModelMixin
 from hubsep.modeling_outputs import AudioSeparationOutput
@@ -243,6 +245,19 @@ def test_memory_of_a_call_is_the_result(split: AudioSeparationPipeline):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak <= 1.2 * sum(source["audio"].nbytes for source in sources) + 10e6
+
+
+def test_a_call_holds_no_more_of_a_file_than_is_read_as_a_whole(
+    split: AudioSeparationPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path, sound = tmp_path / "long.wav", np.sin(np.arange(9_000, dtype=np.float32))
+    sf.write(path, sound, 8_000)
+    monkeypatch.setattr(AudioLimits, "__init__", partialmethod(AudioLimits.__init__, max_values=5_000))
+    with pytest.raises(AudioError, match=r"held in memory as a whole; separate_file\(...\) writes .* stream\(...\)"):
+        split(path)
+    assert sum(block[0]["audio"].shape[-1] for block in split.stream(path)) == 9_000
+    assert len(split.separate_file(path, tmp_path)) == 2
+    assert split({"array": sound, "sampling_rate": 8_000})[0]["audio"].shape[-1] == 9_000, "it is in memory"
 
 
 def test_resampling_there_and_back_moves_nothing(split: AudioSeparationPipeline):

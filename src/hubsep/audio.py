@@ -9,6 +9,7 @@ mixed down or cut.
 from __future__ import annotations
 
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -26,6 +27,12 @@ from .errors import AudioError
 
 
 OnShort = Literal["raise", "warn"]
+
+BLOCK_BY_BLOCK = (
+    "read it block by block with open_audio(...).blocks(), a part of it with offset_s= and duration_s=, or allow more "
+    "with limits=AudioLimits(max_values=...)"
+)
+SPLIT_IT = "split it into shorter recordings"
 
 
 class AudioReader:
@@ -87,6 +94,37 @@ class AudioReader:
             done += block.shape[1]
             yield np.array(block, dtype=np.float64 if block.dtype == np.float64 else np.float32, order="C")
         self._check_length(done)
+
+    def whole(self, way_out: str = BLOCK_BY_BLOCK) -> Waveform:
+        """The whole recording, (channels, samples).
+
+        Args:
+            way_out: what the error says to do where it is too long for that.
+
+        Raises:
+            AudioError: as `blocks` does, and if it is longer than the limits allow; an array in memory may be.
+        """
+        parts: deque[Waveform] = deque()
+        claimed = (self.claimed_samples or 0) - self._source.slack_samples
+        hopeless = self._on_short == "raise" and claimed * self.channels > self._limits.max_values
+        done = 0
+        for block in self.blocks():
+            done += block.shape[1]
+            self.check_whole(done, way_out)
+            if not hopeless or self.format is None:  # else it ends with an error, and which shows at the end
+                parts.append(block)
+        waveform = np.empty((self.channels, done), np.float32)
+        at = 0
+        while parts:  # each is let go of as soon as it is copied
+            block = parts.popleft()
+            waveform[:, at : at + block.shape[1]] = block
+            at += block.shape[1]
+        return waveform
+
+    def check_whole(self, samples: int, way_out: str) -> None:
+        """Refuses to hold so many samples of a file in memory, if the limits do not allow it."""
+        if self.format is not None:
+            self._limits.check_whole(samples, self.channels, self.name, way_out)
 
     def _check_length(self, samples: int) -> None:
         if samples == 0:
@@ -166,14 +204,16 @@ def read_audio(
     sampling_rate: int | None = None,
     on_short: OnShort = "raise",
     limits: AudioLimits | None = None,
+    way_out: str = BLOCK_BY_BLOCK,
 ) -> Recording:
-    """Reads a whole recording; the arguments and errors are those of `open_audio` and `AudioReader.blocks`."""
+    """Reads a whole recording; the arguments and errors are those of `open_audio` and `AudioReader.whole`."""
     with open_audio(source, sampling_rate=sampling_rate, on_short=on_short, limits=limits) as reader:
-        waveform = np.concatenate(list(reader.blocks()), axis=1)
+        waveform = reader.whole(way_out)
         return Recording(waveform, reader.sampling_rate, reader.format, reader.subtype, reader.name)
 
 
 __all__ = [
+    "SPLIT_IT",
     "AudioLimits",
     "AudioReader",
     "AudioWriter",

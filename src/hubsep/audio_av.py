@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .audio_limits import AudioLimits
+from .audio_tables import check_tables
 from .errors import AudioError
 
 
@@ -43,6 +44,9 @@ class AVSource:
             ) from error
         from .audio_files import decoding
 
+        if container == "mp4":
+            check_tables(file, name)
+            file.seek(0)
         self.name = name
         self.cut = cut
         self._file = file

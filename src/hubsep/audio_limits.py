@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a recording may be: bounds on rates, channels, peaks and downloads, checked before memory is spent on them.
+"""What a recording may be: bounds on rates, channels, peaks, sizes and downloads, checked before memory is spent.
 
 Lossy codecs get a peak limit of their own. What they decode from damaged bytes can be far beyond full scale (an MP3
 with 200 flipped bytes gave 117.6), while a floating point recording may honestly be that loud.
@@ -29,7 +29,9 @@ class AudioLimits:
         max_peak: largest magnitude of a floating point sample; full scale is 1.
         max_lossy_peak: the same for what a lossy codec decoded.
         max_download_bytes: size of what a URL gives, and of a stream that cannot seek.
-        download_timeout_s: from the first connection to the last byte of a URL, in seconds.
+        download_timeout_s: from the question to the name server to the last byte of a URL, in seconds.
+        max_values: samples times channels of a recording that is read as a whole; 2**27 are 512 MiB, 25 minutes of
+            stereo at 44.1 kHz. What is read block by block may be of any length.
     """
 
     min_sampling_rate: int = 1_000
@@ -39,6 +41,7 @@ class AudioLimits:
     max_lossy_peak: float = 4.0
     max_download_bytes: int = 512 * 2**20
     download_timeout_s: float = 300.0
+    max_values: int = 2**27
 
     def check_sampling_rate(self, sampling_rate: object, name: str) -> int:
         """The rate as an int.
@@ -60,6 +63,21 @@ class AudioLimits:
         """Refuses too many channels, or none."""
         if not 1 <= channels <= self.max_channels:
             raise AudioError(f"{name}: a recording may have 1 to {self.max_channels} channels, got {channels}")
+
+    def check_whole(self, samples: int, channels: int, name: str, way_out: str) -> None:
+        """Refuses more than may be held in memory as a whole.
+
+        Args:
+            samples: how many there are, or at least.
+            channels: of the recording.
+            name: of the recording.
+            way_out: what to do instead.
+        """
+        if samples * channels > self.max_values:
+            raise AudioError(
+                f"{name}: the recording has more than {self.max_values // channels} samples in each of {channels} "
+                f"channel{'s' * (channels > 1)}, the limit for one that is held in memory as a whole; {way_out}"
+            )
 
     def check_samples(self, block: NDArray[np.floating], start: int, name: str, *, lossy: bool) -> None:
         """Refuses NaN, infinity and absurd peaks in (channels, samples), naming the first bad sample.

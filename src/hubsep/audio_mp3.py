@@ -6,37 +6,19 @@ first frames. Measured with libsndfile 1.2.2: of 20 s at a variable bitrate with
 files joined together only the first, both without a word. So the frames are counted here where the header is missing
 or does not cover the file, and libsndfile is given a header that does. Counting an hour takes 0.3 s.
 
-The layout of the frames is that of ISO/IEC 11172-3 and 13818-3; of the Xing and VBRI headers there is no standard.
+Of the Xing and VBRI headers there is no standard.
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
+
+from .audio_mp3_frames import Frame, count_frames, id3_size, parse_frame
 
 
-CHUNK_BYTES = 2**20
 EXACT_ENCODERS = (b"LAME", b"Lavf", b"Lavc")  # their headers say how many samples to cut off at both ends
-
-_LOW_RATES = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
-_KBPS = {  # (MPEG 1, layer)
-    (True, 1): tuple(range(0, 449, 32)),
-    (True, 2): (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
-    (True, 3): (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-    (False, 1): (0, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
-    (False, 2): _LOW_RATES,
-    (False, 3): _LOW_RATES,
-}
-
-
-class Frame(NamedTuple):
-    """What the four bytes at the start of a frame say; frames of one recording agree on `kind`."""
-
-    size: int
-    samples: int
-    kind: tuple[int, int, int]
-    side_bytes: int
 
 
 @dataclass(frozen=True)
@@ -72,7 +54,7 @@ def measure(file: BinaryIO) -> Length | None:
     if tag == b"Xing" and promised_bytes == file_size - start:
         return Length(exact=exact)
     skipped = start + frame.size if tag else start
-    count = _count(file, skipped, file_size, frame.kind)
+    count = count_frames(file, skipped, file_size, frame.kind)
     if tag == b"Xing" and promised is not None and count <= promised + 1:
         return Length(exact=exact)
     if frame.kind[1] != 3:
@@ -82,32 +64,14 @@ def measure(file: BinaryIO) -> Length | None:
     return Length(lost_frames=lost, header=header, start=skipped)
 
 
-def parse_frame(head: bytes) -> Frame | None:
-    """Reads a frame header; None if it is not one, or leaves the size of the frame open."""
-    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
-        return None
-    version, layer = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3)
-    kbps_index, rate_index, padding, mono = head[2] >> 4, head[2] >> 2 & 3, head[2] >> 1 & 1, head[3] >> 6 == 3
-    if version == 1 or layer == 4 or kbps_index in (0, 15) or rate_index == 3:
-        return None
-    first = version == 3
-    rate = (44_100, 48_000, 32_000)[rate_index] // {3: 1, 2: 2, 0: 4}[version]
-    samples = 384 if layer == 1 else 576 if layer == 3 and not first else 1_152
-    unit = 4 if layer == 1 else 1
-    size = (samples // 8 // unit * _KBPS[first, layer][kbps_index] * 1_000 // rate + padding) * unit
-    side_bytes = (17 if mono else 32) if first else (9 if mono else 17)
-    return Frame(size, samples, (version, layer, rate), side_bytes)
-
-
 def _after_id3(file: BinaryIO, start: int) -> int:
     """Where an ID3v2 tag at `start` ends; `start` itself if there is none."""
     while True:
         file.seek(start)
-        head = file.read(10)
-        if len(head) < 10 or head[:3] != b"ID3":
+        size = id3_size(file.read(10))
+        if not size:
             return start
-        size = head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]
-        start += 10 + size + (10 if head[5] & 0x10 else 0)
+        start += size
 
 
 def _promise(head: bytes, frame: Frame) -> tuple[bytes, int | None, int | None]:
@@ -123,46 +87,6 @@ def _promise(head: bytes, frame: Frame) -> tuple[bytes, int | None, int | None]:
     return b"", None, None
 
 
-def _count(file: BinaryIO, start: int, file_size: int, kind: tuple[int, int, int]) -> int:
-    """Complete frames of one kind from `start` on, whatever stands between them."""
-    base, data, count = start, b"", 0
-    while start + 4 <= file_size:
-        if start + 4 > base + len(data):
-            file.seek(start)
-            base, data = start, file.read(CHUNK_BYTES)
-            if len(data) < 4:
-                break
-        frame = parse_frame(data[start - base : start - base + 4])
-        if frame is not None and frame.kind == kind:
-            count += start + frame.size <= file_size
-            start += frame.size
-        else:
-            start = _next_frame(file, start, file_size, kind)
-    return count
-
-
-def _next_frame(file: BinaryIO, start: int, file_size: int, kind: tuple[int, int, int]) -> int:
-    """Where the next two frames of this kind follow each other; the end of the file if nowhere."""
-    after = _after_id3(file, start)
-    if after > start:
-        return after
-    start += 1
-    while start + 4 <= file_size:
-        file.seek(start)
-        data = file.read(CHUNK_BYTES)
-        at = data.find(0xFF)
-        while at >= 0:
-            frame = parse_frame(data[at : at + 4])
-            if frame is not None and frame.kind == kind:
-                file.seek(start + at + frame.size)
-                follower = parse_frame(file.read(4))
-                if follower is not None and follower.kind == kind:
-                    return start + at
-            at = data.find(0xFF, at + 1)
-        start += max(1, len(data) - 3)
-    return file_size
-
-
 def _with_length(first: bytes, frame: Frame, has_header: bool, count: int, size: int) -> bytes:
     """The first frame as a header that promises `count` frames: the old one corrected, or a new one."""
     at = 4 + frame.side_bytes
@@ -174,4 +98,4 @@ def _with_length(first: bytes, frame: Frame, has_header: bool, count: int, size:
     return (fourth_rate + bytes(frame.side_bytes) + b"Xing\0\0\0\3" + fields).ljust(frame_size, b"\0")
 
 
-__all__ = ["Frame", "Length", "measure", "parse_frame"]
+__all__ = ["Length", "measure"]

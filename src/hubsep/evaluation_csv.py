@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .audio import read_audio, resample
+from .audio import SPLIT_IT, read_audio, resample
 from .data import tables
 from .errors import DataError
 from .evaluation import separate
@@ -72,7 +72,7 @@ def read_table(table: Path, root: Path | None = None) -> list[Row]:
 
 def read_mono(path: Path, sampling_rate: int) -> Tensor:
     """A recording at one rate, its channels averaged, (samples,)."""
-    recording = read_audio(path)
+    recording = read_audio(path, way_out=SPLIT_IT)
     waveform = recording.waveform.mean(axis=0, keepdims=True)
     return torch.from_numpy(resample(waveform, recording.sampling_rate, sampling_rate)[0])
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .audio import read_audio
+from .audio import SPLIT_IT, read_audio
 from .data.tables import is_file, read_table
 from .errors import DataError
 from .evaluation_report import Request
@@ -107,7 +107,7 @@ def read_item(item: Item, sampling_rate: int) -> tuple[Tensor, Tensor]:
     """
     waveforms = []
     for path in (item.mixture, *item.sources):
-        recording = read_audio(path)
+        recording = read_audio(path, way_out=SPLIT_IT)
         if recording.sampling_rate != sampling_rate or recording.waveform.shape[0] != 1:
             raise DataError(
                 f"{path} has {recording.waveform.shape[0]} channels at {recording.sampling_rate} Hz; the model takes "

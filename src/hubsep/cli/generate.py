@@ -190,7 +190,7 @@ def read_channel(path: Path, channel: int | None) -> Recording:
     """
     from ..audio import read_audio
 
-    found = read_audio(path)
+    found = read_audio(path, way_out="cut out the part to start from")
     channels = found.waveform.shape[0]
     if channel is None and channels > 1:
         raise AudioError(f"{path} has {channels} channels, and one is made: choose one with --channel 1, 2, ...")

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..audio import read_audio, resample
+from ..audio import SPLIT_IT, read_audio, resample
 from ..errors import DataError
 from .recordings import Clip
 from .tables import is_file, read_table
@@ -116,7 +116,7 @@ def read_clips(rows: Sequence[Row], kind: str, sampling_rate: int, corpus: str) 
     """
     clips = []
     for row in tqdm(rows, desc="reading recordings", leave=False):
-        recording = read_audio(row.get("audio", row["path"]))
+        recording = read_audio(row.get("audio", row["path"]), way_out=SPLIT_IT)
         mono = recording.waveform.mean(axis=0, keepdims=True)
         mono = resample(mono, recording.sampling_rate, sampling_rate)[0]
         samples = (np.clip(mono, -1, 1 - 2**-15) * 32_768).astype(np.int16)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..audio import AudioLimits, AudioReader, read_audio
+from ..audio import SPLIT_IT, AudioLimits, AudioReader, read_audio
 from ..errors import DataError
 from .recordings import heldout_groups, read_metadata
 from .stems import FULL_SCALE, read_song, song_rate
@@ -128,7 +128,7 @@ def _is_coded(path: Path) -> bool:
 
 
 def _read_plain(folder: Path) -> Multitrack:
-    recordings = {name: read_audio(str(folder / f"{name}.wav")) for name in MUSDB}
+    recordings = {name: read_audio(str(folder / f"{name}.wav"), way_out=SPLIT_IT) for name in MUSDB}
     waveforms = {name: recording.waveform for name, recording in recordings.items()}
     rates = {recording.sampling_rate for recording in recordings.values()}
     if len(rates) > 1 or len({waveform.shape for waveform in waveforms.values()}) > 1:
@@ -146,7 +146,7 @@ def _read_coded(path: Path) -> Multitrack:
     for number, name in reversed(list(enumerate(MUSDB))):
         source = AVSource(path.open("rb"), path.name, "mp4", limits, stream=number)
         with AudioReader(source, "raise", limits) as reader:
-            waveform = np.concatenate(list(reader.blocks()), axis=1)
+            waveform = reader.whole(SPLIT_IT)
             rate = reader.sampling_rate
         waveforms[name] = np.clip(np.rint(waveform * 32_768), -32_768, 32_767).astype(np.float32) / FULL_SCALE
     lengths = [waveform.shape[1] for waveform in waveforms.values()]

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from ..audio import read_audio, resample
+from ..audio import SPLIT_IT, read_audio, resample
 from ..errors import DataError
 from .prompts import canonical_label
 from .tables import read_table
@@ -97,7 +97,7 @@ def load_clips(folders: Iterable[Path], sampling_rate: int, *, commercial_only: 
     clips = []
     rows = [row for folder in folders for row in read_metadata(folder, commercial_only=commercial_only)]
     for row in tqdm(rows, desc="reading recordings", leave=False):
-        recording = read_audio(row["path"])
+        recording = read_audio(row["path"], way_out=SPLIT_IT)
         mono = recording.waveform.mean(axis=0, keepdims=True)
         mono = resample(mono, recording.sampling_rate, sampling_rate)[0]
         samples = (np.clip(mono, -1, 1 - 2**-15) * 32_768).astype(np.int16)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from ..audio import open_audio, read_audio, resample
+from ..audio import SPLIT_IT, open_audio, read_audio, resample
 from ..errors import DataError
 from .recordings import heldout_groups, read_metadata
 
@@ -176,7 +176,7 @@ def _file_of(folder: Path, stem: str) -> Path:
 
 
 def _read(path: Path, sampling_rate: int) -> NDArray[np.int16]:
-    recording = read_audio(str(path))
+    recording = read_audio(str(path), way_out=SPLIT_IT)
     waveform = resample(recording.waveform, recording.sampling_rate, sampling_rate)
     return (np.clip(waveform, -1, 1 - 2**-15) * FULL_SCALE).astype(np.int16)
 

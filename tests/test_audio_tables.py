@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MP4 files with tables that lie about how many samples there are: refused before memory is spent on them."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import corpus
+import numpy as np
+import pytest
+from children import Children
+
+from hubsep.audio import open_audio, read_audio
+from hubsep.audio_tables import check_tables
+from hubsep.errors import AudioError
+
+
+pytest.importorskip("av", reason="needs PyAV: pip install 'hubsep[video]'")
+
+SOUND = corpus.sound(20_000, channels=1)
+M4A = corpus.encode_video(SOUND, "ipod", "aac")
+MOV = corpus.encode_video(SOUND, "mov", "pcm_s16le")
+FRAGMENTS = corpus.encode_video(SOUND, "mp4", "aac", movflags="frag_keyframe+empty_moov+default_base_moof")
+PARENTS = {b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts", b"moof", b"traf", b"udta", b"mvex", b"dinf"}
+MANY = 100_000_000
+
+
+def numbers(*values: int) -> bytes:
+    return b"".join(value.to_bytes(4, "big") for value in values)
+
+
+def boxes(data: bytes, start: int = 0, stop: int | None = None, above: tuple[int, ...] = ()) -> Iterator[Any]:
+    """Name, place, size and the places of the boxes around it, of each."""
+    stop = len(data) if stop is None else stop
+    while start + 8 <= stop:
+        size, name = int.from_bytes(data[start : start + 4], "big"), data[start + 4 : start + 8]
+        yield name, start, size, above
+        if name in PARENTS:
+            yield from boxes(data, start + 8, start + size, (*above, start))
+        start += size
+
+
+def changed(data: bytes, name: bytes, content: bytes, *, new: bytes = b"") -> bytes:
+    """The file with other content in its first box of a name, or with a new box behind that one."""
+    _, place, size, above = next(box for box in boxes(data) if box[0] == name)
+    box = numbers(len(content) + 8) + (new or name) + content
+    start, stop = (place + size,) * 2 if new else (place, place + size)
+    result = bytearray(data[:start] + box + data[stop:])
+    for parent in above:
+        old = int.from_bytes(data[parent : parent + 4], "big")
+        result[parent : parent + 4] = numbers(old + len(result) - len(data))
+    return bytes(result)
+
+
+def put(data: bytes, name: bytes, at: int, value: int) -> bytes:
+    """The file with another number in its first box of a name."""
+    place = next(box[1] for box in boxes(data) if box[0] == name) + 8 + at
+    return data[:place] + numbers(value) + data[place + 4 :]
+
+
+def hidden(data: bytes, name: bytes, content: bytes) -> bytes:
+    """The file with a box in a place where the standard has none."""
+    return changed(data, b"smhd", numbers(len(content) + 8) + name + content, new=b"wave")
+
+
+LIES = {
+    "equal sizes": changed(M4A, b"stsz", numbers(0, 1, MANY)),
+    "equal sizes and everything to match": changed(
+        changed(changed(M4A, b"stsz", numbers(0, 1, MANY)), b"stts", numbers(0, 1, MANY, 1_024)),
+        b"stsc", numbers(0, 1, 1, MANY, 1),
+    ),
+    "equal sizes, said to be uncompressed": changed(
+        changed(put(M4A, b"hdlr", 8, int.from_bytes(b"vide", "big")), b"stsz", numbers(0, 1, MANY)),
+        b"stts", numbers(0, 1, 1_000_000, 1),
+    ),
+    "equal sizes, elsewhere": hidden(M4A, b"stsz", numbers(0, 1, MANY)),
+    "sizes": put(M4A, b"stsz", 8, MANY),
+    "short sizes": changed(M4A, b"stts", numbers(0, 8, MANY) + bytes(100), new=b"stz2"),
+    "shortest sizes": changed(M4A, b"stts", numbers(0, 4, MANY) + bytes(100), new=b"stz2"),
+    "durations": put(M4A, b"stts", 4, MANY),
+    "runs of durations": changed(M4A, b"stts", numbers(0, 2, 2**31 - 1, 1_024, 2**31 - 1, 1)),
+    "offsets in time": changed(M4A, b"stts", numbers(0, MANY, 1, 1), new=b"ctts"),
+    "runs of offsets in time": changed(M4A, b"stts", numbers(0, 1, 2**31 - 1, 1), new=b"ctts"),
+    "chunks": put(M4A, b"stsc", 4, MANY),
+    "samples of a chunk": changed(MOV, b"stsc", numbers(0, 1, 1, 2**31 - 1, 1)),
+    "samples of many chunks": changed(
+        changed(MOV, b"stsc", numbers(0, 1, 1, 1_000_000, 1)), b"stco", numbers(0, 1_000) + numbers(36) * 1_000
+    ),
+    "places of chunks": put(M4A, b"stco", 4, MANY),
+    "far places of chunks": changed(M4A, b"stco", numbers(0, MANY, 0, 36), new=b"co64"),
+    "edits": put(M4A, b"elst", 4, MANY),
+    "groups": put(M4A, b"sgpd", 12, MANY),
+    "long groups": put(M4A, b"sgpd", 8, 2**31 - 1),
+    "members of groups": put(M4A, b"sbgp", 8, MANY),
+    "key frames": changed(M4A, b"stts", numbers(0, MANY, 1), new=b"stss"),
+    "samples of a fragment": changed(FRAGMENTS, b"trun", numbers(0, MANY)),
+    "samples of many fragments": changed(
+        FRAGMENTS, b"trun", (numbers(16) + b"trun" + numbers(0, 3_000)) * 20, new=b"traf"
+    ),
+    "listed samples of a fragment": put(FRAGMENTS, b"trun", 4, MANY),
+    "a compressed header": changed(M4A, b"mvhd", numbers(0) + bytes(20), new=b"cmov"),
+    "a table longer than the file": put(put(M4A, b"stsz", -8, 2**31 - 1), b"stsz", 8, 2**28),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def child() -> Iterator[Children]:
+    children = Children("corpus")
+    yield children
+    children.close()
+
+
+@pytest.mark.parametrize("data", [M4A, MOV, FRAGMENTS, changed(M4A, b"stsz", numbers(0, 1, 100))])
+def test_honest_tables_pass(data: bytes) -> None:
+    check_tables(io.BytesIO(data), "audio")
+
+
+def test_honest_files_are_read() -> None:
+    assert np.abs(read_audio(MOV).waveform - SOUND).max() < 2**-15
+    for data in (M4A, FRAGMENTS):
+        with open_audio(data) as reader:
+            assert sum(block.shape[1] for block in reader.blocks()) >= 20_000
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_tables_that_lie_are_refused(lie: str) -> None:
+    with pytest.raises(AudioError, match="cannot be decoded; it is damaged or cut short") as caught:
+        read_audio(LIES[lie], on_short="warn")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("lie", ["equal sizes", "samples of a fragment", "samples of many chunks"])
+def test_tables_that_lie_take_no_memory(lie: str, child: Children, tmp_path: Any) -> None:
+    """Without the check these took 57 MB to 1.2 GB."""
+    path = tmp_path / "a.m4a"
+    path.write_bytes(LIES[lie])
+    found = child("memory_of_reading", path)
+    assert found["error"] is not None
+    assert found["grown_mb"] < 25
+
+
+@pytest.mark.parametrize(
+    "filler",
+    [
+        b"stsz" * 1_000_000,
+        numbers(0) + b"stts" + numbers(0, 1),
+        numbers(8) + b"free",
+        numbers(0) + b"stsz" + bytes(12),
+    ],
+)
+def test_checking_costs_no_more_than_the_bytes(filler: bytes) -> None:
+    content = (filler * (4_000_000 // len(filler)))[:4_000_000]
+    data = M4A[:28] + (content if filler.endswith(b"free") else numbers(len(content) + 8) + b"udta" + content)
+    start = time.process_time()
+    with suppress(AudioError):
+        check_tables(io.BytesIO(data + M4A[28:]), "audio")
+    assert time.process_time() - start < 10, "0.1 to 1 s were measured"
