@@ -19,6 +19,7 @@ from transformers import GPT2Config, GPT2Model, T5Config, T5EncoderModel, VitsCo
 
 from ..errors import ConversionError
 from ..hub_bounds import shown
+from ..hub_loading import load_any_tokenizer
 from .audioldm2_fields import filled, merged, required
 from .audioldm2_names import forward, phoneme_pairs, squeezed
 from .common import count_of, offenders, shape_of
@@ -170,12 +171,10 @@ def load_tokenizer(part: str, name: Any, of: str, vocabulary: int, limit: int) -
     Raises:
         ConversionError: it cannot be had, or has more tokens than the model.
     """
-    from transformers import AutoTokenizer
-
     if name is None:
         raise ConversionError(f"the {part} is not in the checkpoint: set {part}= to a folder that holds {of}")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(name), trust_remote_code=False)
+        tokenizer = load_any_tokenizer(str(name))
     except Exception as error:  # offline, absent and broken come as half a dozen different errors
         raise ConversionError(
             f"the tokenizer {shown(str(name))} could not be had: {shown(' '.join(str(error).split()), 160)}. It is "

@@ -20,6 +20,7 @@ from transformers import ClapTextConfig
 
 from ..errors import ConversionError, QueryError
 from ..hub_bounds import shown
+from ..hub_loading import load_any_tokenizer
 from ..models.audiosep.configuration_audiosep import AudioSepConfig
 from ..models.audiosep.modeling_audiosep import AudioSepForAudioSeparation
 from ..registry import SYSTEMS
@@ -239,10 +240,8 @@ def _model(
 
 
 def _tokenizer(name: str, text_config: ClapTextConfig) -> Any:
-    from transformers import AutoTokenizer
-
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        tokenizer = load_any_tokenizer(name)
     except Exception as error:  # offline, absent and broken come as half a dozen different errors
         raise ConversionError(
             f"the tokenizer {shown(name)} could not be had: {shown(' '.join(str(error).split()), 160)}. It is not in "

@@ -13,8 +13,10 @@ from typing import Any
 
 import transformers
 
-from hubsep.auto import AutoModelForAudioSeparation
+from hubsep.auto import AutoModelForAudioSeparation, load_processor
+from hubsep.errors import CheckpointError, HubsepError
 from hubsep.hub import HUB_OPTIONS, resolve_folder
+from hubsep.hub_bounds import shown
 from hubsep.pipelines.separation import AudioSeparationPipeline
 from hubsep.registry import DEFAULT_MODEL, SHIPPED, TASK, TEXT_TO_AUDIO
 
@@ -53,6 +55,8 @@ def pipeline(
     Raises:
         CheckpointError: if the folder is broken, incomplete or hostile.
     """
+    if kwargs.pop("trust_remote_code", None):
+        raise CheckpointError("trust_remote_code=True is refused: nothing in a folder is run.")
     if task == TEXT_TO_AUDIO:
         # it needs diffusers, which separation does without
         from hubsep.pipelines.text_to_audio import build as build_generator
@@ -71,13 +75,27 @@ def pipeline(
             folder, dtype=dtype, device_map=device_map, **(model_kwargs or {})
         )
         if processor is None and (folder / "processor_config.json").exists():
-            processor = transformers.AutoProcessor.from_pretrained(folder)
+            processor = load_processor(model, folder)
     else:
         kwargs.update(dtype=dtype, device_map=device_map, model_kwargs=model_kwargs)
+    if task == TASK and isinstance(processor, str | Path):
+        processor = load_processor(model, Path(processor))
     if adapter is not None:
         kwargs["adapter"] = adapter
+    return _build(task, model=model, processor=processor, **kwargs)
+
+
+def _build(task: str, **options: Any) -> Any:
+    """transformers' function, which would ask whether to run code in a folder when it was not told."""
     build: Any = transformers.pipeline  # its overloads know the tasks of transformers only
-    return build(task, model=model, processor=processor, **kwargs)
+    try:
+        return build(task, trust_remote_code=False, **options)
+    except ValueError as error:
+        if isinstance(error, HubsepError) or "trust_remote_code" not in str(error):
+            raise
+        raise CheckpointError(
+            f"{shown(str(options['model']))} comes with code, and nothing in a folder is run."
+        ) from error
 
 
 __all__ = ["AudioSeparationPipeline", "pipeline"]

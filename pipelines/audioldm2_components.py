@@ -17,10 +17,13 @@ import torch
 from hubsep.errors import CheckpointError
 from hubsep.hub_bounds import shown
 from hubsep.hub_json import read_json
+from hubsep.hub_loading import check_fit, load_checked_tokenizer, load_feature_extractor, load_tokenizer
+from hubsep.hub_processors import CLAP, TOKENIZER_CLASSES
 
 
 HEAD_WIDTH = 32
 TOKENIZERS = ("PreTrainedTokenizerFast", "TokenizersBackend")
+ANY_TOKENIZER = "PreTrainedTokenizerBase"  # in place of a class: the one that the folder's own settings name
 AUDIOLDM2 = ("audioldm2", "diffusers.pipelines.audioldm2")
 # component: the modules its class may come from, the classes
 COMPONENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -37,6 +40,7 @@ COMPONENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "vocoder": (("transformers", "hubsep"), ("SpeechT5HifiGan", "GriffinLimVocoder")),
     "audio_mae": (("hubsep", "hubsep.models.audiomae.modeling_audiomae"), ("AudioMAEModel",)),
 }
+TEXT_ENCODERS = {"tokenizer": "text_encoder", "tokenizer_2": "text_encoder_2"}
 OPTIONAL = ("audio_mae", "feature_extractor")
 # buffers that older releases of transformers stored and newer ones make
 NOT_WEIGHTS = re.compile(r"(position_ids|token_type_ids|attn\.bias|attn\.masked_bias|relative_position_index)$")
@@ -69,7 +73,7 @@ def load_component(
     kind = class_of(folder, library, class_name)
     try:
         if not issubclass(kind, torch.nn.Module):
-            return kind.from_pretrained(folder, local_files_only=True)
+            return _plain_component(folder, kind, class_name)
         options["torch_dtype" if hasattr(kind, "load_config") else "dtype"] = dtype
         model, info = kind.from_pretrained(
             folder, use_safetensors=True, local_files_only=True, output_loading_info=True, **options
@@ -86,6 +90,26 @@ def load_component(
                 f"{shown(names[0])}. Pass strict=False to load them all the same."
             )
     return model.eval()
+
+
+def _plain_component(folder: Path, kind: Any, class_name: str) -> Any:
+    """A tokenizer, feature extractor or scheduler; a tokenizer is compared with the text encoder beside it."""
+    if class_name == CLAP:
+        return load_feature_extractor(folder)
+    if class_name == ANY_TOKENIZER:
+        tokenizer = load_checked_tokenizer(folder)
+    elif class_name in TOKENIZER_CLASSES:
+        tokenizer = load_tokenizer(folder, class_name)
+    else:
+        return kind.from_pretrained(folder, local_files_only=True)
+    encoder = folder.parent / TEXT_ENCODERS.get(folder.name, "") / "config.json"
+    if folder.name in TEXT_ENCODERS and encoder.is_file():
+        check_fit(tokenizer, read_json(encoder), folder.name)
+    places = folder.parent / "projection_model" / "config.json"
+    if folder.name == "tokenizer_2" and places.is_file():  # a model of speech learns a vector for each place
+        longest = read_json(places).get("max_seq_length")
+        tokenizer.model_max_length = min(tokenizer.model_max_length, longest or tokenizer.model_max_length)
+    return tokenizer
 
 
 def empty_component(folder: Path, library: str, class_name: str, *, dtype: torch.dtype, **options: Any) -> Any:
@@ -150,6 +174,7 @@ def _not_loaded(folder: Path, error: Exception) -> CheckpointError:
 
 
 __all__ = [
+    "ANY_TOKENIZER",
     "AUDIOLDM2",
     "COMPONENTS",
     "NOT_WEIGHTS",

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from hubsep.errors import QueryError
+from hubsep.hub_loading import library_errors
 from hubsep.pipelines.audioldm2_conditions import Conditions
 from hubsep.pipelines.audioldm2_hooks import ready
 from hubsep.texts import check_text
@@ -276,7 +277,8 @@ def tokenised(tokenizer: Any, texts: list[str], at_least: int = 0) -> Any:
     Raises:
         QueryError: if a text has more tokens than the tokenizer's limit.
     """
-    encoded = tokenizer(texts, padding=True, return_tensors="pt")
+    with library_errors("the tokenizer"):
+        encoded = tokenizer(texts, padding=True, return_tensors="pt")
     found, limit = encoded["input_ids"].shape[1], tokenizer.model_max_length
     if found > limit:
         raise QueryError(f"a text has {found} tokens; at most {limit} are understood, shorten it")

@@ -190,6 +190,9 @@ def _encode_texts(model: Any, processor: Any, texts: list[str]) -> list[Tensor]:
         return []
     with _TOKENIZING:
         features = processor(text=texts, return_tensors="pt")
+    size, highest = model.config.query_config.text_config.vocab_size, int(features["input_ids"].max())
+    if highest >= size:
+        raise CheckpointError(f"the processor's tokens go up to {highest}, the model's to {size - 1}: not a pair")
     return list(model.encode_text(**{name: value.to(model.device) for name, value in features.items()}))
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
@@ -38,12 +39,22 @@ class AutoModelForAudioSeparation(_BaseAutoModelClass):
                 f"{shown(folder.name)} is the folder of a pipeline that makes sounds, not of a model that separates "
                 f'them: load it with hubsep.AudioLDM2Pipeline, or pipeline("{TEXT_TO_AUDIO}", model=...).'
             )
-        return super().from_pretrained(folder, *args, **kwargs)
+        return super().from_pretrained(folder, *args, trust_remote_code=False, **kwargs)
 
     @classmethod
     def from_config(cls, config: Any, **kwargs: Any) -> Any:
         _fill(cls)
         return super().from_config(config, **kwargs)
+
+
+def load_processor(model: Any, folder: Path) -> Any:
+    """The processor of a separation model from its folder, by the class that its system has; None if it has none.
+
+    Raises:
+        CheckpointError: the files of the processor are missing, broken or hostile.
+    """
+    system = SYSTEMS[model.config.model_type]
+    return None if system.processor is None else locate(system.processor).from_pretrained(folder)
 
 
 def _fill(auto: type[_BaseAutoModelClass]) -> None:
@@ -53,4 +64,4 @@ def _fill(auto: type[_BaseAutoModelClass]) -> None:
             auto.register(locate(system.config), locate(system.model), exist_ok=True)
 
 
-__all__ = ["AutoModelForAudioSeparation"]
+__all__ = ["AutoModelForAudioSeparation", "load_processor"]

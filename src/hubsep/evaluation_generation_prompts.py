@@ -118,12 +118,11 @@ def generate(
 
 def ears_of(classifier: Any) -> Ears:
     """The classifier, and both towers of the shipped model."""
-    from transformers import AutoProcessor
-
     from .models.audiosep.modeling_audiosep import AudioSepForAudioSeparation
+    from .models.audiosep.processing_audiosep import AudioSepProcessor
 
     folder = SHIPPED[DEFAULT_MODEL]
-    tower, processor = AudioSepForAudioSeparation.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    tower, processor = AudioSepForAudioSeparation.from_pretrained(folder), AudioSepProcessor.from_pretrained(folder)
     tower.eval()
 
     def classify(waveforms: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,9 @@ The order is from cheap to dear, so a refusal comes early: what kinds of files t
 headers and indexes of the weights, and at last the weights themselves, read once. Pickles (`.bin`, `.pt`, `.ckpt`,
 `.pkl`) may lie in a folder, as the Trainer puts them there, but are never opened.
 
+A file is looked at by its name: it is of a kind that is checked here, of a kind that nothing reads, or it is refused
+(`hub_files`). What each JSON file may hold is in tables (`hub_processors`, `hub_tokenizers`).
+
 Links are refused, since what they name is outside what the user chose. The exception is the layout of the Hub's own
 cache, whose snapshots consist of links to `blobs/`. Hidden folders and `checkpoint-*` are not part of a model and are
 not looked at.
@@ -14,12 +17,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from .errors import CheckpointError
 from .hub_bounds import bounded, bounded_list, one_of, shown
+from .hub_files import CONFIG_NAMES, INDEX_SUFFIX, TOKENIZER_NAMES, VOCABULARY_NAMES, check_name
 from .hub_json import (
     MAX_CONFIG_BYTES,
     MAX_INDEX_BYTES,
@@ -28,25 +32,33 @@ from .hub_json import (
     check_config_values,
     read_json,
 )
+from .hub_processors import (
+    check_generation,
+    check_preprocessor,
+    check_processor,
+    check_special_tokens,
+    check_tokenizer_config,
+)
 from .hub_tensors import StoredTensor, check_finite, read_header
+from .hub_tokenizers import check_added_tokens, check_tokenizer, check_vocabulary
 
 
 MAX_ENTRIES = 10_000
 MAX_FOLDER_DEPTH = 8
 MAX_WEIGHT_BYTES = 16 << 30
 
-INDEX_SUFFIX = ".safetensors.index.json"
-CONFIG_NAMES = (
-    "config.json",
-    "generation_config.json",
-    "model_index.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "scheduler_config.json",
-    "special_tokens_map.json",
-    "tokenizer_config.json",
-)
-TOKENIZER_NAMES = ("added_tokens.json", "tokenizer.json", "vocab.json")
+# what each file may hold; the rest of `config.json` is checked by the class that is built from it
+CONTENTS: dict[str, Callable[[str, dict[str, Any]], None]] = {
+    "added_tokens.json": check_added_tokens,
+    "config.json": lambda label, content: check_config_values(content, label),
+    "generation_config.json": check_generation,
+    "preprocessor_config.json": check_preprocessor,
+    "processor_config.json": check_processor,
+    "special_tokens_map.json": check_special_tokens,
+    "tokenizer.json": check_tokenizer,
+    "tokenizer_config.json": check_tokenizer_config,
+    "vocab.json": check_vocabulary,
+}
 
 
 def check_folder(folder: str | os.PathLike[str], *, finite: bool = True) -> list[StoredTensor]:
@@ -59,12 +71,10 @@ def check_folder(folder: str | os.PathLike[str], *, finite: bool = True) -> list
         CheckpointError: naming the file and the reason. Nothing outside the folder is read, and no pickle is opened.
     """
     root = Path(folder)
-    if not root.is_dir():
-        raise CheckpointError(f"{shown(str(root))} is not a folder.")
-    files = {path.relative_to(root).as_posix(): path for path in regular_files(root)}
+    files = _files(root)
     _check_main_files(root, files)
     for name, path in files.items():
-        _check_json_file(name, path)
+        _check_content(name, path)
     headers = {name: read_header(path, name=shown(name)) for name, path in files.items() if _is_weights(name)}
     for name in files:
         if name.endswith(INDEX_SUFFIX):
@@ -73,6 +83,33 @@ def check_folder(folder: str | os.PathLike[str], *, finite: bool = True) -> list
         for name, header in headers.items():
             check_finite(files[name], header, name=shown(name))
     return [tensor for name, header in headers.items() if "/" not in name for tensor in header]
+
+
+def check_files(folder: str | os.PathLike[str]) -> None:
+    """Check all there is in a folder but weights: one that holds, for instance, only a processor.
+
+    Raises:
+        CheckpointError: naming the file and the reason.
+    """
+    for name, path in _files(Path(folder)).items():
+        _check_content(name, path)
+
+
+def check_tokenizer_files(folder: str | os.PathLike[str]) -> None:
+    """Check what a tokenizer is read from, in a folder that may hold anything else, as one a recipe starts from.
+
+    Raises:
+        CheckpointError: naming the file and the reason.
+    """
+    for name, path in _files(Path(folder)).items():
+        if name in (*TOKENIZER_NAMES, *VOCABULARY_NAMES, "special_tokens_map.json", "tokenizer_config.json"):
+            _check_content(name, path)
+
+
+def _files(root: Path) -> dict[str, Path]:
+    if not root.is_dir():
+        raise CheckpointError(f"{shown(str(root))} is not a folder.")
+    return {path.relative_to(root).as_posix(): path for path in regular_files(root)}
 
 
 def regular_files(root: Path) -> Iterator[Path]:
@@ -145,15 +182,20 @@ def _check_main_files(root: Path, files: dict[str, Path]) -> None:
             raise CheckpointError(f"{shown(name)} is part of a distributed checkpoint; consolidate it first.")
 
 
-def _check_json_file(name: str, path: Path) -> None:
-    base = name.rpartition("/")[2]
+def _check_content(name: str, path: Path) -> None:
+    check_name(name)
+    base, label = name.rpartition("/")[2], shown(name)
+    if base in VOCABULARY_NAMES and path.stat().st_size > MAX_TOKENIZER_BYTES:
+        raise CheckpointError(f"{label} has {path.stat().st_size} bytes; at most {MAX_TOKENIZER_BYTES} are accepted.")
     if base in CONFIG_NAMES:
-        content = read_json(path, MAX_CONFIG_BYTES, name=shown(name))
-        check_code_keys(content, shown(name))
-        if base == "config.json":
-            check_config_values(content, shown(name))
+        content = read_json(path, MAX_CONFIG_BYTES, name=label)
+        check_code_keys(content, label)
     elif base in TOKENIZER_NAMES:
-        read_json(path, MAX_TOKENIZER_BYTES, name=shown(name))
+        content = read_json(path, MAX_TOKENIZER_BYTES, name=label)
+    else:
+        return
+    if base in CONTENTS:
+        CONTENTS[base](label, content)
 
 
 def _check_index(name: str, files: dict[str, Path], headers: dict[str, list[StoredTensor]]) -> None:
@@ -195,4 +237,14 @@ def _is_weights(name: str) -> bool:
     return name.endswith(".safetensors")
 
 
-__all__ = ["blob_folders", "bounded", "bounded_list", "check_folder", "one_of", "regular_files", "shown"]
+__all__ = [
+    "blob_folders",
+    "bounded",
+    "bounded_list",
+    "check_files",
+    "check_folder",
+    "check_tokenizer_files",
+    "one_of",
+    "regular_files",
+    "shown",
+]

@@ -31,6 +31,10 @@ KNOWN_KEYS = frozenset(
 )
 
 
+MAX_SEGMENT_SAMPLES = 2**26
+MAX_SEGMENT_NUMBERS = 2**30  # 4 GiB in float32
+
+
 class HubsepConfigMixin(_Config):
     """First base of a configuration, before `PreTrainedConfig`; override `check_fields`."""
 
@@ -44,15 +48,28 @@ class HubsepConfigMixin(_Config):
     def check_segments(self) -> None:
         """Check what every system has: `sampling_rate`, `segment_samples` and `overlap_samples`.
 
-        For `check_fields` to call after the fields that `minimum_samples` follows from.
+        For `check_fields` to call after the fields that `minimum_samples` and `segment_numbers` follow from.
 
         Raises:
             CheckpointError: naming the field, its value and the limits.
         """
         config: Any = self
         bounded("sampling_rate", config.sampling_rate, 1_000, 768_000)
-        bounded("segment_samples", config.segment_samples, config.minimum_samples, 2**31)
+        bounded("segment_samples", config.segment_samples, config.minimum_samples, MAX_SEGMENT_SAMPLES)
         bounded("overlap_samples", config.overlap_samples, 0, config.segment_samples - 1)
+        numbers = self.segment_numbers()
+        if numbers > MAX_SEGMENT_NUMBERS:
+            raise CheckpointError(
+                f"segment_samples is {config.segment_samples}: with these sizes a segment takes about "
+                f"{numbers * 4 / 2**30:.1f} GiB, and at most {MAX_SEGMENT_NUMBERS * 4 / 2**30:g} GiB are accepted."
+            )
+
+    def segment_numbers(self) -> int:
+        """About how many numbers `forward` holds at a time over one segment, computed from the fields alone.
+
+        Within a factor of a few: it tells a model from a mistake, not which computer is large enough.
+        """
+        return 8 * int(getattr(self, "segment_samples", 0))
 
     def estimated_parameters(self) -> int | None:
         """About how many parameters the model will have, computed from the fields alone; None if not known."""

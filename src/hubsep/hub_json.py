@@ -27,7 +27,10 @@ MAX_INTEGER = 1 << 40
 
 CODE_KEYS = ("auto_map", "custom_pipelines", "trust_remote_code", "code_revision")
 KERNEL_KEYS = ("_attn_implementation_internal", "_experts_implementation_internal")
-REDIRECTING_KEYS = ("transformers_weights", "configuration_files", "fusion_config", "quantization_config")
+REDIRECTING_KEYS = (
+    "audio_tokenizer", "configuration_files", "fusion_config", "gguf_file", "quantization_config",
+    "transformers_weights",
+)  # fmt: skip
 FORBIDDEN_KEYS = frozenset(CODE_KEYS + KERNEL_KEYS + REDIRECTING_KEYS)
 LAYER_WORDS = ("num_layers", "num_hidden_layers", "num_blocks", "num_repeats", "n_layer", "depth", "depths")
 ATTENTION_KEYS = ("attn_implementation", "_attn_implementation", "experts_implementation")

@@ -20,7 +20,8 @@ from .near import did_you_mean, near
 from .registry import SHIPPED
 
 
-DOWNLOADED = ("*.json", "*.safetensors", "*.txt", "*.md")
+DOWNLOADED = ("*.json", "*.txt", "*.md")
+WEIGHTS = ("*.safetensors",)
 
 
 def resolve_folder(
@@ -31,11 +32,12 @@ def resolve_folder(
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
     force_download: bool = False,
+    weights: bool = True,
 ) -> Path:
     """Return the folder of a model: a local one as it is, one shipped with hubsep, or a repository of the Hub.
 
     All files of a repository come from the one commit `revision` names at the time of the call. Only text and
-    `.safetensors` files are fetched.
+    `.safetensors` files are fetched, and text only if `weights` is false.
 
     Raises:
         CheckpointError: no such folder or repository, or it could not be fetched.
@@ -60,7 +62,8 @@ def resolve_folder(
             "others are folders, or repositories of the Hub (org/name)."
         )
     check_token(token)
-    return _download(name, revision, token, cache_dir, local_files_only, force_download)
+    fetched = [*DOWNLOADED, *(WEIGHTS if weights else ())]
+    return _download(name, fetched, revision, token, cache_dir, local_files_only, force_download)
 
 
 def checked_folder(model: str | os.PathLike[str], *, subfolder: str = "", finite: bool = True, **hub: Any) -> Path:
@@ -75,6 +78,7 @@ def checked_folder(model: str | os.PathLike[str], *, subfolder: str = "", finite
 
 def _download(
     name: str,
+    fetched: list[str],
     revision: str | None,
     token: str | bool | None,
     cache_dir: str | os.PathLike[str] | None,
@@ -92,7 +96,7 @@ def _download(
             cache_dir=os.fspath(cache_dir) if cache_dir is not None else None,
             local_files_only=local_files_only,
             force_download=force_download,
-            allow_patterns=list(DOWNLOADED),
+            allow_patterns=fetched,
         )
     return Path(folder)
 

@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import AutoProcessor
 
 from ..data.prompts import random_prompt
 from ..data.recordings import Clip, load_clips, split_clips
 from ..models.audiosep.modeling_audiosep import AudioSepForAudioSeparation
+from ..models.audiosep.processing_audiosep import AudioSepProcessor
 from .recipe import load_recipe
 
 
@@ -138,7 +138,7 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
     torch.manual_seed(recipe.seed)
     rng = random.Random(recipe.seed)
     model = AudioSepForAudioSeparation.from_pretrained(recipe.model, dtype=torch.float32)
-    processor = AutoProcessor.from_pretrained(recipe.model)
+    processor = AudioSepProcessor.from_pretrained(recipe.model)
     rate = model.config.sampling_rate
     folders = [data / name for name in recipe.folders]
     training, heldout = split_clips(load_clips(folders, rate, commercial_only=recipe.commercial_only))

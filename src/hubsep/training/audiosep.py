@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import (
-    AutoTokenizer,
     ClapConfig,
     ClapFeatureExtractor,
     ClapTextModelWithProjection,
@@ -29,6 +28,7 @@ from ..data.mixing import ClipSampler, MixingSettings, MixtureDataset
 from ..data.recordings import Clip, load_clips, split_clips
 from ..errors import DataError
 from ..evaluation import evaluate_pairs, pair_mixtures
+from ..hub_loading import load_checked_tokenizer
 from ..models.audiosep.configuration_audiosep import AudioSepConfig
 from ..models.audiosep.modeling_audiosep import AudioSepForAudioSeparation
 from ..models.audiosep.processing_audiosep import AudioSepProcessor
@@ -127,7 +127,7 @@ def build_model(recipe: AudioSepRecipe) -> tuple[AudioSepForAudioSeparation, Aud
     extractor = ClapFeatureExtractor(
         frequency_min=50, truncation="rand_trunc", padding="repeatpad", **recipe.audio_features
     )
-    processor = AudioSepProcessor(extractor, AutoTokenizer.from_pretrained(recipe.text_tower))
+    processor = AudioSepProcessor(extractor, load_checked_tokenizer(Path(recipe.text_tower)))
     if recipe.initial_model:
         start = AudioSepForAudioSeparation.from_pretrained(recipe.initial_model, dtype=torch.float32)
         for name in ("input_norm", "stem", "unet"):

@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
-from ..auto import AutoModelForAudioSeparation
+from ..auto import AutoModelForAudioSeparation, load_processor
 from ..errors import DataError
 from ..hub import resolve_folder
-from ..registry import SHIPPED, SYSTEMS
+from ..registry import SHIPPED
 from .adapters import TRAINED, checkpoint_blocks, load_trained, prepare_full, prepare_lora
 from .audiosep import TextCollator
 from .finetune_card import base_card, check_publishable, check_result, write_result
@@ -158,12 +158,9 @@ def fill_recipe(model_type: str, config: Path | None, overrides: dict[str, Any])
 
 def load_base(name: str) -> tuple[Any, Any, Path]:
     """Model in float32, its processor if it has one, and its folder."""
-    from transformers import AutoProcessor
-
     folder = resolve_folder(SHIPPED.get(name, name))
     model = AutoModelForAudioSeparation.from_pretrained(folder, dtype=torch.float32).eval()
-    has_processor = SYSTEMS[model.config.model_type].processor is not None
-    return model, AutoProcessor.from_pretrained(folder) if has_processor else None, folder
+    return model, load_processor(model, folder), folder
 
 
 def base_name(name: str) -> str:

@@ -27,6 +27,7 @@ from ..data.generation import Sound, SoundDataset, SoundSettings, heldout_sounds
 from ..data.mixing import ClipSampler
 from ..data.recordings import Clip, load_clips, split_clips
 from ..errors import DataError
+from ..pipelines.audioldm2_components import ANY_TOKENIZER
 from ..pipelines.audioldm2_mel import MelSettings
 from .recipe import load_recipe
 from .trainer import TrainingRecipe, run_training
@@ -163,9 +164,9 @@ CLASSES = {
     "projection_model": ("audioldm2", "AudioLDM2ProjectionModel"),
     "language_model": ("transformers", "GPT2Model"),
     "text_encoder": ("transformers", "ClapModel"),
-    "tokenizer": ("transformers", "AutoTokenizer"),
+    "tokenizer": ("transformers", ANY_TOKENIZER),
     "text_encoder_2": ("transformers", "T5EncoderModel"),
-    "tokenizer_2": ("transformers", "AutoTokenizer"),
+    "tokenizer_2": ("transformers", ANY_TOKENIZER),
     "feature_extractor": ("transformers", "ClapFeatureExtractor"),
 }
 

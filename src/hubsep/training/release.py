@@ -15,11 +15,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoProcessor, PreTrainedModel
+from transformers import PreTrainedModel
 
-from ..auto import AutoModelForAudioSeparation
+from ..auto import AutoModelForAudioSeparation, load_processor
 from ..hub import atomic_folder, check_folder
-from ..registry import SYSTEMS
 from .recipe import load_recipe
 
 
@@ -54,8 +53,7 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
     """
     recipe = load_recipe(ReleaseRecipe, config, **overrides)
     model = AutoModelForAudioSeparation.from_pretrained(data, dtype=torch.float32).eval()
-    has_processor = SYSTEMS[model.config.model_type].processor is not None
-    processor = AutoProcessor.from_pretrained(data) if has_processor else None
+    processor = load_processor(model, data)
     with atomic_folder(output, keep=lambda name: ".safetensors" not in name) as folder:
         PreTrainedModel.save_pretrained(  # the plain one: this folder is atomic already
             model, folder, state_dict=stored_state(model), max_shard_size=recipe.max_shard_size

@@ -179,16 +179,16 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
     Raises:
         DataError: if the AudioSep takes the first token of a text instead of the mean.
     """
-    from transformers import AutoProcessor, T5Config, T5EncoderModel
+    from transformers import T5Config, T5EncoderModel
 
-    from ..auto import AutoModelForAudioSeparation
+    from ..auto import AutoModelForAudioSeparation, load_processor
 
     recipe = load_recipe(TextEncodersRecipe, config, **overrides)
     torch.manual_seed(recipe.seed)
     separator = AutoModelForAudioSeparation.from_pretrained(data, dtype=torch.float32).eval()
     if getattr(separator.config, "query_pooling", None) != "mean":
         raise DataError(f"{data} describes a text by its first token: copy its CLAP as it is, nothing has to be added")
-    processor = AutoProcessor.from_pretrained(data)
+    processor = load_processor(separator, data)
     tower = Tower(separator.query_encoder, processor.tokenizer)
     tokens = kept_tokens(tower, recipe)
     tokenizer = shorten_tokenizer(processor.tokenizer, tokens)

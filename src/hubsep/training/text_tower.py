@@ -20,13 +20,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import (
     AutoModel,
-    AutoTokenizer,
     ClapTextConfig,
     ClapTextModelWithProjection,
     PreTrainedTokenizerFast,
 )
 
 from ..data.prompts import catalogue, heldout_phrases, phrases
+from ..hub_loading import load_checked_tokenizer
 from .recipe import load_recipe
 
 
@@ -115,8 +115,8 @@ def tower_from_encoder(folder: Path, projection_dim: int, tokens: list[str] | No
 
     RoBERTa, which CLAP's text model is, counts positions from `pad_token_id + 1`: one row is put before the table.
     """
-    whole = AutoTokenizer.from_pretrained(folder)
-    encoder = AutoModel.from_pretrained(folder, dtype=torch.float32)
+    whole = load_checked_tokenizer(folder)
+    encoder = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
     vocabulary = whole.get_vocab()
     tokens = tokens or sorted(vocabulary, key=vocabulary.__getitem__)
     source = encoder.config

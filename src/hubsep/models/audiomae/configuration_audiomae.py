@@ -17,6 +17,7 @@ from ...hub_config import HubsepConfigMixin
 
 DECODERS = ("shifted_window", "global")
 MASKINGS = ("random", "time_frequency")
+MAX_CALL_NUMBERS = 2**28
 
 
 class AudioMAEConfig(HubsepConfigMixin, PreTrainedConfig):
@@ -114,6 +115,23 @@ class AudioMAEConfig(HubsepConfigMixin, PreTrainedConfig):
         bounded("initializer_range", self.initializer_range, 0, 10, kind=float)
         true_or_false("normalize_targets", self.normalize_targets)
         self._check_decoder()
+        self._check_memory()
+
+    def _check_memory(self) -> None:
+        """Whether what a call holds stays within bounds, and not only each number by itself."""
+        patches, window = self.num_patches, self.decoder_window_size
+        heads, layers = max(self.num_attention_heads, self.decoder_num_attention_heads), ("", "decoder_")
+        widths = [
+            4 * getattr(self, f"{name}hidden_size") + getattr(self, f"{name}intermediate_size") for name in layers
+        ]
+        bias = 4 * window**2 * self.decoder_bias_hidden_size
+        for name, numbers in {
+            "patches of a spectrogram, times the width of a layer": patches * max(widths),
+            "pairs of patches, times num_attention_heads": patches**2 * heads,
+            "pairs of places in decoder_window_size, times heads": window**4 * self.decoder_num_attention_heads,
+            "places of decoder_window_size, times decoder_bias_hidden_size": bias,
+        }.items():
+            bounded(name, numbers, 1, MAX_CALL_NUMBERS)
 
     def _check_decoder(self) -> None:
         one_of("decoder_type", self.decoder_type, DECODERS)

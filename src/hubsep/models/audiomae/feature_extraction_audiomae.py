@@ -8,6 +8,7 @@ resampled, mixed down or cut unless it is asked for: what does not fit is an err
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,13 @@ from torch import Tensor
 from transformers import BatchFeature
 from transformers.feature_extraction_utils import FeatureExtractionMixin
 
-from ...errors import AudioError
+from ...errors import AudioError, CheckpointError
+from ...hub import HUB_OPTIONS
+from ...hub_bounds import shown
+from ...hub_fields import check_fields
+from ...hub_loading import check_files, library_errors
+from ...hub_processors import AUDIOMAE_FIELDS
+from ...hub_resolve import inside, resolve_folder
 
 
 FRAME_MS, SHIFT_MS = 25, 10
@@ -33,6 +40,9 @@ class AudioMAEFeatureExtractor(FeatureExtractionMixin):
         num_mel_bins: mel bins.
         mean: of the spectrograms AudioMAE was trained on.
         std: their standard deviation; spectrograms are divided by twice this.
+
+    Raises:
+        CheckpointError: a value is out of its range.
     """
 
     model_input_names = ["input_features"]
@@ -46,9 +56,31 @@ class AudioMAEFeatureExtractor(FeatureExtractionMixin):
         std: float = 4.5689974,
         **kwargs: Any,
     ):
+        fields = {
+            "sampling_rate": sampling_rate, "num_frames": num_frames, "num_mel_bins": num_mel_bins,
+            "mean": mean, "std": std,
+        }  # fmt: skip
+        check_fields(type(self).__name__, {**fields, **kwargs}, AUDIOMAE_FIELDS)
         super().__init__(**kwargs)
         self.sampling_rate, self.num_frames, self.num_mel_bins = sampling_rate, num_frames, num_mel_bins
         self.mean, self.std = mean, std
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], *, subfolder: str = "", **kwargs: Any
+    ) -> AudioMAEFeatureExtractor:
+        """Loads from a folder or repository whose files passed every check; takes what transformers takes.
+
+        Raises:
+            CheckpointError: naming the file, the field and what is accepted.
+        """
+        if kwargs.get("trust_remote_code"):
+            raise CheckpointError("trust_remote_code=True is refused: nothing in a folder is run.")
+        hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
+        folder = inside(resolve_folder(pretrained_model_name_or_path, weights=False, **hub), subfolder)
+        check_files(folder)
+        with library_errors(f"the feature extractor of {shown(folder.name)}"):
+            return super().from_pretrained(folder, local_files_only=True, **kwargs)
 
     @property
     def minimum_samples(self) -> int:

@@ -10,6 +10,7 @@ from transformers import ClapConfig, PreTrainedConfig
 
 from ...errors import CheckpointError
 from ...hub_bounds import bounded, bounded_list, one_of, shown
+from ...hub_clap import check_clap
 from ...hub_config import HubsepConfigMixin
 
 
@@ -136,19 +137,33 @@ class AudioSepConfig(HubsepConfigMixin, PreTrainedConfig):
         bounded("batch_norm_eps", self.batch_norm_eps, 1e-12, 1.0, kind=float)
         bounded("query_noise", self.query_noise, 0.0, 10.0, kind=float)
         bounded("presence_weight", self.presence_weight, 0.0, 1e3, kind=float)
-        self.check_segments()
         one_of("input_features", self.input_features, ("magnitude", "compressed"))
         one_of("query_pooling", self.query_pooling, ("first", "mean"))
         one_of("loss", self.loss, ("l1", "sdr", "si_sdr"))
         self._check_strides()
+        self.check_segments()
+        check_clap(self.query_config)
         if self.query_classes and not self.query_hidden_size:
             raise CheckpointError("query_classes need a query_hidden_size above 0, got 0.")
         for field in ("known_sounds", "query_classes"):
+            if not isinstance(getattr(self, field), list | tuple):
+                raise CheckpointError(f"{field} must be a list of names, not {shown(getattr(self, field))}.")
             for name in getattr(self, field):
                 if not isinstance(name, str):
                     raise CheckpointError(f"{field} must be names, got {shown(name)}.")
 
+    def segment_numbers(self) -> int:
+        """About how many numbers `forward` holds at a time over one segment."""
+        places = (self.segment_samples // self.hop_length + 1) * self.num_bins // self.frequency_fold
+        total = 2 * places * (self.num_channels * self.num_features * self.frequency_fold + self.stem_channels)
+        for channels, stride in zip(self.encoder_channels, self.encoder_strides, strict=True):
+            total += 3 * places * channels
+            places = -(-places // math.prod(stride))
+        return total
+
     def _check_strides(self) -> None:
+        if not isinstance(self.encoder_strides, list | tuple):
+            raise CheckpointError(f"encoder_strides must be a list, not {shown(self.encoder_strides)}.")
         if len(self.encoder_strides) != len(self.encoder_channels):
             raise CheckpointError(
                 f"encoder_strides has {len(self.encoder_strides)} entries for {len(self.encoder_channels)} "

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,11 @@ from numpy.typing import NDArray
 from transformers import BatchFeature, ProcessorMixin
 
 from ...audio import resample
-from ...errors import QueryError
+from ...errors import CheckpointError, QueryError
+from ...hub import HUB_OPTIONS
+from ...hub_json import read_json
+from ...hub_loading import check_files, check_fit, library_errors, load_feature_extractor, load_tokenizer
+from ...hub_resolve import inside, resolve_folder
 
 
 class AudioSepProcessor(ProcessorMixin):
@@ -23,6 +28,33 @@ class AudioSepProcessor(ProcessorMixin):
 
     def __init__(self, feature_extractor: Any, tokenizer: Any):
         super().__init__(feature_extractor, tokenizer)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], *, subfolder: str = "", **kwargs: Any
+    ) -> AudioSepProcessor:
+        """Loads both parts from a folder or repository, each by its known class, after checking their files.
+
+        Args:
+            pretrained_model_name_or_path: the folder or repository.
+            subfolder: where in it the files are.
+            **kwargs: `revision`, `token`, `cache_dir`, `force_download`, `local_files_only`. What transformers passes
+                beside these has no effect: nothing is replaced while loading.
+
+        Raises:
+            CheckpointError: naming the file, the field and what is accepted.
+        """
+        if kwargs.get("trust_remote_code"):
+            raise CheckpointError("trust_remote_code=True is refused: nothing in a folder is run.")
+        hub = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
+        folder = inside(resolve_folder(pretrained_model_name_or_path, weights=False, **hub), subfolder)
+        check_files(folder)
+        extractor, tokenizer = load_feature_extractor(folder), load_tokenizer(folder)
+        if (folder / "config.json").is_file():
+            content = read_json(folder / "config.json")
+            check_fit(tokenizer, content, "the tokenizer")
+            _check_sounds(extractor, content)
+        return cls(extractor, tokenizer)
 
     def __call__(
         self,
@@ -56,7 +88,8 @@ class AudioSepProcessor(ProcessorMixin):
                 if not isinstance(query, str) or not query.strip():
                     raise QueryError(f"a text query must be words, got {query!r}")
             limit = min(self.tokenizer.model_max_length, 512)
-            tokens = self.tokenizer(texts, padding=True, return_tensors=return_tensors)
+            with library_errors("the tokenizer"):
+                tokens = self.tokenizer(texts, padding=True, return_tensors=return_tensors)
             if tokens["input_ids"].shape[1] > limit:
                 raise QueryError(f"a query may have {limit} tokens, got {tokens['input_ids'].shape[1]}; shorten it")
             features.update(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
@@ -76,6 +109,20 @@ class AudioSepProcessor(ProcessorMixin):
         mono = [waveform[:longest] for waveform in mono]
         extracted = self.feature_extractor(mono, sampling_rate=rate, return_tensors=return_tensors)
         return {"input_features": extracted["input_features"], "is_longer": extracted["is_longer"]}
+
+
+def _check_sounds(extractor: Any, content: dict[str, Any]) -> None:
+    """Whether the spectrograms of a feature extractor are those that the audio tower of a `config.json` takes."""
+    tower = (content.get("query_config") or {}).get("audio_config") or {}
+    mels, size, fusing = tower.get("num_mel_bins", 64), tower.get("spec_size", 256), tower.get("enable_fusion", False)
+    frames, place = extractor.nb_max_samples // extractor.hop_length, size * (size // mels)
+    for name, value, wanted, fits in (
+        ("feature_size", extractor.feature_size, f"its {mels} mel bins", extractor.feature_size == mels),
+        ("truncation", extractor.truncation, "rand_trunc", extractor.truncation != "fusion" or fusing),
+        ("frames of max_length_s", frames, f"at most {place}", frames <= place),
+    ):
+        if not fits:
+            raise CheckpointError(f"the feature extractor: {name} is {value}; the audio tower takes {wanted}.")
 
 
 __all__ = ["AudioSepProcessor"]

@@ -9,6 +9,7 @@ by default.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -16,6 +17,9 @@ from transformers import PreTrainedConfig
 from ...errors import CheckpointError
 from ...hub_bounds import bounded, bounded_list, one_of, shown, true_or_false
 from ...hub_config import HubsepConfigMixin
+
+
+MAX_TOKENS = 8_192  # of a chunk, which attend to each other
 
 
 class AudioSlotsConfig(HubsepConfigMixin, PreTrainedConfig):
@@ -146,6 +150,16 @@ class AudioSlotsConfig(HubsepConfigMixin, PreTrainedConfig):
         """Shortest waveform the reflected edges of the Fourier transform allow."""
         return self.n_fft // 2 + 1
 
+    def segment_numbers(self) -> int:
+        """About how many numbers `forward` holds at a time over one segment."""
+        chunks = self.segment_samples // (self.half_frames * self.hop_length) + 1
+        channels = (self.root_channels, *self.backbone_channels)
+        maps = sum(3 * math.prod(grid) * size for grid, size in zip(self.grids, channels, strict=True))
+        tokens = math.prod(self.grids[-1])
+        encoder = tokens * (6 * self.hidden_size + self.intermediate_size + self.num_heads * tokens)
+        decoder = self.decoder_hidden_size // math.prod(self.decoder_patch) + 4
+        return chunks * (maps + encoder + self.num_sources * self.chunk_frames * self.num_bins * decoder)
+
     def check_fields(self) -> None:
         """Checks every field before a module is built from it.
 
@@ -168,7 +182,6 @@ class AudioSlotsConfig(HubsepConfigMixin, PreTrainedConfig):
         bounded("decoder_layers", self.decoder_layers, 1, 16)
         bounded("waveform_weight", self.waveform_weight, 0.0, 1e3, kind=float)
         bounded("presence_threshold_db", self.presence_threshold_db, -120.0, 0.0, kind=float)
-        self.check_segments()
         one_of("slot_encoder", self.slot_encoder, ("transformer", "slot_attention"))
         one_of("slot_init", self.slot_init, ("learned", "gaussian"))
         one_of("reconstruct", self.reconstruct, ("mask", "magnitude"))
@@ -178,6 +191,7 @@ class AudioSlotsConfig(HubsepConfigMixin, PreTrainedConfig):
         if self.hidden_size % self.num_heads:
             raise CheckpointError(f"hidden_size is {self.hidden_size}; it must divide by num_heads {self.num_heads}.")
         self._check_backbone()
+        self.check_segments()
 
     def _check_backbone(self) -> None:
         bounded("norm_groups", self.norm_groups, 1, 1_024)
@@ -201,9 +215,11 @@ class AudioSlotsConfig(HubsepConfigMixin, PreTrainedConfig):
         for channels in (self.root_channels, *self.backbone_channels):
             if channels % self.norm_groups:
                 raise CheckpointError(f"{channels} channels do not divide by norm_groups {self.norm_groups}.")
-        tokens = self.grids[-1][0] * self.grids[-1][1]
-        if tokens > 65_536:
-            raise CheckpointError(f"a chunk has {tokens} tokens, more than 65536; raise strides or cut chunk_samples.")
+        tokens = math.prod(self.grids[-1])
+        if tokens > MAX_TOKENS:
+            raise CheckpointError(
+                f"a chunk has {tokens} tokens, more than {MAX_TOKENS}; raise strides or cut chunk_samples."
+            )
 
 
 def _pair(name: str, value: Any, high: int) -> None:

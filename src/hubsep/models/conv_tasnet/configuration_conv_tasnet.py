@@ -97,6 +97,12 @@ class ConvTasNetConfig(HubsepConfigMixin, PreTrainedConfig):
         """Whether no frame needs a later one."""
         return self.causal and self.norm != "gln"
 
+    def segment_numbers(self) -> int:
+        """About how many numbers `forward` holds at a time over one segment."""
+        frames = self.segment_samples // self.stride + 2
+        width = 3 * self.hidden_channels + 2 * self.bottleneck_channels + self.skip_channels
+        return frames * (width + self.num_filters * (self.num_sources + 1))
+
     def check_fields(self) -> None:
         """Checks every field before a module is built from it.
 

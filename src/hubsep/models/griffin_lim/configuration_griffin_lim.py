@@ -50,8 +50,8 @@ class GriffinLimVocoderConfig(HubsepConfigMixin, PreTrainedConfig):
         bounded("sampling_rate", self.sampling_rate, 1_000, 768_000)
         bounded_list("upsample_rates", self.upsample_rates, 1, 4_096, max_items=8)
         bounded("product of upsample_rates", self.hop_length, 2, 4_096)
-        bounded("inversion_steps", self.inversion_steps, 1, 10_000)
-        bounded("phase_steps", self.phase_steps, 1, 10_000)
+        bounded("inversion_steps", self.inversion_steps, 1, 1_000)
+        bounded("phase_steps", self.phase_steps, 1, 1_000)
         bounded("momentum", self.momentum, 0, 0.999, kind=float)
         if self.normalize_before is not False:
             raise CheckpointError("normalize_before must be false: this vocoder reads spectrograms as they are.")

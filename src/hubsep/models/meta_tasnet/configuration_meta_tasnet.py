@@ -112,6 +112,14 @@ class MetaTasNetConfig(HubsepConfigMixin, PreTrainedConfig):
         """Shortest waveform whose edges the Fourier transform can reflect."""
         return 2 ** (self.num_stages - 1) * (self.n_fft // 2) + 1
 
+    def segment_numbers(self) -> int:
+        """About how many numbers `forward` holds at a time over one segment."""
+        samples = self.segment_samples // 2 ** (self.num_stages - 1) + self.n_fft  # of the first stage
+        filters = self.num_filters * (2**self.num_stages - 1)  # of all stages together
+        width = self.num_stages * (3 * self.hidden_channels + 2 * self.bottleneck_channels) + 3 * filters
+        spectra = (samples // self.hop_length + 1) * (self.n_fft + self.num_mels)
+        return (samples // self.stride + 1) * self.num_sources * width + spectra
+
     def check_fields(self) -> None:
         """Checks every field before a module is built from it.
 

@@ -86,6 +86,13 @@ class SepFormerConfig(HubsepConfigMixin, PreTrainedConfig):
         ends = 2 * channels * self.encoder_kernel_size + 2 * channels + 2 * channels * width
         return self.num_blocks * stacks + ends + (self.num_sources + 2) * width * (width + 1) + 1
 
+    def segment_numbers(self) -> int:
+        """About how many numbers `forward` holds at a time over one segment."""
+        frames = self.segment_samples // self.encoder_stride + 2 * self.chunk_size
+        longest = max(self.chunk_size, 2 * frames // self.chunk_size)  # of what attends to each other
+        width = 4 * self.hidden_size + self.intermediate_size + self.num_attention_heads * longest
+        return 2 * frames * width + frames * self.encoder_channels * (self.num_sources + 1)
+
     def check_fields(self) -> None:
         """Checks every field before a module is built from it.
 

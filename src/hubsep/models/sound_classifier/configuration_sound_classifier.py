@@ -64,6 +64,8 @@ class SoundClassifierConfig(HubsepConfigMixin, PreTrainedConfig):
         bounded_list("channels", self.channels, 1, 4_096, max_items=8)
         bounded("num_frames", self.num_frames, 2 ** len(self.channels), 2**15)
         bounded("num_mels", self.num_mels, 2 ** len(self.channels), 1_024)
+        maps = self.num_frames * self.num_mels * self.channels[0]
+        bounded("product of num_frames, num_mels and the first of channels", maps, 1, 2**28)
         bounded("range_nepers", self.range_nepers, 0.1, 30.0, kind=float)
         bounded("embedding_size", self.embedding_size, 1, 16_384)
         bounded("dropout", self.dropout, 0.0, 0.95, kind=float)

@@ -121,6 +121,12 @@ class SpleeterConfig(HubsepConfigMixin, PreTrainedConfig):
             return {"mask_extension": "stem", **options}
         return options
 
+    def segment_numbers(self) -> int:
+        """About how many numbers `forward` holds at a time over one segment."""
+        frames = -(-self.segment_samples // (self.segment_frames * self.hop_length)) * self.segment_frames
+        maps = sum(3 * channels / 4**level for level, channels in enumerate(self.conv_channels, 1))
+        return frames * int(self.num_bins * (maps + 4 * self.num_sources) + 2 * self.n_fft * (self.num_sources + 1))
+
     def check_fields(self) -> None:
         """Checks every field before a module is built from it.
 

@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processors, tokenizers and sizes that are broken or hostile: no code runs, nothing else opens, one clear error."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import diffusers.utils.constants
+import pytest
+import torch
+import transformers
+from children import Children
+from hostile_processors import GENERATORS, OF_CODE, OF_PROCESSORS, QUERIED, evil, replaced
+from tiny_audiosep import tiny_audiosep
+
+import hubsep
+from hubsep import AudioSepProcessor
+from hubsep.errors import CheckpointError
+from hubsep.hub import check_folder
+from hubsep.hub_files import IGNORE_VARIABLE, is_checked, is_unread
+from hubsep.models.audiomae.configuration_audiomae import AudioMAEConfig
+from hubsep.models.audiomae.feature_extraction_audiomae import AudioMAEFeatureExtractor
+from hubsep.models.audioslots.configuration_audioslots import AudioSlotsConfig
+from hubsep.models.conv_tasnet.configuration_conv_tasnet import ConvTasNetConfig
+from hubsep.models.griffin_lim.configuration_griffin_lim import GriffinLimVocoderConfig
+from hubsep.models.meta_tasnet.configuration_meta_tasnet import MetaTasNetConfig
+from hubsep.models.sepformer.configuration_sepformer import SepFormerConfig
+from hubsep.models.sound_classifier.configuration_sound_classifier import SoundClassifierConfig
+from hubsep.models.spleeter.configuration_spleeter import SpleeterConfig
+from hubsep.registry import SHIPPED
+
+
+Results = dict[str, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("hostile")
+
+
+@pytest.fixture(scope="module")
+def child() -> Iterator[Children]:
+    children = Children("hostile_processors_child")
+    yield children
+    children.close()
+
+
+def attempts(child: Children, place: Path, way: str) -> Results:
+    status, results, output = child.run("attempts", str(place), way)
+    assert status == 0, f"the process ended in {output[-3_000:]}"
+    return dict(results)
+
+
+@pytest.fixture(scope="module")
+def queried(child: Children, place: Path) -> Results:
+    return attempts(child, place, "queried")
+
+
+@pytest.fixture(scope="module")
+def plain(child: Children, place: Path) -> Results:
+    return attempts(child, place, "plain")
+
+
+@pytest.fixture(scope="module")
+def processor(child: Children, place: Path) -> Results:
+    return attempts(child, place, "processor")
+
+
+@pytest.fixture(scope="module")
+def generator(child: Children, place: Path) -> Results:
+    return attempts(child, place, "generator")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for part in tiny_audiosep():
+        part.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def check(result: dict[str, Any], message: str) -> None:
+    assert not result["ran"]
+    assert result["error"] == "CheckpointError", result
+    assert re.search(message, result["message"]), result["message"]
+    assert len(result["message"]) < 700
+    assert result["seconds"] < 1
+    assert result["megabytes"] < 64
+
+
+@pytest.mark.parametrize("case", QUERIED)
+def test_a_text_queried_model_is_refused(case: str, queried: Results) -> None:
+    check(queried[case], QUERIED[case][1])
+
+
+@pytest.mark.parametrize("case", OF_CODE)
+def test_plain_transformers_runs_no_code(case: str, plain: Results) -> None:
+    """Its `pipeline` puts what a model's class says about a folder into an error of its own."""
+    assert not plain[case]["ran"]
+    text = f"{plain[case]['error']}: {plain[case]['message']}"
+    assert re.search(rf"CheckpointError: .*({OF_CODE[case][1]})", text), text
+
+
+@pytest.mark.parametrize("case", OF_PROCESSORS)
+def test_a_processor_by_itself_is_refused(case: str, processor: Results) -> None:
+    check(processor[case], OF_PROCESSORS[case][1])
+
+
+@pytest.mark.parametrize("case", GENERATORS)
+def test_an_audioldm2_is_refused(case: str, generator: Results) -> None:
+    check(generator[case], GENERATORS[case][1])
+
+
+FILES = (
+    "README.md LICENSE .gitattributes .DS_Store curve.png training_args.bin optimizer.pt scheduler.pt rng_state.pth "
+    "trainer_state.json all_results.json notes.py train.ipynb requirements.txt pytorch_model.bin.index.json "
+    "examples/rain.wav examples/rain.txt runs/events.out.tfevents.1.host logs/train.csv checkpoint-5/anything.json "
+    ".cache/huggingface/x.json model.onnx model.gguf evaluation.json .eval_results/hubsep.yaml hparams.yaml"
+).split()
+
+
+def test_what_lies_in_the_folders_of_users_may_lie_there(folder: Path) -> None:
+    for name in FILES:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"never read")
+    evil(folder)
+    separate = hubsep.pipeline(model=folder, device="cpu")
+    sources = separate(torch.ones(4_000), sampling_rate=8_000, queries="rain")
+    assert [source["label"] for source in sources] == ["rain"]
+    assert not (folder.parent / "canary").exists()
+
+
+@pytest.mark.parametrize("named", ["notes.json", "part/*", "other.json, part/n?tes.json"])
+def test_a_user_can_have_a_file_ignored(named: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "part").mkdir()
+    (folder / "part" / "notes.json").write_text("not even JSON")
+    with pytest.raises(CheckpointError, match=f"part/notes.json.*{IGNORE_VARIABLE}"):
+        check_folder(folder)
+    monkeypatch.setenv(IGNORE_VARIABLE, named)
+    check_folder(folder)
+    replaced("audio_tokenizer_config.json", {})(folder)
+    monkeypatch.setenv(IGNORE_VARIABLE, "*")
+    with pytest.raises(CheckpointError, match=r"audio_tokenizer_config.json"):
+        check_folder(folder)
+
+
+def test_no_name_a_library_looks_for_passes_unchecked() -> None:
+    """Files of JSON that transformers, diffusers and huggingface_hub know: read and checked, or refused."""
+    import huggingface_hub.constants
+    from transformers import processing_utils, tokenization_utils_base, utils
+
+    modules = (
+        utils, utils.hub, processing_utils, tokenization_utils_base,
+        diffusers.utils.constants, huggingface_hub.constants,
+    )  # fmt: skip
+    names = {str(value) for module in modules for key, value in vars(module).items() if key.isupper()}
+    looked_for = {name for name in names if name.endswith((".json", ".jinja")) and "/" not in name}
+    assert {"video_preprocessor_config.json", "audio_tokenizer_config.json", "tokenizer.json"} <= looked_for
+    unread = {name for name in looked_for if not is_checked(name) and is_unread(name)}
+    assert unread <= {"modelcard.json", "pytorch_model.bin.index.json", "diffusion_pytorch_model.bin.index.json",
+                      "flax_model.msgpack.index.json", "tf_model.h5.index.json"}  # fmt: skip
+
+
+def test_published_tokenizers_keep_their_old_fields(tmp_path: Path) -> None:
+    from tiny_audioldm2 import published_folder
+
+    folder = published_folder(tmp_path / "model")
+    for name in ("tokenizer", "tokenizer_2"):
+        path = folder / name / "tokenizer_config.json"
+        fields = json.loads(path.read_text())
+        path.write_text(json.dumps({
+            **fields, "name_or_path": "someone/model", "special_tokens_map_file": "/home/x/.cache/special.json",
+            "clean_up_tokenization_spaces": True, "model_max_length": int(1e30), "tokenizer_file": None,
+            "bos_token": None, "pad_token": {"__type": "AddedToken", "content": "<pad>", "lstrip": False,
+                                             "normalized": True, "rstrip": False, "single_word": False},
+        }))  # fmt: skip
+        (folder / name / "special_tokens_map.json").write_text('{"pad_token": "<pad>", "unk_token": "<unk>"}')
+    shutil.copy(folder / "tokenizer" / "tokenizer.json", tmp_path)
+    vocabulary = json.loads((tmp_path / "tokenizer.json").read_text())["model"]["vocab"]
+    (folder / "tokenizer" / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
+    path = folder / "feature_extractor" / "preprocessor_config.json"
+    older = {"chunk_length_s": 1, "n_fft": 256, "nb_max_frames": 100, "processor_class": "ClapProcessor"}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **older}))
+    pipe = hubsep.AudioLDM2Pipeline.from_pretrained(folder)
+    assert pipe.tokenizer.pad_token == pipe.tokenizer_2.pad_token == "<pad>"
+    assert pipe.tokenizer.model_max_length == 80 - 1 - 1  # what the text encoder has places for
+
+
+def test_a_long_query_is_refused_and_not_an_error_of_the_encoder(folder: Path) -> None:
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_max_length": int(1e30)}))
+    separate = hubsep.pipeline(model=folder, device="cpu")
+    with pytest.raises(hubsep.QueryError, match="a query may have 38 tokens, got 42"):
+        separate(torch.ones(4_000), sampling_rate=8_000, queries=" ".join(["rain"] * 40))
+
+
+def test_a_processor_of_another_model_is_no_error_of_the_encoder() -> None:
+    model, other = tiny_audiosep()
+    other.tokenizer.add_tokens(["thunder"])
+    separate: Any = hubsep.AudioSeparationPipeline(model=model, processor=other, device="cpu")
+    with pytest.raises(CheckpointError, match="tokens go up to 10, the model's to 9"):
+        separate(torch.ones(4_000), sampling_rate=8_000, queries="thunder")
+
+
+CONFIGS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "ConvTasNet, segment": (ConvTasNetConfig, {"segment_samples": 2**31}),
+    "ConvTasNet, segment by its filters": (ConvTasNetConfig, {"segment_samples": 2**22, "stride": 1}),
+    "SepFormer, segment": (SepFormerConfig, {"segment_samples": 2**31}),
+    "SepFormer, chunks": (SepFormerConfig, {"chunk_size": 65_536}),
+    "SepFormer, no chunks": (SepFormerConfig, {"chunk_size": 2, "segment_samples": 2**20}),
+    "MetaTasNet, segment": (MetaTasNetConfig, {"segment_samples": 2**31}),
+    "MetaTasNet, spectra": (MetaTasNetConfig, {"n_fft": 65_536, "hop_length": 1}),
+    "Spleeter, segment": (SpleeterConfig, {"segment_samples": 2**31}),
+    "Spleeter, network": (SpleeterConfig, {"segment_frames": 2**14, "num_bins": 2**15, "n_fft": 2**16}),
+    "AudioSlots, segment": (AudioSlotsConfig, {"segment_samples": 2**31}),
+    "AudioSlots, chunk": (AudioSlotsConfig, {"chunk_samples": 2**22}),
+    "AudioSlots, hop": (AudioSlotsConfig, {"hop_length": 1}),
+    "AudioMAE, patches": (AudioMAEConfig, {"patch_size": 1}),
+    "AudioMAE, windows": (AudioMAEConfig, {"decoder_window_size": 64, "num_frames": 2**12, "num_mel_bins": 2**10}),
+    "classifier, maps": (SoundClassifierConfig, {"num_frames": 2**15, "num_mels": 1_024, "channels": [4_096, 8]}),
+    "vocoder, steps": (GriffinLimVocoderConfig, {"phase_steps": 10_000}),
+}
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_sizes_that_only_a_call_would_meet_are_bounded(case: str) -> None:
+    config, fields = CONFIGS[case]
+    config()
+    with pytest.raises(CheckpointError, match=r"accepted|more than"):
+        config(**fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"sampling_rate": 0},
+        {"num_frames": 2**40},
+        {"num_mel_bins": "128"},
+        {"std": 0.0},
+        {"mean": float("nan")},
+        {"x": 1},
+    ],
+)
+def test_an_extractor_of_spectrograms_is_bounded(fields: dict[str, Any], tmp_path: Path) -> None:
+    AudioMAEFeatureExtractor(num_frames=96).save_pretrained(tmp_path)
+    assert AudioMAEFeatureExtractor.from_pretrained(tmp_path).num_frames == 96
+    with pytest.raises(CheckpointError, match=next(iter(fields))):
+        AudioMAEFeatureExtractor(**fields)
+    path = tmp_path / "preprocessor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+    with pytest.raises(CheckpointError, match=f"preprocessor_config.json.*{next(iter(fields))}"):
+        AudioMAEFeatureExtractor.from_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=f"preprocessor_config.json.*{next(iter(fields))}"):
+        transformers.AutoFeatureExtractor.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_models_pass(name: str) -> None:
+    check_folder(SHIPPED[name], finite=False)
+
+
+def test_trust_remote_code_is_refused_everywhere(folder: Path) -> None:
+    for load in (hubsep.pipeline, lambda model, **kwargs: AudioSepProcessor.from_pretrained(model, **kwargs)):
+        with pytest.raises(CheckpointError, match="trust_remote_code=True is refused"):
+            load(model=folder, trust_remote_code=True)
