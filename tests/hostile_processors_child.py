@@ -43,7 +43,12 @@ def generated(folder: Path) -> None:
     AudioLDM2Pipeline.from_pretrained(folder)
 
 
-LOADERS = {"queried": queried, "plain": plain, "processor": AudioSepProcessor.from_pretrained, "generator": generated}
+LOADERS: dict[str, Any] = {
+    "queried": queried,
+    "plain": plain,
+    "processor": AudioSepProcessor.from_pretrained,
+    "generator": generated,
+}
 
 
 def attempts(place: str, way: str) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class AudioMAEFeatureExtractor(FeatureExtractionMixin):
         self.mean, self.std = mean, std
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike[str], *, subfolder: str = "", **kwargs: Any
     ) -> AudioMAEFeatureExtractor:
         """Loads from a folder or repository whose files passed every check; takes what transformers takes.

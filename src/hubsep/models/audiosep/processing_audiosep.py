@@ -30,7 +30,7 @@ class AudioSepProcessor(ProcessorMixin):
         super().__init__(feature_extractor, tokenizer)
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike[str], *, subfolder: str = "", **kwargs: Any
     ) -> AudioSepProcessor:
         """Loads both parts from a folder or repository, each by its known class, after checking their files.
