@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile as sf
 import torch
 from promises_pipeline import audio, recording
 from tiny_audiosep import tiny_audiosep, tiny_audiosep_with_presence
 
+from hubsep.cli import main
 from hubsep.data.prompts import catalogue, heldout_phrases, phrases
 from hubsep.models.audiosep.classes_audiosep import ELSE
 from hubsep.pipelines import AudioSeparationPipeline
@@ -216,3 +219,26 @@ def test_files_say_what_was_understood(separate: Any, tmp_path: Any):
     (written,) = separate.separate_file(mixture, tmp_path, queries="no rain")
     assert written["understood_as"] == "everything but rain"
     assert written["path"].is_file()
+
+
+def test_the_command_says_what_it_took_words_for(tmp_path: Any, capsys: pytest.CaptureFixture[str]):
+    separate = classed()
+    separate.save_pretrained(tmp_path / "model")
+    sf.write(tmp_path / "street.wav", recording(9_000)[0] / 8, 8_000, subtype="PCM_16")
+    call = ["separate", str(tmp_path / "street.wav"), "--model", str(tmp_path / "model")]
+    assert main([*call, "-o", str(tmp_path / "first"), "-q", "no dog", "-q", "rain", "--residual"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].endswith("  taken as: everything but dog") or "  taken as: everything but dog  " in printed[0]
+    assert "taken as" not in printed[1]
+    assert "understood" not in printed[2], "the residual is no query"
+    assert main([*call, "-o", str(tmp_path / "second"), "-q", "no dog", "-q", "dog"]) == 0
+    samples = [sf.read(tmp_path / f"second/street/{name}.wav", dtype="int16")[0] for name in ("no_dog", "dog")]
+    mixture = sf.read(tmp_path / "street.wav", dtype="int16")[0]
+    assert np.array_equal(samples[0].astype(int) + samples[1], mixture), "files of integers add up to the last bit"
+    capsys.readouterr()
+    assert main([*call, "-o", str(tmp_path / "third"), "-q", "car", "-q", "rain"]) == 3
+    said = capsys.readouterr()
+    assert "  no sound this model knows; nearest: " in said.out.splitlines()[0]
+    assert said.err.startswith("not understood: 'car' is no sound this model knows; the nearest is ")
+    outputs = json.loads((tmp_path / "third/street/separated.json").read_text())["outputs"]
+    assert [output["understood_as"] for output in outputs] == [None, "rain"]

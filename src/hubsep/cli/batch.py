@@ -37,7 +37,9 @@ from .writing import sweep
 POLL_SECONDS = 0.2
 
 
-def work_through(run: Run, jobs: list[Job], place: Place, *, overwrite: bool) -> list[tuple[str, str]]:
+def work_through(
+    run: Run, jobs: list[Job], place: Place, *, overwrite: bool
+) -> tuple[list[tuple[str, str]], dict[str, str]]:
     """Separates every input that is not finished.
 
     Args:
@@ -47,7 +49,8 @@ def work_through(run: Run, jobs: list[Job], place: Place, *, overwrite: bool) ->
         overwrite: whether to do finished inputs again.
 
     Returns:
-        The inputs that failed, with the reason, if this process is the one to say so.
+        The inputs that failed, with the reason, if this process is the one to say so; and queries that mean no sound
+        the model knows, with the sound it knows that comes nearest.
 
     Raises:
         QueryError: if the queries do not suit the model; no input could succeed.
@@ -56,7 +59,7 @@ def work_through(run: Run, jobs: list[Job], place: Place, *, overwrite: bool) ->
     batch = Batch(run, place.part(jobs), place, overwrite=overwrite)
     try:
         batch.work()
-        return batch.failures()
+        return batch.failures(), batch.unknown
     finally:
         batch.close()
 
@@ -73,6 +76,7 @@ class Batch:
 
     def __init__(self, run: Run, jobs: list[Job], place: Place, *, overwrite: bool):
         self.run, self.jobs, self.place, self.overwrite = run, jobs, place, overwrite
+        self.unknown: dict[str, str] = {}
         self._failed: dict[str, tuple[str, str]] = {}
         self._done: set[str] = set()
         self._fingerprint = fingerprint(run.settings)
@@ -192,6 +196,9 @@ class Batch:
             self._failed[key] = (str(job.source), str(error))
             self._note(key, job, ok=False, error=str(error))
         else:
+            for output in record["outputs"]:
+                if output.get("understood_as", "") is None:
+                    self.unknown[output["label"]] = output["nearest"]
             self._note(key, job, ok=True, outputs=record["outputs"], seconds=round(time.monotonic() - start, 3))
         self._done.add(key)
 

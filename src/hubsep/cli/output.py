@@ -4,8 +4,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from typing import Any
+
+import typer
 
 from ..texts import printable
+
+
+NOT_UNDERSTOOD = 3  # exit status
 
 
 def say(*lines: object) -> None:
@@ -22,4 +29,33 @@ def warn(*lines: object) -> None:
         print(printable(line), file=sys.stderr)
 
 
-__all__ = ["say", "warn"]
+def result_line(path: object, facts: Mapping[str, Any]) -> str:
+    """A file with its score, what its query was taken for if that is not what it says, and what the score means."""
+    from ..pipelines.scores import ACTIVE_SCORE
+
+    line = f"{path}  score {facts['score']:.2f}"
+    if "understood_as" not in facts:
+        return line
+    meaning, label = facts["understood_as"], str(facts["label"])
+    if meaning is None:
+        return f"{line}  no sound this model knows; nearest: {facts['nearest']}"
+    if meaning.casefold() != label.casefold():
+        line += f"  taken as: {meaning}"
+    return line if facts["score"] > ACTIVE_SCORE else f"{line}  probably not in this recording"
+
+
+def finish(failures: list[tuple[str, str]], unknown: Mapping[str, str]) -> None:
+    """Lists what failed, by path and reason, and the queries that mean no sound the model knows, with the nearest.
+
+    Raises:
+        typer.Exit: with 1 if anything failed, else with 3 if a query was not understood.
+    """
+    for source, error in failures:
+        warn(f"failed: {source}: {error}")
+    for query, nearest in unknown.items():
+        warn(f"not understood: {query!r} is no sound this model knows; the nearest is {nearest!r}")
+    if failures or unknown:
+        raise typer.Exit(1 if failures else NOT_UNDERSTOOD)
+
+
+__all__ = ["finish", "result_line", "say", "warn"]

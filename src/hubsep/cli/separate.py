@@ -23,13 +23,16 @@ from ..errors import HubsepError
 from ..registry import DEFAULT_MODEL, SHIPPED
 from ..texts import printable
 from . import arguments as given
-from .output import say, warn
+from .output import finish, result_line, say, warn
 from .places import Place, check_device, one_process_instead_of_many, own_device
 from .settings import parse_settings
 
 
 if TYPE_CHECKING:
     from .jobs import Job
+
+
+SAID = ("label", "score", "understood_as", "nearest")
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,11 @@ def separate(
     overwrite: given.Overwrite = False,
     shard: given.Shard = None,
 ) -> None:
-    """Separate recordings into files, with the rate, channels and length of the recording."""
+    """Separate recordings into files, with the rate, channels and length of the recording.
+
+    Exit status: 0 done, 1 a recording failed, 2 the command line is wrong, 3 done, but a query means no sound the
+    model knows.
+    """
     from .batch import work_through
 
     place = find_place(shard)
@@ -109,7 +116,7 @@ def separate(
         loading={"device": check_device(device) or own_device(place), "dtype": dtype, "adapter": adapter},
         writing={**storage(format_, subtype, bitrate), "clip": clip, "plot": plot},
     )  # fmt: skip
-    finish(work_through(run, find_jobs(run, inputs), place, overwrite=overwrite))
+    finish(*work_through(run, find_jobs(run, inputs), place, overwrite=overwrite))
 
 
 def storage(extension: str | None, subtype: str | None, bitrate: str | None) -> dict[str, Any]:
@@ -129,18 +136,6 @@ def storage(extension: str | None, subtype: str | None, bitrate: str | None) -> 
         "subtype": subtype and subtype.upper(),
         "bitrate": kbps,
     }
-
-
-def finish(failures: list[tuple[str, str]]) -> None:
-    """Lists what failed, by path and reason.
-
-    Raises:
-        typer.Exit: if anything did.
-    """
-    for source, error in failures:
-        warn(f"failed: {source}: {error}")
-    if failures:
-        raise typer.Exit(1)
 
 
 def find_place(shard: str | None) -> Place:
@@ -205,9 +200,9 @@ def separate_one(run: Run, separator: Any, job: Job, *, quiet: bool = False) -> 
         together = {"from_recording": cut_out, "residual": run.options["residual"]}
         paths, remark = deliver(waveforms, place, form, run.writing["clip"], scratch, **together)
         outputs = [
-            (paths[result["label"]], {"label": result["label"], "score": result["score"]}) for result in results
+            (paths[result["label"]], {name: result[name] for name in SAID if name in result}) for result in results
         ]
-        lines = [f"{path}  score {facts['score']:.2f}" for path, facts in outputs]
+        lines = [result_line(path, facts) for path, facts in outputs]
         if run.writing["plot"]:
             part = {name: run.options[name] for name in ("offset_s", "duration_s")}
             picture = place("spectrograms", "png")
@@ -252,8 +247,11 @@ def count_of(config: Any, job: Job, results: list[dict[str, Any]]) -> list[str]:
 def labels_from_recording(separator: Any, options: dict[str, Any]) -> tuple[str, ...]:
     """Which outputs hold the recording itself, less something, as `mixture-vocals` does."""
     from ..pipelines.stems import find_sums
+    from ..pipelines.wording import read_wording
 
-    if options["sources"] is None or separator.model.config.is_text_queried:
+    if separator.model.config.is_text_queried:
+        return tuple(query for query in options["queries"] or () if not read_wording(query).wanted)
+    if options["sources"] is None:
         return ()
     return find_sums(separator.model.config, options["sources"]).from_recording
 
