@@ -37,9 +37,6 @@ from hubsep.pipelines.unordered import is_unordered
 
 
 QUERIES = {"queries", "query_audio", "query_embeds"}
-STREAMED = (
-    "separate_file(...) writes the sources to files and stream(...) gives them block by block, whatever the length"
-)
 
 
 class AudioSeparationPipeline(AudioPipeline):
@@ -144,7 +141,7 @@ class AudioSeparationPipeline(AudioPipeline):
         if plan.options.only_active:
             raise AudioError("only the end of a stream shows which sources are active; leave out only_active")
         return (
-            [_entry(label, audio, track) for label, audio in zip(plan.labels, block, strict=True)]
+            [track.entry(label, audio) for label, audio in zip(plan.labels, block, strict=True)]
             for track, block, _ in self._run([source], plan)
         )
 
@@ -230,7 +227,7 @@ class AudioSeparationPipeline(AudioPipeline):
     def postprocess(self, model_outputs: Sequence[Tape], track: Track, plan: Plan) -> list[dict[str, Any]]:
         """Hands out what was recorded of each source."""
         return [
-            {**_entry(facts["label"], tape.waveform(), track), **facts}
+            {**track.entry(facts["label"], tape.waveform()), **facts}
             for tape, facts in zip(model_outputs, plan.facts(track.scores()), strict=True)
             if plan.keeps(facts["label"], facts["score"])
         ]
@@ -253,7 +250,7 @@ class AudioSeparationPipeline(AudioPipeline):
     def _results(self, recordings: Iterable[Any], plan: Plan) -> Iterator[list[dict[str, Any]]]:
         tapes: list[Tape] = []
         for track, block, last in self._run(recordings, plan):
-            track.reader.check_whole(track.done_samples, STREAMED)
+            track.check_whole()
             tapes = tapes or [Tape(track.channels) for _ in plan.labels]
             for tape, audio in zip(tapes, block, strict=True):
                 tape.write(audio)
@@ -296,10 +293,6 @@ class AudioSeparationPipeline(AudioPipeline):
             if plan.options.on_progress is not None:
                 plan.options.on_progress(0, reader.claimed_samples)
             yield block
-
-
-def _entry(label: str, audio: Waveform, track: Track) -> dict[str, Any]:
-    return {"label": label, "audio": audio, "sampling_rate": track.sampling_rate}
 
 
 __all__ = ["AudioSeparationPipeline"]

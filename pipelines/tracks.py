@@ -28,6 +28,8 @@ Waveform = NDArray[np.float32]
 # one sample on the way to the model and one on the way back.
 _MARGIN = 64
 
+STREAMED = "separate_file(...) writes the sources to files and stream(...) gives them block by block, of any length"
+
 
 class Track:
     """The state of one recording in one call.
@@ -101,6 +103,14 @@ class Track:
         single = restored.astype(np.float32, copy=False)
         self._scores.add(mixture.astype(np.float32, copy=False), single, presence)
         return restored
+
+    def check_whole(self) -> None:
+        """Refuses to hold what was read so far in memory as a whole, if the limits of a file do not allow it."""
+        self.reader.check_whole(self.done_samples, STREAMED)
+
+    def entry(self, label: str, audio: Waveform) -> dict[str, Any]:
+        """What is handed out of one source."""
+        return {"label": label, "audio": audio, "sampling_rate": self.sampling_rate}
 
     def scores(self) -> list[float]:
         """For each source, from 0 to 1, whether it is there at all; see `scores.py`."""
