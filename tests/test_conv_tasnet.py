@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from hubsep import ConvTasNetConfig, ConvTasNetForAudioSeparation, ConvTasNetStream
 from hubsep.errors import AudioError, CheckpointError
 from hubsep.models.conv_tasnet import inference_conv_tasnet
-from hubsep.models.conv_tasnet.modeling_conv_tasnet import overlap_add
+from hubsep.models.conv_tasnet.modeling_conv_tasnet import ConvTasNetNorm, NormState, overlap_add
 
 
 def published() -> Any:
@@ -152,6 +153,50 @@ def test_frames_add_up_by_hand():
 
 
 @torch.no_grad()
+def decibels(found: Tensor, exact: Tensor) -> float:
+    return float(10 * torch.log10(exact.square().sum() / (found - exact).square().sum()))
+
+
+@pytest.mark.parametrize("deviation", [1.0, 1e-1, 1e-2, 1e-3])
+@pytest.mark.parametrize("strips", [1, 3])
+@pytest.mark.parametrize("kind", ["gln", "cgln"])
+def test_variance_is_exact_far_from_zero(kind: str, strips: int, deviation: float):
+    """As a sigmoid leaves a quiet recording. 0.5 has a step of 6e-8 in float32, which is all that is lost."""
+    x = 0.5 + deviation * noise(2, 60, 8)
+    norm, state = ConvTasNetNorm(8, kind), NormState()
+    if kind == "gln":
+        found, (axis, mean) = norm(x), ((1, 2), x.double().mean(dim=(1, 2), keepdim=True))
+        variance = (x.double() - mean).square().mean(dim=axis, keepdim=True)
+    else:
+        found = torch.cat([norm(part, state) for part in x.chunk(strips, dim=1)], dim=1)
+        parts = [x[:, : count + 1].double() for count in range(60)]
+        mean = torch.stack([part.mean(dim=(1, 2)) for part in parts], dim=1)[..., None]
+        variance = torch.stack([part.var(dim=(1, 2), correction=0) for part in parts], dim=1)[..., None]
+    exact = (x.double() - mean) * (variance + 1e-8).rsqrt()
+    assert decibels(found.double(), exact) > 125 + 20 * math.log10(deviation)
+
+
+@pytest.mark.parametrize(("level", "bar"), [(1.0, 110), (0.1, 90), (0.01, 70)])  # measured: 118, 98, 79
+def test_quiet_recordings_after_a_sigmoid_are_the_same_both_ways(level: float, bar: float):
+    model, _ = tiny_conv_tasnet(encoder_activation="sigmoid")
+    mixture = level * noise(1, 1, 4_000)
+    plain = model(mixture).sources.detach().double()
+    with torch.no_grad():
+        fast = model(mixture).sources.double()
+    assert decibels(fast, plain) > bar
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.0, 30.0])
+def test_moments_of_strips_are_exact_far_from_zero(offset: float):
+    x = (offset + 0.1 * noise(5, 1_000)).float()
+    statistics = inference_conv_tasnet.Statistics()
+    for strip in x:
+        statistics.add(strip)
+    mean, variance = statistics.moments_of_all()
+    assert mean.item() == pytest.approx(x.double().mean().item(), rel=1e-6, abs=1e-7)
+    assert variance.item() == pytest.approx(x.double().var(correction=0).item(), rel=1e-5)
+
+
 def test_norms_by_hand():
     x = noise(2, 50, 24) + 0.1
     for kind in ("gln", "cln", "cgln"):

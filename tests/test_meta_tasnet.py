@@ -21,9 +21,11 @@ from hubsep.conversion import convert
 from hubsep.errors import AudioError, CheckpointError, QueryError
 from hubsep.levels import rescale
 from hubsep.models.meta_tasnet import losses_meta_tasnet as losses
-from hubsep.models.meta_tasnet.layers_meta_tasnet import decimate
+from hubsep.models.meta_tasnet import products_meta_tasnet
+from hubsep.models.meta_tasnet.configuration_meta_tasnet import NORM_GROUPS
+from hubsep.models.meta_tasnet.layers_meta_tasnet import decimate, scale_and_shift
 from hubsep.models.meta_tasnet.modeling_meta_tasnet import least_squares_gains
-from hubsep.models.meta_tasnet.products_meta_tasnet import depthwise
+from hubsep.models.meta_tasnet.products_meta_tasnet import channel_moments, depthwise
 from hubsep.pipelines import AudioSeparationPipeline
 
 
@@ -194,6 +196,19 @@ def test_a_norm_within_a_convolution_ends_at_the_edges(frames: int, dilation: in
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("frames", [50, 3_000])
+@pytest.mark.parametrize("offset", [0.0, 30.0, 1_000.0])
+def test_variance_is_exact_far_from_zero(frames: int, offset: float, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(products_meta_tasnet, "STRIP_ELEMENTS", 10_000)
+    x = offset + noise(frames, 8)
+    affine = torch.tensor([[1.0], [0.0]]).expand(2, 8)[None]
+    groups = x.double().unflatten(1, (NORM_GROUPS, -1))
+    exact = groups.var(dim=(0, 2), correction=0).rsqrt().repeat_interleave(8 // NORM_GROUPS)
+    for moments in (channel_moments(x.requires_grad_()), channel_moments(x.detach())):
+        scale, _ = scale_and_shift(moments[:, None, None], affine)
+        torch.testing.assert_close(scale.detach().flatten().double(), exact, rtol=1e-4, atol=0)
+
+
 def test_an_adapter_around_a_layer_is_called():
     """Its weights are not taken past it when nothing is learnt."""
     model, _ = tiny_meta_tasnet()

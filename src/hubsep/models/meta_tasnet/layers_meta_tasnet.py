@@ -101,20 +101,21 @@ def prelu(activation: nn.PReLU, x: Tensor) -> Tensor:
     return F.prelu(x, activation.weight.to(x.dtype))
 
 
-def scale_and_shift(sums: Tensor, frames: int, affine: Tensor) -> tuple[Tensor, Tensor]:
+def scale_and_shift(moments: Tensor, affine: Tensor) -> tuple[Tensor, Tensor]:
     """What a norm does to each channel.
 
     Args:
-        sums: from `channel_sums`, (2, num_sources, batch, channels).
-        frames: that were summed over.
+        moments: from `channel_moments`, (2, num_sources, batch, channels).
         affine: (num_sources, 2, channels).
 
     Returns:
         Scale and shift, (num_sources, batch, channels) both.
     """
-    width = sums.shape[-1] // NORM_GROUPS
-    mean, square = sums.unflatten(-1, (NORM_GROUPS, width)).sum(dim=-1) / (frames * width)
-    rate = ((square - mean.square()).clamp_min(0) + EPSILON).rsqrt()
+    width = moments.shape[-1] // NORM_GROUPS
+    means, variances = moments.unflatten(-1, (NORM_GROUPS, width))
+    mean = means.mean(dim=-1)
+    variance = (variances + (means - mean.unsqueeze(-1)).square()).mean(dim=-1)
+    rate = (variance + EPSILON).rsqrt()
     scale = rate.repeat_interleave(width, dim=-1) * affine[:, :1]
     return scale, affine[:, 1:] - mean.repeat_interleave(width, dim=-1) * scale
 

@@ -31,7 +31,7 @@ from .layers_meta_tasnet import (
     product,
     scale_and_shift,
 )
-from .products_meta_tasnet import channel_sums, depthwise, has_onednn, overwrites, rows, strips
+from .products_meta_tasnet import channel_moments, depthwise, has_onednn, joined_moments, overwrites, rows, strips
 
 
 Tensors = dict[str, Tensor]  # of a layer, for all instruments
@@ -64,9 +64,9 @@ class MetaTasNetBlock(nn.Module):
         kernel = self.expand(embedding)["kernel"].to(dtype)
         hidden = torch.bmm(x.to(dtype).flatten(1, 2), kernel.mT).unflatten(1, (batch, frames))
         hidden = prelu(self.activation1, hidden)
-        scale, shift = scale_and_shift(channel_sums(hidden), frames, self.norm1(embedding)["affine"])
+        scale, shift = scale_and_shift(channel_moments(hidden), self.norm1(embedding)["affine"])
         hidden = prelu(self.activation2, self.convolve(hidden, scale, shift, self.convolution(embedding)["kernel"]))
-        scale, shift = scale_and_shift(channel_sums(hidden), frames, self.norm2(embedding)["affine"])
+        scale, shift = scale_and_shift(channel_moments(hidden), self.norm2(embedding)["affine"])
         parts = [layer(embedding) for layer in (self.residual, self.skip) if layer is not None]
         bias = torch.cat([part["bias"] for part in parts], dim=1) if "bias" in parts[0] else None
         kernel = torch.cat([part["kernel"] for part in parts], dim=1)
@@ -116,7 +116,7 @@ class MetaTasNetBlock(nn.Module):
 
 def own_norm(x: Tensor, tensors: Tensors, source: int) -> tuple[Tensor, Tensor]:
     """Scale and shift of the norm of an instrument's map (frames, channels), (1, 1, channels) both."""
-    return scale_and_shift(channel_sums(x)[:, None, None], x.shape[0], tensors["affine"][source : source + 1])
+    return scale_and_shift(channel_moments(x)[:, None, None], tensors["affine"][source : source + 1])
 
 
 def own_product(
@@ -158,7 +158,7 @@ class MetaTasNetMasker(nn.Module):
         """
         if overwrites(latents):
             return self._overwrite(latents, hidden, embedding)
-        frames, dtype = latents.shape[1], latents.dtype
+        dtype = latents.dtype
         x = self._enter(latents, hidden, embedding)
         skip: Tensor | None = None
         for block in self.blocks:
@@ -168,25 +168,25 @@ class MetaTasNetMasker(nn.Module):
             skip = change[..., width:] if skip is None else skip + change[..., width:]
         assert skip is not None
         skip = prelu(self.activation3, skip)
-        scale, shift = scale_and_shift(channel_sums(skip), frames, self.norm3(embedding)["affine"])
+        scale, shift = scale_and_shift(channel_moments(skip), self.norm3(embedding)["affine"])
         weight, bias = folded(self.head(embedding)["kernel"], scale, shift, None, dtype)
         logits = prelu(self.activation4, product(skip.to(dtype), weight, bias))
-        scale, shift = scale_and_shift(channel_sums(logits), frames, self.norm4(embedding)["affine"])
+        scale, shift = scale_and_shift(channel_moments(logits), self.norm4(embedding)["affine"])
         masks = torch.addcmul(shift.unsqueeze(2), logits.float(), scale.unsqueeze(2)).softmax(dim=0)
         return (masks * latents).to(dtype)
 
     def _enter(self, latents: Tensor, hidden: Tensor | None, embedding: Tensor | None) -> Tensor:
         """Up to the residual stream: (num_sources, batch, frames, bottleneck_channels), float32."""
-        (frames, filters), dtype = latents.shape[1:], latents.dtype
+        filters, dtype = latents.shape[2], latents.dtype
         slope = self.activation1.weight
         rectified = F.prelu(latents, slope.to(dtype))
         kernel, affine = self.bottleneck(embedding)["kernel"], self.norm1(embedding)["affine"]
         sources, width = kernel.shape[:2]
-        sums = channel_sums(rectified).unsqueeze(1).expand(-1, sources, -1, -1)
+        moments = channel_moments(rectified).unsqueeze(1).expand(-1, sources, -1, -1)
         if hidden is not None:
             hidden = F.prelu(hidden, slope.to(hidden.dtype))
-            sums = torch.cat([sums, channel_sums(hidden)], dim=-1)
-        weight, bias = folded(kernel, *scale_and_shift(sums, frames, affine), None, dtype)
+            moments = torch.cat([moments, channel_moments(hidden)], dim=-1)
+        weight, bias = folded(kernel, *scale_and_shift(moments, affine), None, dtype)
         shared = weight[..., :filters].transpose(0, 1).flatten(1, 2)  # (batch, num_sources * width, filters)
         x = torch.bmm(rectified, shared.mT).unflatten(-1, (sources, width)).permute(2, 0, 1, 3)
         if hidden is None:
@@ -194,7 +194,7 @@ class MetaTasNetMasker(nn.Module):
         else:
             x = x + product(hidden.to(dtype), weight[..., filters:], bias)
         x = prelu(self.activation2, x)
-        scale, shift = scale_and_shift(channel_sums(x), frames, self.norm2(embedding)["affine"])
+        scale, shift = scale_and_shift(channel_moments(x), self.norm2(embedding)["affine"])
         return torch.addcmul(shift.unsqueeze(2), x.float(), scale.unsqueeze(2))
 
     def _overwrite(self, latents: Tensor, hidden: Tensor | None, embedding: Tensor | None) -> Tensor:
@@ -208,10 +208,10 @@ class MetaTasNetMasker(nn.Module):
         logits = latents.new_empty(sources, *latents.shape)
         for item, own in enumerate(latents):
             rectified = F.leaky_relu(own, self.activation1.weight.item())
-            sums, norms = channel_sums(rectified), []
+            moments, norms = channel_moments(rectified), []
             for source in range(sources):
                 before = None if hidden is None else hidden[source, item].to(dtype)
-                x = self._enter_alone(rectified, sums, before, enter, source)
+                x = self._enter_alone(rectified, moments, before, enter, source)
                 skip = torch.zeros_like(x)
                 for block, tensors in zip(blocks, written, strict=True):
                     block.overwrite(x, skip, tensors, source, dtype)
@@ -221,23 +221,23 @@ class MetaTasNetMasker(nn.Module):
         return logits
 
     def _enter_alone(
-        self, rectified: Tensor, sums: Tensor, hidden: Tensor | None, layers: list[Tensors], source: int
+        self, rectified: Tensor, moments: Tensor, hidden: Tensor | None, layers: list[Tensors], source: int
     ) -> Tensor:
         """The residual stream of an instrument, (frames, bottleneck_channels), float32.
 
         Args:
             rectified: latents of the mixture after PReLU, (frames, num_filters).
-            sums: of `rectified`, from `channel_sums`.
+            moments: of `rectified`, from `channel_moments`.
             hidden: masked latents of the stage before, (frames, num_filters / 2), or None.
             layers: tensors of the two norms and of the product between them.
             source: which instrument this is.
         """
         norm1, product1, norm2 = layers
-        frames, filters = rectified.shape
+        filters = rectified.shape[1]
         if hidden is not None:
             hidden = F.leaky_relu(hidden, self.activation1.weight.item())
-            sums = torch.cat([sums, channel_sums(hidden)], dim=-1)
-        norms = scale_and_shift(sums[:, None, None], frames, norm1["affine"][source : source + 1])
+            moments = torch.cat([moments, channel_moments(hidden)], dim=-1)
+        norms = scale_and_shift(moments[:, None, None], norm1["affine"][source : source + 1])
         weight, bias = own_product(product1, norms, source, rectified.dtype)
         x = rows(rectified, weight[:, :filters], bias)
         if hidden is not None:
@@ -251,13 +251,14 @@ class MetaTasNetMasker(nn.Module):
         norm3, head, norm4 = layers
         skip = F.leaky_relu_(skip, self.activation3.weight.item())
         weight, bias = own_product(head, own_norm(skip, norm3, source), source, logits.dtype)
-        slope, sums = self.activation4.weight.item(), []
-        for strip in strips(*logits.shape):
+        slope, moments, parts = self.activation4.weight.item(), [], list(strips(*logits.shape))
+        for strip in parts:
             part = rows(skip[strip].to(logits.dtype), weight, bias, slope)
-            sums.append(channel_sums(part))
+            moments.append(channel_moments(part))
             logits[strip] = part
         affine = norm4["affine"][source : source + 1]
-        return scale_and_shift(torch.stack(sums).sum(dim=0)[:, None, None], logits.shape[0], affine)
+        together = joined_moments(moments, [strip.stop - strip.start for strip in parts])
+        return scale_and_shift(together[:, None, None], affine)
 
     def _mask_alone(self, logits: Tensor, scale: Tensor, shift: Tensor, latents: Tensor) -> None:
         """Replaces the logits of a mixture, (num_sources, frames, num_filters), by its masked latents."""

@@ -12,7 +12,7 @@ Decisions:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -44,16 +44,29 @@ def strips(frames: int, width: int) -> Iterator[slice]:
     return (slice(start, min(start + length, frames)) for start in range(0, frames, length))
 
 
-def channel_sums(x: Tensor) -> Tensor:
-    """Sums and sums of squares over frames, (..., frames, channels) -> (2, ..., channels), float32.
+def channel_moments(x: Tensor) -> Tensor:
+    """Mean and variance over frames, (..., frames, channels) -> (2, ..., channels), float32.
 
-    Of one map, (frames, channels), strips are summed up after one another.
+    The variance is that of differences from the mean: a difference of two sums would be lost in rounding where a
+    channel lies far from 0. Of one map, (frames, channels), strips are looked at one after another.
     """
     parts = list(strips(*x.shape)) if x.ndim == 2 and overwrites(x) else []
     if len(parts) > 1:
-        return torch.stack([channel_sums(x[strip]) for strip in parts]).sum(dim=0)
+        return joined_moments(
+            [channel_moments(x[strip]) for strip in parts], [part.stop - part.start for part in parts]
+        )
     wide = x.float()
-    return torch.stack([wide.sum(dim=-2), wide.square().sum(dim=-2)])
+    mean = wide.mean(dim=-2)
+    centred = wide - mean.unsqueeze(-2)
+    return torch.stack([mean, torch.linalg.vecdot(centred, centred, dim=-2) / x.shape[-2]])
+
+
+def joined_moments(moments: Sequence[Tensor], frames: Sequence[int]) -> Tensor:
+    """Mean and variance of a map, from those of strips of so many frames."""
+    found = torch.stack(list(moments))
+    shares = found.new_tensor(frames).div_(sum(frames)).view(-1, *[1] * (found.ndim - 2))
+    mean = (shares * found[:, 0]).sum(dim=0)
+    return torch.stack([mean, (shares * (found[:, 1] + (found[:, 0] - mean).square())).sum(dim=0)])
 
 
 def rows(x: Tensor, weight: Tensor, bias: Tensor | None = None, slope: float | None = None) -> Tensor:
@@ -112,4 +125,4 @@ def depthwise(x: Tensor, scale: Tensor, shift: Tensor, kernel: Tensor, dilation:
     return result
 
 
-__all__ = ["channel_sums", "depthwise", "has_onednn", "linear", "overwrites", "rows", "strips"]
+__all__ = ["channel_moments", "depthwise", "has_onednn", "joined_moments", "linear", "overwrites", "rows", "strips"]

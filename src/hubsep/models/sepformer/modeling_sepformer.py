@@ -106,13 +106,13 @@ def _moments(x: Tensor, in_pieces: bool) -> tuple[Tensor, Tensor]:
     if not in_pieces or x.dtype == torch.float32:
         variance, mean = torch.var_mean(x.float(), dim=axes, correction=0, keepdim=True)
         return mean, variance
-    total = square = torch.zeros((), dtype=torch.float64, device=x.device)
-    for piece in x.split(max(PIECE_ELEMENTS // x[:, 0].numel(), 1), dim=1):
-        total = total + piece.float().sum(dim=axes, keepdim=True).double()
-        square = square + piece.float().square().sum(dim=axes, keepdim=True).double()
-    elements = x[0].numel()
-    mean = total / elements
-    return mean.float(), (square / elements - mean.square()).clamp_min(0).float()
+    pieces = x.split(max(PIECE_ELEMENTS // x[:, 0].numel(), 1), dim=1)
+    shares = [piece.shape[1] / x.shape[1] for piece in pieces]
+    moments = [[part.double() for part in _moments(piece.float(), in_pieces=False)] for piece in pieces]
+    mean = sum(share * own for share, (own, _) in zip(shares, moments, strict=True))
+    parts = zip(shares, moments, strict=True)
+    variance = sum(share * (spread + (own - mean).square()) for share, (own, spread) in parts)
+    return mean.float(), variance.float()
 
 
 def exact_product(x: Tensor, weight: Tensor) -> Tensor:
