@@ -221,7 +221,7 @@ class PromptMixin:
                 f"{read} positions of text and {tokens} tokens of LOA are more than the "
                 f"{body.config.n_positions} positions of the language model; shorten the text"
             )
-        made = [] if prefix is None else list(prefix.to(embeds).split(1, dim=1))[:tokens]
+        made = [] if prefix is None else [prefix[:, n : n + 1].to(embeds) for n in range(prefix.shape[1])][:tokens]
         step, cache = torch.cat([embeds, *made], dim=1).to(body.dtype), None
         mask = torch.cat([mask, mask.new_ones((len(mask), len(made)))], dim=1)
         places = torch.arange(1, len(made) + 1, device=positions.device)

@@ -10,7 +10,7 @@ instructions add in several lanes, so what is measured lies 2 to 20 times below;
 
 from __future__ import annotations
 
-from math import log, log2, sqrt
+from math import log, sqrt
 from typing import Any
 
 import numpy as np
@@ -35,28 +35,36 @@ def rounding(peak: float, terms: int, layers: int = 1) -> float:
     return min(2 * EPS * sqrt(terms * layers), PROMISE) * peak
 
 
-def assert_same(found: Any, expected: Any, terms: int, layers: int = 1) -> None:
-    """Two arrays or tensors are the same numbers but for the order of operations."""
+def assert_same(found: Any, expected: Any, terms: int, layers: int = 1, peak: float = 0.0) -> None:
+    """Two arrays or tensors are the same numbers but for the order of operations.
+
+    Args:
+        found: what was computed.
+        expected: the same, computed otherwise.
+        terms: as for `rounding`.
+        layers: as for `rounding`.
+        peak: of what they were computed from, where that may be larger than they are.
+    """
     found, expected = (torch.as_tensor(values).detach() for values in (found, expected))
-    peak = expected.abs().max().item() if expected.numel() else 0.0
+    peak = max(peak, expected.abs().max().item() if expected.numel() else 0.0)
     torch.testing.assert_close(found, expected, atol=rounding(peak, terms, layers), rtol=0)
 
 
-def log_spectrum_rounding(logs: Tensor, n_fft: int, power: bool, kept: float = 1.0) -> Tensor:
+def log_spectrum_rounding(logs: Tensor, terms: int, power: bool, kept: float = 1.0) -> Tensor:
     """The same for natural logarithms of a (mel) spectrogram, (frames, bins): a limit for each value.
 
-    A Fourier transform of `n_fft` samples spreads its rounding over all bins, `eps * sqrt(log2(n_fft))` of their mean
-    level: a bin far below the others is relatively less exact, and its logarithm shows it.
+    A Fourier transform spreads its rounding over all bins, `eps * sqrt(terms)` of their mean level: a bin far below
+    the others is relatively less exact, and its logarithm shows it.
 
     Args:
         logs: the logarithms, last dimension bins.
-        n_fft: samples of a transform.
+        terms: added up for a bin: log2 of the samples in a fast transform, the samples in a product with a matrix.
         power: whether they are of powers; otherwise of magnitudes.
         kept: what a filter before the transform left of the waveform's level; it rounds by the level it takes.
     """
     magnitudes = logs.double() / 2 if power else logs.double()
     mean = torch.logsumexp(2 * magnitudes, dim=-1, keepdim=True) / 2 - log(logs.shape[-1]) / 2
-    relative = sqrt(log2(n_fft)) / kept * (mean - magnitudes).exp().clamp(min=1)
+    relative = sqrt(terms) / kept * (mean - magnitudes).exp().clamp(min=1)
     return 2 * EPS * (logs.abs() + (2 if power else 1) * relative)
 
 

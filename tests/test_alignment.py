@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rounding import rounding
 from torch import Tensor
 
 from hubsep.alignment import Aligner, channel_orders, spectra
@@ -243,7 +244,7 @@ def test_gains_are_found_again():
     talk = conversation(3, 6, 0.3, seed=8)[:, 0]
     gains = torch.tensor([1e4, -3e3, 2.5e4])[:, None]
     estimates = talk / gains
-    # outputs whose scales differ eightfold are drawn together a little; measured 31 dB
+    # outputs whose scales differ eightfold are drawn together a little, to 31 dB
     assert snr(talk.sum(dim=0), rescale(talk.sum(dim=0), estimates).sum(dim=0)) > 29
     even = rescale(talk.sum(dim=0), talk * -1e4)
     assert (even - talk).abs().max() <= 1e-4
@@ -273,9 +274,10 @@ def test_gains_are_finite_and_never_make_it_worse(seed: int, num_sources: int, s
     mixture = torch.randn(samples, generator=generator)
     found = rescale(mixture, sources)
     assert torch.isfinite(found).all()
-    # fitting cannot leave more than there was; 1e-6 for float32
-    assert (mixture - found.sum(dim=0)).norm() <= mixture.norm() * (1 + 1e-6)
-    assert ((found * mixture).sum(dim=-1) >= -1e-6 * mixture.norm() * found.norm(dim=-1)).all()
+    # fitting cannot leave more than there was, but for float32: up to 200 samples of 5 sources are added up
+    small = rounding(1.0, terms=200 * 5)
+    assert (mixture - found.sum(dim=0)).norm() <= mixture.norm() * (1 + small)
+    assert ((found * mixture).sum(dim=-1) >= -small * mixture.norm() * found.norm(dim=-1)).all()
 
 
 def test_silence_has_no_gain():

@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from tiny_audioldm2 import SECONDS, published_folder, tiny_audio_mae, tiny_components
+from tiny_audioldm2 import CLOSE, SECONDS, published_folder, tiny_audio_mae, tiny_components
 
 from hubsep import AudioLDM2Pipeline
 from hubsep.errors import CheckpointError, QueryError
@@ -23,7 +23,6 @@ from hubsep.pipelines.audioldm2_products import available
 from hubsep.pipelines.audioldm2_vocoding import runs_here
 
 
-CLOSE = 1e-5  # measured 0: the same weights
 GIVEN: dict[str, Any] = {"num_inference_steps": 2, "solver": "scheduler", "seconds": SECONDS}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from promises_model import ModelPromises, noise
+from rounding import TINY_MODEL, assert_same, rounding
 from tiny_audioslots import tiny_audioslots
 from torch import Tensor
 
@@ -85,8 +86,8 @@ def test_the_decoder_and_the_encoder_do_not_know_the_number_of_a_slot():
         slots, magnitude = model.generate(features, start)
         order = [2, 0, 1]
         again_slots, again = model.generate(features, start[:, order])
-        torch.testing.assert_close(again_slots, slots[:, :, order], atol=2e-6, rtol=0)
-        torch.testing.assert_close(again, magnitude[:, :, order], atol=2e-6, rtol=2e-6)
+        assert_same(again_slots, slots[:, :, order], **TINY_MODEL)
+        assert_same(again, magnitude[:, :, order], **TINY_MODEL)
         assert (magnitude - magnitude[:, :, order]).abs().max() > 1e-3, "the slots differ at all"
 
 
@@ -103,7 +104,7 @@ def test_the_first_layer_in_parts_is_the_one_on_slot_and_position_together():
     weight = torch.cat([decoder.slot.weight, decoder.time.weight, decoder.frequency.weight], dim=1)
     hidden = torch.relu(torch.nn.functional.linear(inputs, weight, decoder.slot.bias))
     expected = decoder.head(torch.relu(decoder.layers[0](hidden))).squeeze(-1)
-    torch.testing.assert_close(decoder(slots), expected, atol=1e-6, rtol=0)
+    assert_same(decoder(slots), expected, terms=32, layers=3)
 
 
 def test_patches_of_the_decoder_lie_where_their_position_is():
@@ -142,7 +143,7 @@ def test_the_loss_does_not_depend_on_the_order_of_sources():
         labels = noise(2, count, 1, 4_000, seed=2)
         orders = list(range(count)), [2, 0, 1, 4, 3][:count]
         losses = [model(labels.sum(1), labels=labels[:, order]).loss for order in orders]
-        torch.testing.assert_close(losses[0], losses[1], atol=1e-6, rtol=1e-6)
+        assert_same(losses[0], losses[1], **TINY_MODEL)
 
 
 def test_the_best_of_all_assignments_is_found():
@@ -159,7 +160,8 @@ def test_the_best_of_all_assignments_is_found():
 def test_errors_of_pairs_by_hand():
     first, second = noise(2, 3, 5, 7), noise(2, 4, 5, 7, seed=1)
     expected = (first[:, :, None] - second[:, None]).square().mean(dim=(3, 4))
-    torch.testing.assert_close(pairwise_error(first, second), expected, atol=1e-8, rtol=1e-4)
+    # found as a square less a product: what rounds is larger than what is left
+    torch.testing.assert_close(pairwise_error(first, second), expected, atol=rounding(0.1, terms=35), rtol=0)
 
 
 def test_chunks_are_matched_by_themselves_and_sequences_as_one():
@@ -188,7 +190,7 @@ def test_slots_without_a_source_are_charged_for_sound():
 def test_chunks_put_together_are_what_was_cut(frames: int, hop: int):
     whole = noise(2, 3, frames, 5)
     chunks = cut(whole, 9, hop).transpose(1, 2)
-    torch.testing.assert_close(cross_fade(chunks, hop, frames), whole, atol=1e-7, rtol=0)
+    assert_same(cross_fade(chunks, hop, frames), whole, terms=9)
 
 
 @torch.no_grad()
@@ -260,11 +262,13 @@ def trained(model: Any, labels: Tensor, steps: int) -> list[float]:
 
 def test_four_mixtures_can_be_learned_by_heart():
     model, _ = tiny_audioslots(**SMALL)
-    labels = tones()
-    trained(model, labels, steps=40)
-    with torch.no_grad():
-        output = model(labels.sum(1), labels=labels, stitching="labels")
-    assert si_sdr(output.sources, labels).mean() > 8  # 10.8 dB were measured
+    labels, levels = tones(), []
+    for steps in (0, 40):
+        trained(model, labels, steps)
+        with torch.no_grad():
+            output = model(labels.sum(1), labels=labels, stitching="labels")
+        levels.append(si_sdr(output.sources, labels).mean())
+    assert levels[1] > levels[0] + 3  # dB; 5.5 to 31 over five seeds
 
 
 def test_an_unused_slot_learns_silence_and_sources_are_counted():
@@ -321,8 +325,8 @@ def test_a_sequence_in_two_calls_is_the_sequence_in_one():
     slots, magnitude = model.generate(features, start)
     first_slots, first = model.generate(features[:, :4], start)
     rest_slots, rest = model.generate(features[:, 4:], start, first_slots[:, -1])
-    torch.testing.assert_close(torch.cat([first_slots, rest_slots], dim=1), slots, atol=1e-6, rtol=0)
-    torch.testing.assert_close(torch.cat([first, rest], dim=1), magnitude, atol=1e-6, rtol=0)
+    assert_same(torch.cat([first_slots, rest_slots], dim=1), slots, **TINY_MODEL)
+    assert_same(torch.cat([first, rest], dim=1), magnitude, **TINY_MODEL)
     assert (model.generate(features[:, 4:], start)[1] - rest).abs().max() > 1e-4, "the past matters"
 
 

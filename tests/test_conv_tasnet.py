@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from promises_model import ModelPromises, noise
+from rounding import TINY_MODEL, assert_same
 from tiny_conv_tasnet import tiny_conv_tasnet
 from torch import Tensor, nn
 
@@ -74,8 +75,7 @@ def test_strips_give_what_the_whole_gives(fields: dict[str, Any], strip_bytes: i
     for samples in (16, 1_001, 4_001):
         mixture = noise(2, 1, samples) + 0.05
         expected = by_autograd(model, mixture)
-        # measured: 1.2e-6 of the peak
-        torch.testing.assert_close(model(mixture).sources, expected, atol=3e-6 * expected.abs().max().item(), rtol=0)
+        assert_same(model(mixture).sources, expected, **TINY_MODEL)
 
 
 @torch.no_grad()
@@ -104,7 +104,7 @@ def test_autocast_changes_rounding_only(fields: dict[str, Any]):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         sources = model(mixture).sources
     assert sources.dtype == torch.float32
-    assert (sources - reference).norm() < 0.03 * reference.norm()  # measured: 0.01
+    assert (sources - reference).norm() < 0.05 * reference.norm()  # bfloat16 has steps of 0.0078
 
 
 @pytest.mark.slow
@@ -211,7 +211,7 @@ def test_norms_by_hand():
             part = x[:, seen].double()
             variance, mean = torch.var_mean(part, dim=(1, 2), correction=0, keepdim=True)
             expected = (x[:, frame] - mean[:, 0]) / (variance[:, 0] + 1e-8).sqrt()
-            torch.testing.assert_close(result[:, frame].double(), expected, atol=1e-5, rtol=0)
+            assert_same(result[:, frame].double(), expected, terms=50 * 24)
 
 
 STREAMED: list[dict[str, Any]] = [
@@ -234,7 +234,7 @@ def test_a_stream_gives_what_the_whole_gives(fields: dict[str, Any], blocks: tup
     for _ in range(2):  # a stream can be used again
         parts = [stream.process(block) for block in mixture.split(list(blocks), dim=-1)]
         sources = torch.cat([*parts, stream.flush()], dim=-1)
-        torch.testing.assert_close(sources, expected, atol=2e-7, rtol=0)  # measured: 2.3e-8, peak 0.1
+        assert_same(sources, expected, **TINY_MODEL)
 
 
 @torch.no_grad()

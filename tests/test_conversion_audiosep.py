@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """AudioSep's conversion: the numbers of the original, and every layout people have on their disks.
 
-The golden vectors come from the original's own code; `golden/audiosep/README.md` says how. Tolerances are just above
-what was measured, and ten times below the 1e-4 of the peak that a port may be off.
+The golden vectors come from the original's own code; `golden/audiosep/README.md` says how.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ import published_audiosep as published
 import pytest
 import torch
 from promises_conversion import ConversionPromises
+from rounding import assert_same
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoProcessor, ClapModel
@@ -30,7 +30,7 @@ from hubsep.errors import ConversionError, QueryError
 
 
 GOLDEN = published.GOLDEN
-TOLERANCE = 1e-5  # measured: 5.2e-6 tiny, 1.4e-6 at the published Fourier size, 3e-7 at the published size
+SUMS = {"terms": 16 * 9, "layers": 60}  # channels times taps of the tiny network; its convolutions in a row
 SAMPLING_RATE = 32_000
 
 
@@ -68,10 +68,9 @@ def si_sdr(estimate: Tensor, reference: Tensor) -> float:
     return metrics.si_sdr(estimate.double(), reference.double()).min().item()
 
 
-def assert_golden(estimate: Tensor, reference: Tensor, tolerance: float = TOLERANCE) -> None:
-    assert estimate.shape == reference.shape
-    assert (estimate - reference).abs().max().item() <= tolerance
-    assert si_sdr(estimate, reference) >= 100
+def assert_golden(estimate: Tensor, reference: Tensor) -> None:
+    assert_same(estimate, reference, **SUMS)
+    assert si_sdr(estimate, reference) >= 90
 
 
 def test_separator_gives_the_waveform_of_the_original(model: AudioSepForAudioSeparation):
@@ -85,13 +84,13 @@ def test_text_tower_gives_the_embeddings_of_the_original(model: AudioSepForAudio
     tokens = golden["input_ids"], golden["attention_mask"]
     encoded = model.query_encoder.text_model(tokens[0], attention_mask=tokens[1]).pooler_output
     projected = model.query_encoder.text_projection(encoded)
-    # measured: 1.7e-6 (peak 1.0), 2.7e-6 (peak 3.6), 2.9e-7 (peak 0.4)
-    torch.testing.assert_close(encoded, golden["pooler_output"], rtol=0, atol=3e-6)
-    torch.testing.assert_close(projected, golden["projected"], rtol=0, atol=5e-6)
-    torch.testing.assert_close(model.encode_text(*tokens), golden["text_embed"], rtol=0, atol=1e-6)
+    reading = {"terms": 64, "layers": 16}
+    assert_same(encoded, golden["pooler_output"], **reading)
+    assert_same(projected, golden["projected"], **reading)
+    assert_same(model.encode_text(*tokens), golden["text_embed"], **reading)
     longest = int(tokens[1].sum(dim=1).max())
     padded_less = model.encode_text(*(tensor[:, :longest] for tensor in tokens))
-    torch.testing.assert_close(padded_less, golden["text_embed"], rtol=0, atol=1e-6)
+    assert_same(padded_less, golden["text_embed"], **reading)
 
 
 @pytest.mark.parametrize("case", json.loads((GOLDEN / "metrics_meta.json").read_text()), ids=lambda case: case["kind"])
@@ -105,7 +104,7 @@ def test_metrics_are_those_of_the_original(case: dict[str, Any]):
         "si_sdr": metrics.si_sdr(estimate, reference),
     }
     for name, value in measured.items():
-        assert value.item() == pytest.approx(case[name], abs=1e-4), name  # measured: 7.6e-6 dB
+        assert value.item() == pytest.approx(case[name], abs=1e-3), name  # dB; sums of squares are off by 1e-5 at most
 
 
 def chunked(model: AudioSepForAudioSeparation, golden: dict[str, Tensor], case: str, context: float, hop: float):
@@ -170,7 +169,7 @@ def test_separator_at_the_published_size(shared: Path, manifest: dict[str, Any],
     model = convert("audiosep", tmp_path / "full.safetensors")
     assert model.num_parameters() == 26_447_941 - 824_000  # trainable ones of the original, less those it never uses
     golden = load_file(folder / "fullsize_io.safetensors")
-    assert_golden(separate(model, golden["mixture"], golden["condition"]), golden["waveform"], 3e-6)
+    assert_golden(separate(model, golden["mixture"], golden["condition"]), golden["waveform"])
 
 
 @pytest.mark.needs_shared
@@ -234,13 +233,13 @@ def test_hub_export_is_converted(model: AudioSepForAudioSeparation, tmp_path: Pa
         folder.mkdir()
         (folder / "config.json").write_text("{}")
         save(published.whole(), folder / name)
-        assert_same(convert("audiosep", folder, **published.OVERRIDES), model)
+        assert_same_weights(convert("audiosep", folder, **published.OVERRIDES), model)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConversionError, match="holds neither"):
         convert("audiosep", tmp_path / "empty")
 
 
-def assert_same(converted: torch.nn.Module, expected: torch.nn.Module) -> None:
+def assert_same_weights(converted: torch.nn.Module, expected: torch.nn.Module) -> None:
     state = converted.state_dict()
     assert state.keys() == expected.state_dict().keys()
     assert all(torch.equal(state[name], tensor) for name, tensor in expected.state_dict().items())
@@ -252,7 +251,7 @@ def test_separator_alone_takes_its_clap_from_a_second_file(
     save_file(published.separator(), tmp_path / "separator.safetensors")
     laion = published.write_laion(tmp_path / "clap.pt", published.clap())
     source, overrides = tmp_path / "separator.safetensors", published.OVERRIDES
-    assert_same(convert("audiosep", source, clap=str(laion), **overrides), model)
+    assert_same_weights(convert("audiosep", source, clap=str(laion), **overrides), model)
     with pytest.raises(ConversionError, match="clap=FILE"):
         convert("audiosep", source, tmp_path / "out", licence="MIT", tokenizer=tokenizer, **overrides)
     alone = convert("audiosep", source, **overrides)
@@ -273,7 +272,7 @@ def test_clap_alone_becomes_a_clap_folder(model: AudioSepForAudioSeparation, tmp
     laion = published.write_laion(tmp_path / "clap.pt", published.clap())
     overrides = published.OVERRIDES["query_config"]
     clap.convert_clap(laion, tmp_path / "out", licence="CC0-1.0", **overrides)
-    assert_same(ClapModel.from_pretrained(tmp_path / "out"), model.query_encoder)
+    assert_same_weights(ClapModel.from_pretrained(tmp_path / "out"), model.query_encoder)
     with pytest.raises(ConversionError, match="licence"):
         clap.convert_clap(laion, tmp_path / "second", **overrides)
 

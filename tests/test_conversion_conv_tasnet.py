@@ -11,6 +11,7 @@ import published_conv_tasnet as published
 import pytest
 import torch
 from promises_conversion import LaterConversionPromises
+from rounding import assert_same
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from hubsep.conversion import common, conv_tasnet, convert
 from hubsep.errors import ConversionError
 
 
-TOLERANCE = 5e-6  # measured: 2.4e-6
+SUMS = {"terms": 32 * 3, "layers": 30}  # channels times taps; six blocks of five sums
 
 
 class TestAsteroid(LaterConversionPromises):
@@ -41,8 +42,8 @@ class TestAsteroid(LaterConversionPromises):
 def assert_golden(model: Any, golden: dict[str, Tensor]) -> None:
     for name in (name for name in golden if name.startswith("mix")):
         sources, expected = model(golden[name]).sources[:, :, 0], golden[name.replace("mix", "est")]
-        torch.testing.assert_close(sources, expected, atol=TOLERANCE, rtol=0)
-        assert metrics.si_sdr(sources.double(), expected.double()).min() > 100
+        assert_same(sources, expected, **SUMS)
+        assert metrics.si_sdr(sources.double(), expected.double()).min() > 90
 
 
 @pytest.mark.parametrize("case", published.CASES)
@@ -213,7 +214,7 @@ def test_the_long_recording_of_asteroid(shared: Path):
     ways = {"hann_reorder": (hann, True), "hann_noreorder": (hann, False), "nowindow": (flat, False)}
     for name, (window, reorder) in ways.items():
         sources = windowed(model, golden["mix"], samples, window, reorder)
-        torch.testing.assert_close(sources, golden[f"ola_{name}"][0], atol=TOLERANCE, rtol=0)  # measured: 2.9e-6
+        assert_same(sources, golden[f"ola_{name}"][0], **SUMS)
     padded = torch.nn.functional.pad(golden["mix"][0], (samples, 2 * samples))
     blocks = overlap_add([padded], lambda part: model(part).sources, Segments(samples, overlap=samples // 2))
     ours = torch.cat(list(blocks), dim=-1)[:, 0, samples : samples + golden["mix"].shape[-1]]

@@ -11,6 +11,7 @@ import published_meta_tasnet as published
 import pytest
 import torch
 from promises_conversion import LaterConversionPromises
+from rounding import rounding
 from safetensors.torch import load_file, save_file
 
 from hubsep import MetaTasNetForAudioSeparation
@@ -40,7 +41,8 @@ def test_the_command_line_gives_the_waveforms_of_the_original(tmp_path: Path):
     with torch.no_grad():
         (output,) = model.separate_stages([golden["mix_stage0"][:, 0, :3_000]])
     expected = golden["est_n1_stage0"][:, :, 0].transpose(0, 1)
-    torch.testing.assert_close(output.sources, expected, atol=2e-5, rtol=0)
+    # the latents, whose peak is 5, are decoded to sources
+    assert (output.sources - expected).abs().max() <= rounding(5.0, terms=24 * 3, layers=30)
 
 
 def test_what_the_file_states_and_what_is_assumed(tmp_path: Path):

@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from promises_conversion import Canary, LaterConversionPromises, digests
+from rounding import assert_same
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -28,7 +29,7 @@ from hubsep.models.sepformer.modeling_sepformer import SepFormerForAudioSeparati
 
 
 GOLDEN = Path(__file__).parent / "golden" / "sepformer"
-TOLERANCE = 2e-6  # measured: 7e-7 at a peak of 1.3
+SUMS = {"terms": 50, "layers": 30}  # frames that attention adds up; up to four layers of six sums, filterbanks
 UNTOLD: dict[str, Any] = {"num_attention_heads": 4, "chunk_size": 50, "encoder_stride": 8, "sampling_rate": 8_000}
 
 HYPERPARAMETERS = """# written as in the published folders; the classes do not exist here
@@ -148,8 +149,8 @@ def assert_golden(model: Any, io: dict[str, Tensor]) -> None:
             sources = model(io[name][:, None]).sources[:, :, 0]
         as_trained = model(io[name][:, None]).sources[:, :, 0].detach()
         for estimate in (sources, as_trained):
-            torch.testing.assert_close(estimate, reference, atol=TOLERANCE, rtol=0)
-            assert metrics.si_sdr(estimate.double(), reference.double()).min() > 100
+            assert_same(estimate, reference, **SUMS)
+            assert metrics.si_sdr(estimate.double(), reference.double()).min() > 90
 
 
 @pytest.mark.parametrize("case", ["1spk", "3spk"])

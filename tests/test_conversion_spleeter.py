@@ -31,6 +31,7 @@ from published_spleeter import (
     write_folder,
     write_published,
 )
+from rounding import assert_same
 from safetensors.torch import load_file
 from tiny_spleeter import TINY
 from torch import Tensor
@@ -47,7 +48,7 @@ from hubsep.models.spleeter.modeling_spleeter import SpleeterForAudioSeparation,
 
 
 STEMS = ("vocals", "accompaniment")
-WAVEFORM_TOLERANCE, MASK_TOLERANCE = 3e-6, 1e-5
+SUMS = {"terms": 32 * 25, "layers": 20}  # channels times taps; convolutions in a row and two Fourier transforms
 CASES: dict[str, dict[str, Any]] = {
     "tiny": {},
     "tiny_average": {"mask_extension": "average"},
@@ -112,9 +113,9 @@ def assert_golden(model: Any, expected: dict[str, Tensor]) -> None:
     for stem, name in enumerate(STEMS):
         reference = expected[f"est.{name}"]
         found = output.sources[0, stem, :, : reference.shape[1]]
-        torch.testing.assert_close(found, reference, atol=WAVEFORM_TOLERANCE, rtol=0)
+        assert_same(found, reference, **SUMS)
         if f"mask.{name}" in expected:
-            torch.testing.assert_close(output.masks[0, stem], expected[f"mask.{name}"], atol=MASK_TOLERANCE, rtol=0)
+            assert_same(output.masks[0, stem], expected[f"mask.{name}"], **SUMS)
 
 
 @torch.no_grad()
@@ -133,8 +134,7 @@ def test_every_golden_case_in_full(case: str, shared: Path):
     expected = load_file(folder / f"io_{case}.safetensors")
     sources = model(expected["waveform"].T[None]).sources
     for stem, name in enumerate(STEMS):
-        # measured: 1.3e-6, with the published window 4.0e-6
-        torch.testing.assert_close(sources[0, stem].T, expected[f"est.{name}"], atol=8e-6, rtol=0)
+        assert_same(sources[0, stem].T, expected[f"est.{name}"], **SUMS)
 
 
 @pytest.mark.needs_shared
@@ -144,20 +144,20 @@ def test_a_training_step_has_the_loss_and_the_gradients_of_the_original(shared: 
     expected = load_file(folder / "io_train.safetensors")
     estimates = model.estimate(expected["mix_spectrogram"].permute(0, 3, 1, 2))
     targets = torch.stack([expected[f"label.{name}"].permute(0, 3, 1, 2) for name in STEMS], dim=1)
-    for stem, name in enumerate(STEMS):  # measured: 5.7e-6, peak 18
-        torch.testing.assert_close(estimates[:, stem].permute(0, 2, 3, 1), expected[f"out.{name}"], atol=1e-5, rtol=0)
+    for stem, name in enumerate(STEMS):
+        assert_same(estimates[:, stem].permute(0, 2, 3, 1), expected[f"out.{name}"], **SUMS)
     loss = l1_magnitude(estimates, targets)
-    assert loss.item() == pytest.approx(expected["loss"].item(), rel=1e-6)
+    assert_same(loss, expected["loss"].squeeze(), **SUMS)
     loss.backward()
     stored = {spleeter._numbered(n[5:].replace("/", ".")): t for n, t in expected.items() if n.startswith("grad.")}
     gradients = {name: spleeter._turned(tensor) for name, tensor in rename(stored, spleeter.KEYS).items()}
     parameters = dict(model.named_parameters())
     assert gradients.keys() == parameters.keys()
     assert len(gradients) == 96
-    for name, gradient in gradients.items():  # measured: 3.3e-6 of the largest
+    for name, gradient in gradients.items():
         found = parameters[name].grad
         assert found is not None
-        torch.testing.assert_close(found, gradient, atol=1e-5 * gradient.abs().max().item(), rtol=0)
+        assert_same(found, gradient, **SUMS)
 
 
 @pytest.mark.needs_shared

@@ -11,7 +11,7 @@ import pytest
 import soundfile as sf
 import torch
 from sounds import corpus
-from tiny_audioldm2 import SAMPLES, SECONDS, published_folder
+from tiny_audioldm2 import CLOSE, SAMPLES, SECONDS, published_folder
 from torch import Tensor
 
 from hubsep import AudioLDM2Pipeline
@@ -178,7 +178,7 @@ def test_a_sound_does_not_depend_on_what_is_made_beside_it(generator: Path):
     both = make_sounds(pipe, [("rain", 0), ("a dog", 1)], SECONDS, 5, **options)
     alone = make_sounds(pipe, [("a dog", 1)], SECONDS, 5, **options)
     assert both.shape == (2, SAMPLES)
-    torch.testing.assert_close(both[1:], alone, atol=2e-5, rtol=0)
+    assert (both[1:] - alone).abs().max() < CLOSE
     other = make_sounds(pipe, [("a dog", 2)], SECONDS, 5, **options)
     assert (other - alone).abs().max() > 1e-3
     assert [label for label, _ in unseen_prompts(["no such sound", "rain"], 2)] == [1, 1]

@@ -11,7 +11,7 @@ import pytest
 import soundfile as sf
 import torch
 import transformers
-from tiny_audioldm2 import SAMPLES, published_folder, tiny_audio_mae, tiny_components
+from tiny_audioldm2 import CLOSE, SAMPLES, published_folder, tiny_audio_mae, tiny_components
 from tiny_conv_tasnet import tiny_conv_tasnet
 
 import hubsep
@@ -24,7 +24,6 @@ from hubsep.registry import DEFAULT_GENERATOR, SEPARATORS, SHIPPED
 
 
 RATE = 16_000
-CLOSE = 1e-5  # where weights lie in memory decides the order of a sum
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +94,7 @@ def test_prompts_candidates_and_pictures(folder: Path, pipe: Any, capsys: pytest
 def test_in_little_memory(folder: Path) -> None:
     assert run(folder, "rain", "-o", "rain.wav") == 0
     assert run(folder, "rain", "-o", "same.wav", "--low-memory") == 0
-    assert np.array_equal(sf.read("same.wav")[0], sf.read("rain.wav")[0])
+    assert np.abs(sf.read("same.wav")[0] - sf.read("rain.wav")[0]).max() < CLOSE + 2**-15
     pipe = load(str(folder), "cpu", "float32", True)
     assert all(weight.is_meta for weight in pipe.unet.parameters())
 

@@ -125,16 +125,20 @@ def test_top_level_folders_are_not_imported_by_themselves() -> None:
     assert "conversion" not in sys.modules
 
 
-def test_importing_hubsep_brings_nothing_transformers_does_not_need() -> None:
-    code = """import sys
-def modules(): return {name.partition(".")[0] for name in sys.modules}
-start = modules(); import hubsep; light = modules()
-from transformers import pipeline; theirs = modules()
-from hubsep import pipeline; ours = modules()
-print(*light - start, "|", *ours - theirs)"""
-    light, heavy = (set(part.split()) for part in run_python(code).split("|"))
+MODULES = 'import sys\ndef modules(): return {name.partition(".")[0] for name in sys.modules}\n'
+
+
+def test_importing_hubsep_brings_nothing_that_costs() -> None:
+    light = set(run_python(f"{MODULES}start = modules(); import hubsep; print(*modules() - start)").split())
     assert "hubsep" in light
     assert not {"torch", "numpy", "transformers", "diffusers", "scipy", "soundfile"} & light
+
+
+@pytest.mark.slow
+def test_the_pipeline_brings_nothing_transformers_does_not_need() -> None:
+    code = f"{MODULES}from transformers import pipeline; theirs = modules()"
+    heavy = set(run_python(f"{code}; from hubsep import pipeline; print(*modules() - theirs)").split())
+    assert "hubsep" in heavy
     assert not {"matplotlib", "librosa", "diffusers", "typer", "peft", "av", "sklearn", "torchmetrics"} & heavy
 
 
@@ -164,6 +168,7 @@ ORDERS = [
 ]
 
 
+@pytest.mark.slow
 def test_transformers_knows_the_systems_in_any_order_of_imports() -> None:
     """Each order in a process of its own, forked from one that has imported what costs most: 3.0 s become 1.2 s."""
     code = """import os, sys, accelerate, scipy.signal, torch._dynamo, torchaudio
@@ -203,6 +208,7 @@ def test_no_path_of_a_machine_and_no_pickle() -> None:
             assert found is None, f"{file.relative_to(ROOT)} holds {found and found[0]}"
 
 
+@pytest.mark.slow
 def test_wheel_holds_both_folders_and_the_data(tmp_path: Path) -> None:
     tree = tmp_path / "tree"  # a copy: building leaves files beside the sources
     for folder in ("src", "pipelines", "conversion"):

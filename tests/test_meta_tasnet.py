@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from promises_model import ModelPromises, noise
+from rounding import assert_same, rounding
 from safetensors.torch import load_file
 from tiny_meta_tasnet import tiny_meta_tasnet
 from torch import Tensor, nn
@@ -30,7 +31,8 @@ from hubsep.pipelines import AudioSeparationPipeline
 
 
 CASES = ("meta_tasnet", "meta_tasnet-biased", "meta_tasnet-independent")
-TOLERANCE = 1.5e-5  # measured: 7.6e-6 of masked latents, 2.9e-6 of sources; the peak is 5
+SUMS = {"terms": 24 * 3, "layers": 30}  # channels times taps; four blocks of five sums, filterbanks and generators
+TOLERANCE = rounding(5.0, **SUMS)  # the peak of masked latents, from which the sources are decoded
 
 
 def generated() -> Any:
@@ -77,9 +79,9 @@ def assert_training(model: Any, golden: dict[str, Tensor]) -> None:
     mixtures = [label.sum(dim=0) for label in labels]
     loss, statistics = model.stage_losses(model.separate_stages(mixtures), mixtures, labels)
     for stage, got in enumerate(statistics):
-        # measured: 7.6e-5 dB, of -50
-        torch.testing.assert_close(got, golden[f"train_stats_stage{stage}"], atol=2e-4, rtol=0)
-    torch.testing.assert_close(loss, golden["train_loss"][0], atol=1e-3, rtol=0)  # measured: 2.7e-4
+        # ratios of -50 dB: of what is left, whose rounding is 50 dB nearer to it
+        torch.testing.assert_close(got, golden[f"train_stats_stage{stage}"], atol=2e-3, rtol=0)
+    torch.testing.assert_close(loss, golden["train_loss"][0], atol=5e-3, rtol=0)  # a weighted sum of them
 
 
 @torch.no_grad()
@@ -168,7 +170,7 @@ def test_written_out_weights_give_the_same_and_are_fewer():
     mixture = noise(2, 1, 4_001)
     plain = model.materialised()
     assert (plain.config.generated, model.config.generated) == (False, True)
-    torch.testing.assert_close(plain(mixture).sources, model(mixture).sources, atol=1e-6, rtol=0)
+    assert_same(plain(mixture).sources, model(mixture).sources, **SUMS)
     assert plain.num_parameters() < model.num_parameters()
     with pytest.raises(QueryError, match="no embeddings"):
         plain.materialised()
@@ -184,7 +186,7 @@ def test_what_is_overwritten_when_nothing_is_learnt(onednn: bool, monkeypatch: p
     with torch.enable_grad():
         slow = model(mixture).sources.detach()
     assert torch.equal(mixture, before)
-    torch.testing.assert_close(fast, slow, atol=1e-6, rtol=0)  # measured: 6.8e-8, of 0.12
+    assert_same(fast, slow, **SUMS)
 
 
 @torch.no_grad()
@@ -192,7 +194,7 @@ def test_what_is_overwritten_when_nothing_is_learnt(onednn: bool, monkeypatch: p
 def test_a_norm_within_a_convolution_ends_at_the_edges(frames: int, dilation: int):
     x, scale, shift, kernel = noise(frames, 8), noise(8), noise(8) + 1, noise(8, 5)
     expected = F.conv1d((x * scale + shift).T, kernel[:, None], padding=2 * dilation, dilation=dilation, groups=8).T
-    torch.testing.assert_close(depthwise(x, scale, shift, kernel, dilation), expected, atol=1e-6, rtol=0)
+    assert_same(depthwise(x, scale, shift, kernel, dilation), expected, terms=5)
 
 
 @torch.no_grad()
@@ -216,7 +218,7 @@ def test_an_adapter_around_a_layer_is_called():
     decoder: Any = model.stages[-1].decoder
     before, decoder.expand = model(mixture).sources, nn.Sequential(decoder.expand)
     decoder.expand.weight = decoder.expand[0].weight
-    torch.testing.assert_close(model(mixture).sources, before, atol=1e-6, rtol=0)
+    assert_same(model(mixture).sources, before, **SUMS)
     decoder.expand.append(nn.Threshold(torch.inf, 0.0))
     assert model(mixture).sources.count_nonzero() == 0
 

@@ -17,6 +17,7 @@ import soundfile as sf
 import torch
 from promises_pipeline import PipelinePromises, audio, recording
 from published_spleeter import golden_files, golden_io, write_folder
+from rounding import PROMISE, TINY_MODEL, assert_same, rounding
 from safetensors.torch import load_file
 from tiny_conv_tasnet import tiny_conv_tasnet
 from tiny_meta_tasnet import tiny_meta_tasnet
@@ -80,7 +81,7 @@ def whole(model: Any, mixture: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("options", [{}, {"separation_exponent": 1.0, "extension_stem": "bass"}, WIENER], ids=str)
 def test_pieces_give_what_the_whole_gives_however_they_are_cut(options: dict[str, Any]):
-    """Measured: 2e-7. Lengths at, before and behind the edges of the network's segments of 8192 samples."""
+    """Lengths at, before and behind the edges of the network's segments of 8192 samples."""
     two = {**FOUR, "stems": ["vocals", "bass"]}
     separate = four(**two)
     expected_of = tiny_spleeter(**two, **options, **({"mask_extension": "stem"} if len(options) > 1 else {}))[0]
@@ -90,7 +91,7 @@ def test_pieces_give_what_the_whole_gives_however_they_are_cut(options: dict[str
         cuts: list[dict[str, Any]] = [{}, {"segment_s": 0.4, "batch_size": 3}]
         for cut in cuts:
             found = audio(separate(mixture, sampling_rate=RATE, model_options=options, **cut))
-            assert np.abs(found - expected).max() <= 2e-6
+            assert_same(found, expected, **TINY_MODEL, peak=1.0)
 
 
 @NO_CODECS
@@ -112,7 +113,7 @@ def test_the_pipeline_gives_the_waveforms_of_the_original(case: str, options: di
         separate(golden["waveform"].T.numpy(), sampling_rate=RATE, overlap_s=0, model_options=options, segment_s=0.2)
     )
     for stem, name in zip(found, ("vocals", "accompaniment"), strict=True):
-        assert np.abs(stem - golden[f"est.{name}"].T.numpy()).max() <= 4e-6  # measured: 1.3e-6
+        assert_same(stem, golden[f"est.{name}"].T, **TINY_MODEL, peak=1.0)
 
 
 @NO_CODECS
@@ -169,7 +170,7 @@ def test_whole_recordings_are_surveyed_whatever_they_come_from(song: Path, tmp_p
     called = separate(song)
     expected = audio(called)
     waveform, _ = sf.read(song, dtype="float32")
-    assert np.abs(expected - whole(separate.model, np.ascontiguousarray(waveform.T))).max() <= 4e-6
+    assert_same(expected, whole(separate.model, np.ascontiguousarray(waveform.T)), **TINY_MODEL, peak=1.0)
     data = song.read_bytes()
     behind = io.BytesIO(b"something else" + data)
     behind.seek(len(b"something else"))
@@ -185,7 +186,8 @@ def test_whole_recordings_are_surveyed_whatever_they_come_from(song: Path, tmp_p
         assert np.abs(sf.read(file["path"], dtype="float32")[0].T - result["audio"]).max() <= 2**-23
         assert file["score"] == result["score"]
     both = separate([song, song], batch_size=4)
-    assert all(np.abs(audio(result) - expected).max() <= 1e-6 for result in both)
+    for result in both:
+        assert_same(audio(result), expected, **TINY_MODEL, peak=1.0)
 
 
 def test_levels_of_a_whole_song_as_the_published_evaluation_finds_them():
@@ -198,13 +200,14 @@ def test_levels_of_a_whole_song_as_the_published_evaluation_finds_them():
     for channel in range(2):
         rest = mixture[channel] - sources[:, channel].sum(axis=0)
         cosines = sources[:, channel] @ rest / np.linalg.norm(sources[:, channel], axis=1) / np.linalg.norm(rest)
-        assert np.abs(cosines).max() <= 1e-5
+        assert np.abs(cosines).max() <= rounding(1.0, terms=mixture.shape[1])
     apart = separate(mixture[:1], sampling_rate=16_000)
-    assert np.abs(audio(apart)[:, 0] - sources[:, 0]).max() <= 1e-5  # measured: 2.2e-6
+    # sources of random weights are much alike, and gains of what is alike are exact to few digits
+    assert np.abs(audio(apart)[:, 0] - sources[:, 0]).max() <= PROMISE * np.abs(mixture).max()
     short = mixture[:1, :4_000]
     in_one = model(torch.from_numpy(short)[None]).sources[0, :, 0].detach()
     free = audio(separate(short, sampling_rate=16_000, model_options={"normalise": True}, rescale=False))[:, 0]
-    assert np.abs(free - in_one.numpy()).max() <= 1e-6
+    assert_same(free, in_one, **TINY_MODEL, peak=1.0)
 
 
 def test_options_of_a_call_change_nothing_else(separate: AudioSeparationPipeline):

@@ -52,8 +52,8 @@ def test_segments_give_what_the_whole_recording_gives(separate: AudioSeparationP
     mixture = even(41).astype(np.float32)
     sources = audio(separate(mixture, sampling_rate=RATE, overlap_s=TWO_CHUNKS, **options))
     expected = whole(separate, mixture)
-    # measured 3.3e-4 of 0.27, where an order of slots lost would be of that size
-    assert np.abs(sources - expected).max() <= 5e-4
+    # 3.3e-4 of 0.27 is what the edges make; an order of slots lost would make 0.27
+    assert np.abs(sources - expected).max() <= 1e-3
 
 
 def test_without_the_past_it_is_another_result(separate: AudioSeparationPipeline, monkeypatch: pytest.MonkeyPatch):

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from promises_model import ModelPromises, noise
+from rounding import TINY_MODEL, assert_same
 from tiny_sepformer import tiny_sepformer
 from torch import Tensor
 
@@ -56,7 +57,7 @@ def test_groups_in_place_give_what_training_gives(rows: int, monkeypatch: pytest
     model, _ = tiny_sepformer()
     mixture = noise(3, 1, 1_000)
     before = mixture.clone()
-    torch.testing.assert_close(*both_ways(model, mixture), atol=1e-7, rtol=0)  # measured: 3e-9
+    assert_same(*both_ways(model, mixture), **TINY_MODEL)
     assert torch.equal(mixture, before)
 
 
@@ -65,8 +66,8 @@ def test_statistics_of_half_precision_are_taken_in_pieces(monkeypatch: pytest.Mo
     x = (100 + noise(2, 50, 7, 4)).to(torch.bfloat16)
     mean, variance = modeling_sepformer._moments(x, in_pieces=True)
     exact = x.double().flatten(1)
-    torch.testing.assert_close(mean.flatten(), exact.mean(dim=1).float(), rtol=1e-6, atol=0)
-    torch.testing.assert_close(variance.flatten(), exact.var(dim=1, correction=0).float(), rtol=1e-6, atol=0)
+    assert_same(mean.flatten(), exact.mean(dim=1).float(), terms=50 * 7 * 4)
+    assert_same(variance.flatten(), exact.var(dim=1, correction=0).float(), terms=50 * 7 * 4)
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -75,7 +76,7 @@ def test_attention_implementations_agree(attention: str):
     mixture = noise(1, 1, 3_000)
     expected = both_ways(model, mixture)[0]
     model.set_attn_implementation(attention)
-    torch.testing.assert_close(both_ways(model, mixture)[0], expected, atol=1e-7, rtol=0)
+    assert_same(both_ways(model, mixture)[0], expected, **TINY_MODEL)
 
 
 @torch.no_grad()
@@ -95,7 +96,7 @@ def test_more_chunks_than_the_original_has_positions():
     chunks = model.masker._chunks(torch.zeros(1, 5_999, 16))
     assert chunks.shape[1] > 2_990
     sources, as_trained = both_ways(model, mixture)
-    torch.testing.assert_close(sources, as_trained, atol=1e-7, rtol=0)
+    assert_same(sources, as_trained, **TINY_MODEL)
     with torch.no_grad():
         shorter = model(mixture[..., :11_000]).sources
     assert (sources[..., :11_000] - shorter).abs().max() > 0, "the whole recording is seen at once"
@@ -129,11 +130,11 @@ def test_filterbanks_are_convolutions(kernel_size: int, stride: int):
     waveform = noise(2, 1_003)
     features = model.encoder(waveform)
     expected = F.relu(F.conv1d(waveform[:, None], model.encoder.weight[:, None], stride=stride))
-    torch.testing.assert_close(features, expected.transpose(1, 2), atol=1e-6, rtol=0)
+    assert_same(features, expected.transpose(1, 2), terms=16)
     samples = (features.shape[1] - 1) * stride + kernel_size
     decoded = model.decoder.overlap_add(model.decoder(features.unsqueeze(2)), 1_003)[:, 0]
     expected = F.conv_transpose1d(features.transpose(1, 2), model.decoder.weight.T[:, None], stride=stride)[:, 0]
-    torch.testing.assert_close(decoded[:, :samples], expected, atol=1e-6, rtol=0)
+    assert_same(decoded[:, :samples], expected, terms=64)
     assert not decoded[:, samples:].any()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from rounding import assert_same
 from safetensors.torch import load_file
 from sounds import corpus
 from tiny_conv_tasnet import tiny_conv_tasnet
@@ -91,7 +92,7 @@ def test_a_whole_tower_is_its_encoder(encoder: Path, tower: Path):
     tokens = processor(text=texts)
     embeds = model.eval().encode_text(tokens["input_ids"], tokens["attention_mask"])
     # all 16 axes are kept, so the projection is a rotation and leaves the cosines as they were
-    torch.testing.assert_close(embeds @ embeds.T, expected @ expected.T, atol=1e-5, rtol=0)
+    assert_same(embeds @ embeds.T, expected @ expected.T, terms=64, layers=20)
 
 
 def test_a_tower_of_fewer_words_is_the_same_on_the_words_it_keeps(encoder: Path, tmp_path: Path):
@@ -105,7 +106,7 @@ def test_a_tower_of_fewer_words_is_the_same_on_the_words_it_keeps(encoder: Path,
         for folder in (tmp_path / "small", tmp_path / "whole")
     ]
     small, whole = (tower.many(["a dog barking", "rain on the roof"]) for tower in towers)
-    torch.testing.assert_close(small, whole, atol=1e-5, rtol=0)
+    assert_same(small, whole, terms=64, layers=20)
 
 
 def test_a_release_is_smaller_and_nearly_the_same(tower: Path, tmp_path: Path):
@@ -158,7 +159,7 @@ def test_classes_are_taught_and_taken_over(tower: Path, tmp_path: Path):
     assert right.float().mean() > 0.2  # of 47 classes, on 16 numbers from a sentence encoder nobody trained
     dog = model.config.query_classes.index("dog barking")
     effects = start.query_network(embeds[[index for index, (_, number) in enumerate(rows) if number == dog]])
-    torch.testing.assert_close(network.values.weight[:, dog], effects.mean(dim=0), atol=1e-5, rtol=0)
+    assert_same(network.values.weight[:, dog], effects.mean(dim=0), terms=64, layers=4)
     assert not any(parameter.requires_grad for parameter in network.linear2.parameters())
 
 

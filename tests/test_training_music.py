@@ -74,6 +74,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(data: Path, tmp_path: Path):
     assert learning["segment_frames"] == 64
 
 
+@pytest.mark.slow
 def test_training_learns_to_separate(data: Path, tmp_path: Path):
     fields = settings(
         steps=60, eval_every=30, save_every=100, batch_size=4, learning_rate=0.01, channels_last=True, bf16=True,
@@ -81,7 +82,7 @@ def test_training_learns_to_separate(data: Path, tmp_path: Path):
     )  # fmt: skip
     point = music.main(None, data, tmp_path / "run", **fields)
     curve = json.loads((tmp_path / "run" / "curve.json").read_text())
-    assert point["train_loss"] < 0.9 * curve[0]["train_loss"]  # means over the run; 0.82 measured
+    assert point["train_loss"] < 0.9 * curve[0]["train_loss"]  # means over the run; 0.82 is usual
     assert not any(":" in name for name in point), "one corpus has no row of its own"
     best = AutoModelForAudioSeparation.from_pretrained(tmp_path / "run" / "best").eval()
     recipe = load_recipe(music.MusicRecipe, None, **fields)
@@ -120,6 +121,7 @@ def test_a_mono_model_hears_the_channels_one_by_one():
     torch.testing.assert_close(sources[:, 1], right, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_meta_tasnet_is_trained(data: Path, tmp_path: Path):
     fields = settings(
         model_type="meta_tasnet", model=TINY_META, corpora=[BAND], spectrogram_items=8, inference={"rescale": True}

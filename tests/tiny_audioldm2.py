@@ -16,12 +16,16 @@ import diffusers
 import torch
 import transformers
 from diffusers.pipelines.audioldm2 import AudioLDM2ProjectionModel, AudioLDM2UNet2DConditionModel
+from rounding import rounding
 
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 SAMPLES, SAMPLING_RATE = 1_280, 16_000
 SECONDS = SAMPLES / SAMPLING_RATE
 LOA_SIZE, TEXT_SIZE, PHONEMES = 16, 32, 24
+# How far waveforms of the same call may lie apart, whose peak is 1: sums of up to 64 products, some 300 in a row, from
+# the words through GPT-2, three steps of the U-Net and the decoder to the vocoder.
+CLOSE = rounding(1.0, terms=64, layers=300)
 
 
 def tiny_components(*, speech: bool = False) -> dict[str, Any]:
