@@ -466,16 +466,16 @@ def test_resampling_keeps_the_length_and_ignores_the_blocks(
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_099, 44_100, 48_000, 96_000, 384_000])
 def test_resampling_has_no_delay_and_keeps_what_fits(rate: int) -> None:
-    """Measured: at least 129 dB against the sine itself, and 117 dB there and back."""
+    """At least 129 dB against the sine itself, and 117 dB there and back, with room for other vector instructions."""
     model_rate = 16_000
     time_s, model_time_s = np.arange(3 * rate) / rate, np.arange(3 * model_rate) / model_rate
     tone = np.sin(2 * np.pi * 1_000 * time_s)[None].astype(np.float32)
     there = resample(tone, rate, model_rate)
     middle = slice(model_rate, 2 * model_rate)
-    assert signal_to_error_db(np.sin(2 * np.pi * 1_000 * model_time_s)[middle], there[0, middle]) > 125
+    assert signal_to_error_db(np.sin(2 * np.pi * 1_000 * model_time_s)[middle], there[0, middle]) > 120
     back = resample(there, model_rate, rate, tone.shape[1])
     middle = slice(rate, 2 * rate)
-    assert signal_to_error_db(tone[0, middle], back[0, middle]) > 115
+    assert signal_to_error_db(tone[0, middle], back[0, middle]) > 110
 
 
 def signal_to_error_db(signal: np.ndarray, found: np.ndarray) -> float:

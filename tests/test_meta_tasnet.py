@@ -249,6 +249,17 @@ def test_lower_rates_hear_what_they_can():
     assert decimate(noise(2, 3, 4_001), 4).shape == (2, 3, 1_001)
 
 
+@pytest.mark.parametrize("factor", [2, 4])
+def test_lower_rates_are_the_same_alone_and_in_a_batch(factor: int):
+    """Behind the filter's edge there is nothing but rounding, and the encoder takes its logarithm."""
+    waveforms, threads = noise(4, 6_144), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert torch.equal(decimate(waveforms, factor)[:1], decimate(waveforms[:1], factor))
+    finally:
+        torch.set_num_threads(threads)
+
+
 @torch.no_grad()
 def test_an_instrument_between_others():
     model, _ = tiny_meta_tasnet()
