@@ -16,9 +16,12 @@ import torch
 
 from hubsep.errors import CheckpointError
 from hubsep.hub_bounds import shown
+from hubsep.hub_budget import budget
 from hubsep.hub_json import read_json
 from hubsep.hub_loading import check_fit, load_checked_tokenizer, load_feature_extractor, load_tokenizer
 from hubsep.hub_processors import CLAP, TOKENIZER_CLASSES
+from hubsep.hub_tensors import read_header
+from hubsep.pipelines.audioldm2_bounds import check_component, stored
 
 
 HEAD_WIDTH = 32
@@ -46,7 +49,10 @@ OPTIONAL = ("audio_mae", "feature_extractor")
 NOT_WEIGHTS = re.compile(r"(position_ids|token_type_ids|attn\.bias|attn\.masked_bias|relative_position_index)$")
 # how diffusers and transformers name the files with weights, between which the name of a variant may stand
 WEIGHTS = re.compile(r"(?:diffusion_pytorch_)?model(?:-\d+-of-\d+)?((?:\.[\w-]+?)??)(?:-\d+-of-\d+)?\.safetensors")
-LOADING_ERRORS = (OSError, RuntimeError, TypeError, ValueError, KeyError, AttributeError, ImportError)
+LOADING_ERRORS = (
+    OSError, RuntimeError, TypeError, ValueError, LookupError, AttributeError, ImportError, ArithmeticError,
+    AssertionError,
+)  # fmt: skip
 
 
 def class_of(folder: Path, library: str, class_name: str) -> Any:
@@ -68,16 +74,18 @@ def load_component(
     """One component of a folder that was checked.
 
     Raises:
-        CheckpointError: if it cannot be built, or `strict` and its weights do not fit.
+        CheckpointError: if it cannot be built, asks for more than its weights hold, or `strict` and they do not fit.
     """
     kind = class_of(folder, library, class_name)
+    check_component(folder)
     try:
         if not issubclass(kind, torch.nn.Module):
             return _plain_component(folder, kind, class_name)
         options["torch_dtype" if hasattr(kind, "load_config") else "dtype"] = dtype
-        model, info = kind.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, output_loading_info=True, **options
-        )
+        with budget(shown(folder.name), *_stored(folder)):
+            model, info = kind.from_pretrained(
+                folder, use_safetensors=True, local_files_only=True, output_loading_info=True, **options
+            )
     except CheckpointError:
         raise
     except LOADING_ERRORS as error:
@@ -116,17 +124,20 @@ def empty_component(folder: Path, library: str, class_name: str, *, dtype: torch
     """A component without its weights: they have shapes and a precision, and take no memory.
 
     Raises:
-        CheckpointError: if it cannot be built.
+        CheckpointError: if it cannot be built, or asks for more than its weights hold.
     """
     from accelerate import init_empty_weights
 
     kind = class_of(folder, library, class_name)
+    check_component(folder)
     try:
-        with init_empty_weights(include_buffers=False):
+        with budget(shown(folder.name), *_stored(folder)), init_empty_weights(include_buffers=False):
             if hasattr(kind, "load_config"):
                 model = kind.from_config(kind.load_config(folder, local_files_only=True), **options)
             else:
                 model = kind(kind.config_class.from_pretrained(folder, local_files_only=True))
+    except CheckpointError:
+        raise
     except LOADING_ERRORS as error:
         raise _not_loaded(folder, error) from error
     if hasattr(model, "tie_weights"):
@@ -166,6 +177,11 @@ def original_heads(folder: Path) -> list[int]:
     ):
         raise CheckpointError(f"unet: block_out_channels are {shown(channels)}; heads of width 32 do not divide them.")
     return [count // HEAD_WIDTH for count in channels]
+
+
+def _stored(folder: Path) -> tuple[int, int]:
+    """How many tensors and numbers lie in the folder, those of every variant."""
+    return stored(read_header(path) for path in folder.glob("*.safetensors"))
 
 
 def _not_loaded(folder: Path, error: Exception) -> CheckpointError:

@@ -19,7 +19,8 @@ from .errors import CheckpointError, HubsepError
 from .hub_atomic import atomic_folder, recover, verify_manifest
 from .hub_bounds import shown
 from .hub_checks import check_folder
-from .hub_config import HubsepConfigMixin, config_errors
+from .hub_config import HubsepConfigMixin, config_errors, memory_errors
+from .hub_copies import is_named
 from .hub_json import read_json
 from .hub_push import push_folder
 from .hub_resolve import checked_folder, inside, resolve_folder
@@ -70,7 +71,8 @@ class HubsepModelMixin(_Model):
         tensors = check_folder(folder)
         if kwargs.get("config") is None:
             _check_config(cls, folder, tensors)
-        with _budget(sum(tensor.elements for tensor in tensors) if strict else None):
+        stored = sum(tensor.elements for tensor in tensors) if strict else None
+        with memory_errors(shown(folder.name)), _budget(stored):
             model, info = super().from_pretrained(
                 folder,
                 *model_args,
@@ -143,7 +145,7 @@ class HubsepModelMixin(_Model):
         `commit_description`, `private`, `token`, `revision`, `create_pr` and `tags`, as transformers does.
         """
         loaded_from = Path(getattr(self.config, "name_or_path", "") or "") / "README.md"
-        fallback = loaded_from if self.config.name_or_path and loaded_from.is_file() else None
+        fallback = loaded_from if self.config.name_or_path and is_named(loaded_from) else None
 
         def save(folder: Path) -> None:
             self.save_pretrained(folder, max_shard_size=max_shard_size)

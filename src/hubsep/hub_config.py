@@ -104,4 +104,25 @@ def config_errors(name: str) -> Iterator[None]:
         raise CheckpointError(f"{name} cannot be built from these values: {shown(reason, 200)}.") from error
 
 
-__all__ = ["HubsepConfigMixin", "config_errors"]
+@contextmanager
+def memory_errors(label: str) -> Iterator[None]:
+    """Says what there was too little memory for.
+
+    Raises:
+        CheckpointError: in place of what Python and torch raise.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        raise CheckpointError(_too_little(label)) from error
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error) and "out of memory" not in str(error):
+            raise
+        raise CheckpointError(_too_little(label)) from error
+
+
+def _too_little(label: str) -> str:
+    return f"{label}: there is not enough memory for it. Load it in half precision, or on a computer with more."
+
+
+__all__ = ["HubsepConfigMixin", "config_errors", "memory_errors"]
