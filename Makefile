@@ -1,4 +1,4 @@
-.PHONY: style check test-slow processors
+.PHONY: style check test-slow processors fuzz
 
 PYTHON ?= python
 
@@ -19,3 +19,9 @@ test-slow:  ## everything, the long tests too
 
 processors:  ## the tests that compute numbers, as older processors and other thread counts would; prints a table
 	$(PYTHON) tests/processors.py
+
+CASES ?= 2000
+BASE ?= 1
+
+fuzz:  ## hostile files of every kind, each in a process with limits; BASE=2 for others
+	$(PYTHON) tests/fuzz --cases $(CASES) --base $(BASE)

@@ -104,11 +104,18 @@ def _unpickle(path: Path) -> Any:
     except ConversionError:
         raise
     except Exception as error:  # a broken or hostile pickle can raise anything
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise ConversionError(
             f"{shown(path.name)} was not opened: it is damaged, or no PyTorch checkpoint, or holds more than tensors "
-            f"and plain values ({reason[:200]})"
+            f"and plain values ({_reason(error)})"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What was wrong, without PyTorch's advice to load the file unsafely all the same, and in one printable line."""
+    told = re.split(r"WeightsUnpickler error:|from a trusted source\.", str(error))[-1]
+    told = re.split(r"Please use `torch|Check the documentation", told)[0]
+    printable = "".join(letter if letter.isprintable() else " " for letter in told)
+    return " ".join(printable.split())[:200] or type(error).__name__
 
 
 def _check_archive(path: Path) -> None:

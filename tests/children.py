@@ -62,6 +62,8 @@ class Children:
 def serve(module: str) -> None:
     """Answer calls from standard input until it is closed."""
     functions = importlib.import_module(module)
+    if hasattr(functions, "warm_up"):
+        functions.warm_up()  # what every call would do again
     for line in sys.stdin:
         function, *arguments = json.loads(line)
         with tempfile.TemporaryDirectory() as place:
@@ -78,6 +80,7 @@ def serve(module: str) -> None:
 
 def _call(function: Any, arguments: list[Any], place: Path) -> None:
     output = os.open(place / "output", os.O_CREAT | os.O_WRONLY)
+    tempfile.tempdir = str(place)  # what a killed call leaves goes with the rest
     os.dup2(output, 1)
     os.dup2(output, 2)
     code = 1

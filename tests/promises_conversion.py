@@ -190,9 +190,13 @@ class ConversionPromises:
         canary.unlink()
         trap = tmp_path / "trap.ckpt"
         torch.save(content, trap, _use_new_zipfile_serialization=archive)
-        for source in (trap, bare):
-            with pytest.raises(ConversionError, match="was not opened"):
+        stranger = tmp_path / "stranger.ckpt"
+        stranger.write_bytes(b"\x80\x02cevil\nEvil\n.")
+        for source in (trap, bare, stranger):
+            with pytest.raises(ConversionError, match="was not opened") as caught:
                 convert(self.model_type, source, tmp_path / "out", licence="MIT", **overrides)
+            assert str(caught.value).isprintable()
+            assert "weights_only" not in str(caught.value), "PyTorch's advice is to open it unsafely"
         assert not canary.exists()
         assert not (tmp_path / "out").exists()
 

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was found once, written out: a seed gives other files when its kind is changed, these stay.
+
+A case is what is put in place of what, and who reads it; the process, the limits and the watch are those of all cases.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fuzz.cases import Action, Case, Kind
+from fuzz.checkpoints import yaml_bomb
+from fuzz.components import copied as copied_component
+from fuzz.components import generate, load
+from fuzz.folders import copied, use
+from fuzz.tables import READERS, check_recipe, copied_recordings, recipe_of
+from hubsep.training.recipe import load_recipe
+
+
+Make = Callable[[Case], Action]
+
+
+def processor(file: str, content: Any = None, **changes: Any) -> Make:
+    """The text-queried model with one file of its processor changed, or in place of what was there."""
+
+    def make(case: Case) -> Action:
+        folder = copied(case, "audiosep", case.templates.parent / "models")
+        rewrite(folder / file, case, content, changes)
+        return lambda: use(folder)
+
+    return make
+
+
+def component(name: str, file: str, content: Any = None, **changes: Any) -> Make:
+    """AudioLDM 2 with one file of a component changed."""
+
+    def make(case: Case) -> Action:
+        folder = copied_component(case, name, case.templates.parent / "components")
+        rewrite(folder / name / file, case, content, changes)
+        return lambda: generate(load(folder, name, on_demand=False))
+
+    return make
+
+
+def table(kind: str, content: bytes) -> Make:
+    """A folder of recordings with this table."""
+
+    def make(case: Case) -> Action:
+        folder = copied_recordings(case, case.templates.parent / "tables")
+        (folder / "metadata.csv").write_bytes(content)
+
+        def act() -> str:
+            READERS[kind](folder)
+            return "read"
+
+        return act
+
+    return make
+
+
+def recipe(name: str, content: bytes) -> Make:
+    """A recipe with this text."""
+
+    def make(case: Case) -> Action:
+        path = case.folder / "recipe.yaml"
+        path.write_bytes(content)
+        return lambda: check_recipe(load_recipe(recipe_of(name), path), recipe_of(name))
+
+    return make
+
+
+def rewrite(path: Path, case: Case, content: Any, changes: dict[str, Any]) -> None:
+    """Puts content in place of a file, or fields into it; those that are `...` are dropped."""
+    if content is None:
+        fields = {**json.loads(path.read_text()), **changes}
+        content = {name: value for name, value in fields.items() if value is not ...}
+    text = content if isinstance(content, str) else json.dumps(content)
+    path.write_text(text.replace("{outside}", str(case.outside)))
+
+
+FOUND: dict[str, Make] = {
+    "a processor that is empty": processor("processor_config.json", {}),
+    "a processor without feature extractor": processor("processor_config.json", feature_extractor=...),
+    "another tokenizer class": processor("tokenizer_config.json", tokenizer_class="BertTokenizer"),
+    "a tokenizer that Rust does not know": processor("tokenizer.json", post_processor={"type": "x"}),
+    "padding that is no object": processor("tokenizer.json", padding=True),
+    "a table field of 300 kB": table("recordings", b"path,label\na.wav," + b"x" * 300_000 + b"\n"),
+    "a table in Latin-1": table("benchmark", b"mixture,target,caption\na.wav,b.wav,caf\xe9\n"),
+    "a table with NUL": table("recordings", b"path,label\n\0a.wav,x\n"),
+    "a recipe of nulls": recipe("audiomae", b"batch_size: null\n"),
+    "a recipe of infinities": recipe("lora", b"validation_fraction: .inf\n"),
+    "a recipe that is no UTF-8": recipe("music", b"# caf\xe9\n"),
+    "a recipe that is no YAML": recipe("music", b"a: [1"),
+    "a recipe of a billion": recipe("music", yaml_bomb()),
+}
+
+
+def make(case: Case) -> Action:
+    """The case of a number."""
+    name = list(FOUND)[case.seed]
+    case.note(name)
+    return FOUND[name](case)
+
+
+FOUND_KIND = Kind(lambda place: None, make)
+
+
+__all__ = ["FOUND", "FOUND_KIND"]

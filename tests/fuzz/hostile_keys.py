@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keys that are put into the configurations of models and processors, with the values they may get.
+
+`{outside}` stands for the folder of decoys.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+EVIL = {
+    "AutoConfig": "evil.Evil",
+    "AutoModel": "evil.Evil",
+    "AutoProcessor": "evil.Evil",
+    "AutoTokenizer": ["evil.Evil", None],
+    "AutoFeatureExtractor": "evil.Evil",
+}
+REDIRECTIONS: dict[str, list[Any]] = {
+    "auto_map": [EVIL],
+    "trust_remote_code": [True],
+    "_attn_implementation_internal": ["evil/kernel"],
+    "attn_implementation": ["evil/kernel", "flash_attention_2"],
+    "quantization_config": [{"quant_method": "bitsandbytes", "load_in_4bit": True}],
+    "transformers_weights": ["{outside}/model.safetensors", "../outside/model.safetensors"],
+    "name_or_path": ["{outside}", "evil/model"],
+    "_name_or_path": ["{outside}"],
+    "_commit_hash": ["../../x"],
+    "architectures": [["Evil"], [], None],
+    "dtype": ["float16", "bfloat16", "int8", 5, "auto"],
+    "torch_dtype": ["float64", "x"],
+    "model_type": ["bert", "audioldm2", "clap", "", None],
+    "num_labels": [10**9, -1],
+    "id2label": [{"0": "x"}],
+    "pruned_heads": [{"0": [0]}],
+    "tie_word_embeddings": [True],
+    "output_hidden_states": [True],
+    "return_dict": [False],
+    "use_cache": [3],
+    "__class__": ["x"],
+    "self": [1],
+    "kwargs": [{"a": 1}],
+    "subfolder": [".."],
+    "cache_dir": ["{outside}"],
+    "gguf_file": ["x"],
+    "local_files_only": [False],
+    "is_decoder": [True],
+    "chunk_size_feed_forward": [1, -1],
+    "problem_type": ["x"],
+    "torchscript": [True],
+    "max_length": [10**9],
+    "vocab_size": [10**9],
+}
+PROCESSOR_KEYS: dict[str, list[Any]] = {
+    **REDIRECTIONS,
+    "audio_tokenizer": [
+        "{outside}",
+        {"audio_tokenizer_class": "DacModel", "audio_tokenizer_name_or_path": "{outside}"},
+    ],
+    "processor_class": ["Evil", "WhisperProcessor", "AudioSepProcessor", None, 3],
+    "tokenizer_class": [
+        "Evil",
+        "BertTokenizer",
+        "T5Tokenizer",
+        "PreTrainedTokenizerFast",
+        "TokenizersBackend",
+        None,
+        7,
+    ],
+    "feature_extractor_type": ["Evil", "WhisperFeatureExtractor", "ClapFeatureExtractor", None],
+    "image_processor_type": ["CLIPImageProcessor"],
+    "chat_template": ["{% for i in range(10**9) %}x{% endfor %}", 3],
+    "tokenizer_file": ["{outside}/tokenizer.json"],
+    "vocab_file": ["{outside}/vocab.txt"],
+    "merges_file": ["{outside}/merges.txt"],
+    "model_max_length": [0, -1, 10**30, 2**31, "x", 4, None],
+    "padding_side": ["up", None, 3],
+    "truncation_side": ["up"],
+    "pad_token": ["dog", "zzz", {"content": "x", "__type": "AddedToken"}, None, 5, "x" * 100_000],
+    "unk_token": ["nope", None, 3],
+    "bos_token": ["<s>", 3],
+    "extra_special_tokens": [{"a": "b"}, ["x"] * 50_000, 3],
+    "additional_special_tokens": [["x"], 3, [None]],
+    "added_tokens_decoder": [
+        {"9999999": {"content": "zebra", "special": True}},
+        {"x": {}},
+        {"-1": {"content": "a"}},
+        {"0": {"content": "dog"}},
+        3,
+    ],
+    "from_slow": [True],
+    "legacy": [False],
+    "fix_mistral_regex": [True],
+    "backend": ["custom", "tokenizers"],
+    "sp_model_kwargs": [{"enable_sampling": True}],
+    "is_local": [False],
+    "tokenizer_type": ["bert"],
+    "clean_up_tokenization_spaces": [3],
+    "model_input_names": [["x"], [], 3],
+    "max_length": [10**9, -1, 0],
+    "stride": [5, -1],
+    "padding": ["x", {}, True],
+    "truncation": ["x", {}, True],
+    "feature_size": [10**6, 0, -1],
+    "sampling_rate": [0, 1, 10**9],
+    "hop_length": [0, 1, 10**9],
+    "fft_window_size": [0, 1, 2**22, 3],
+    "max_length_s": [0, 10**9, -1, 1e-9],
+    "frequency_min": [1e9, -1],
+    "frequency_max": [0, 1e300],
+    "nb_max_samples": [0, 10**12],
+    "nb_max_frames": [0, 10**12],
+    "nb_frequency_bins": [0, 10**9],
+    "top_db": [-1, 0],
+    "padding_value": [1e30],
+    "return_attention_mask": [3],
+    "do_normalize": ["x"],
+}
+
+
+__all__ = ["EVIL", "PROCESSOR_KEYS", "REDIRECTIONS"]

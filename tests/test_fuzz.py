@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two hundred seeded cases of files somebody else wrote, what they once found, and faults on purpose."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+
+import pytest
+from children import Children
+from fuzz.found import FOUND
+from fuzz.planted import EXPECTED
+from fuzz.run import run_many, run_one
+
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits and watches are those of Linux")
+CASES, BASE = 200, 0  # `make fuzz` has more, with another base
+MENDED = ["recordings", "models", "adapters", "checkpoints"]
+
+
+@pytest.fixture(scope="module")
+def children() -> Iterator[Children]:
+    children = Children("fuzz.child")
+    yield children
+    children.close()
+
+
+@pytest.mark.timeout(1_200)
+def test_no_case_breaks_a_promise_and_many_get_far(children: Children) -> None:
+    """Some of each kind are accepted and used, some refused, and by many checks: else little would be asked."""
+    totals = run_many(children, CASES, BASE, MENDED)
+    assert not totals.faults, "\n".join(totals.faults)
+    assert sum(sum(outcomes.values()) for outcomes in totals.outcomes.values()) == CASES
+    for kind, outcomes in totals.outcomes.items():
+        cases, refused = sum(outcomes.values()), outcomes["refused"]
+        assert refused >= 2, f"{kind}\n{totals.table()}"
+        assert cases - refused >= cases / 10, f"{kind}\n{totals.table()}"
+    assert len(set().union(*totals.refusals.values())) >= 25, totals.table()
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_what_was_found_stays_mended(name: str, children: Children) -> None:
+    verdict = run_one(children, "found", list(FOUND).index(name))
+    assert verdict["outcome"] != "fault", verdict
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_planted_faults_are_noticed(name: str, children: Children) -> None:
+    verdict = run_one(children, "planted", list(EXPECTED).index(name))
+    assert verdict["outcome"] == "fault", f"{name} went unnoticed"
+    assert re.search(EXPECTED[name], verdict["fault"]), verdict["fault"]
+
+
+def test_a_case_is_the_same_every_time(children: Children) -> None:
+    for kind in MENDED:
+        first, second = (run_one(children, kind, 3) for _ in range(2))
+        assert first["notes"] == second["notes"]
+        assert (first["outcome"], first["where"]) == (second["outcome"], second["where"])
