@@ -26,6 +26,7 @@ import torch
 from hubsep.errors import CheckpointError
 from hubsep.hub import HUB_OPTIONS, MAX_SHARD_SIZE, atomic_folder, check_folder
 from hubsep.hub_bounds import shown
+from hubsep.hub_cards import carry_card
 from hubsep.hub_copies import is_named
 from hubsep.hub_json import read_json
 from hubsep.hub_push import CARD, push_folder
@@ -148,6 +149,7 @@ class FolderMixin:
         """
         with atomic_folder(save_directory, keep=lambda name: name not in (*COMPONENTS, INDEX)) as folder:
             self.write_into(folder, max_shard_size, variant)
+            carry_card(folder, self.config.get("_name_or_path"))
         if push_to_hub:
             self.push_to_hub(hub.pop("repo_id", Path(save_directory).resolve().name), **hub)
 

@@ -16,6 +16,7 @@ from transformers import Pipeline, PreTrainedModel
 from hubsep.errors import AudioError, CheckpointError
 from hubsep.hub import MAX_SHARD_SIZE, atomic_folder, check_folder
 from hubsep.hub_adapters import load_adapter
+from hubsep.hub_cards import carry_card
 from hubsep.hub_copies import is_named
 from hubsep.hub_push import CARD, push_folder
 
@@ -59,6 +60,7 @@ class AudioPipeline(Pipeline):
             PreTrainedModel.save_pretrained(self.model, folder, max_shard_size=max_shard_size)
             if self.processor is not None:
                 self.processor.save_pretrained(folder)
+            carry_card(folder, self.model.config.name_or_path)
             check_folder(folder)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:

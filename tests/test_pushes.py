@@ -206,6 +206,11 @@ def test_a_model_saved_over_a_foreign_folder_takes_no_contents_from_its_links(tm
 @pytest.mark.parametrize("push", PUSHES[:6], ids=lambda push: push.__name__)
 def test_what_lies_in_a_folder_is_pushed(hub: HubServer, tmp_path: Path, push: Callable[[Path], None]) -> None:
     folder = folder_with_card(tmp_path / "model")
+    if push is push_diffusion:  # figures go with the weights they were measured on
+        AudioLDM2Pipeline(**tiny_components()).save_pretrained(tmp_path / "sounds")
+        for name in ("README.md", "card.json"):
+            (folder / name).rename(tmp_path / "sounds" / name)
+        folder = tmp_path / "sounds"
     (folder / ".eval_results").mkdir()
     (folder / ".eval_results/hubsep.yaml").write_text("- value: 1\n")
     push(folder)

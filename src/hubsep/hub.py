@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import CheckpointError, HubsepError
 from .hub_atomic import atomic_folder, recover, verify_manifest
 from .hub_bounds import shown
+from .hub_cards import carry_card
 from .hub_checks import check_folder
 from .hub_config import HubsepConfigMixin, config_errors, memory_errors
 from .hub_copies import is_named
@@ -112,6 +113,8 @@ class HubsepModelMixin(_Model):
     ) -> None:
         """Write configuration and weights, all or nothing; what else the folder holds (processor, card) stays.
 
+        A folder without a card gets that of the folder the model was loaded from: see `hub_cards.py`.
+
         Takes what transformers takes. A folder that loading would refuse is not written.
 
         Raises:
@@ -126,6 +129,7 @@ class HubsepModelMixin(_Model):
             with _write_errors(save_directory):
                 super().save_pretrained(folder, **options)
             if (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
+                carry_card(folder, self.config.name_or_path)
                 check_folder(folder)
         if push_to_hub:
             self.push_to_hub(repo_id or Path(save_directory).resolve().name, token=token, **hub)

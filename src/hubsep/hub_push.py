@@ -18,12 +18,12 @@ from typing import Any
 
 from .errors import CheckpointError
 from .hub_bounds import shown
+from .hub_cards import CARD, FACTS
 from .hub_copies import copy_file, file_names, is_named, opened
+from .hub_manifest import MANIFEST, write_manifest
 from .hub_wire import check_token, wire_errors
 
 
-CARD = "README.md"
-FACTS = ("card.json", "evaluation.json", ".eval_results/hubsep.yaml")
 # folder and stem of a file of weights, of one of its shards, or of the index of these
 WEIGHTS = re.compile(r"(.+?)(?:-\d{5}-of-\d{5})?\.safetensors(?:\.index\.json)?")
 SHORT_CARD = """---
@@ -74,9 +74,11 @@ def push_folder(
         folder.mkdir()
         with wire_errors(what, token):
             repo_id = _made(api, repo_id, private, revision)
-            own = Path(card) if card else None
-            _put_card(folder / CARD, repo_id, revision, token, own, fallback, tags, short_card)
-        save(folder)  # keeps the card, and lists it in the manifest
+            # one that stays is pushed again: unchanged it is no change to the repository, and the manifest lists it
+            _copy_card(folder, Path(card) if card else _own_card(repo_id, revision, token))
+        save(folder)  # keeps the card, or brings that of the model's origin, and lists it in the manifest
+        if not (folder / CARD).is_file() or tags:
+            _complete_card(folder, repo_id, fallback, tags, short_card)
         with wire_errors(what, token):
             commit = api.create_commit(
                 repo_id,
@@ -114,31 +116,31 @@ def _operations(folder: Path, remote: Iterable[str]) -> list[Any]:
     ]
 
 
-def _put_card(
-    path: Path,
-    repo_id: str,
-    revision: str | None,
-    token: str | bool | None,
-    card: Path | None,
-    fallback: Path | None,
-    tags: list[str] | str | None,
-    short_card: str,
+def _copy_card(folder: Path, source: Path | None) -> None:
+    """Copy a card and what it was made of; nothing for None."""
+    if source is not None:
+        copy_file(source.parent, source.name, folder / CARD)
+        _put_facts(folder, source.parent)
+
+
+def _complete_card(
+    folder: Path, repo_id: str, fallback: Path | None, tags: list[str] | str | None, short_card: str
 ) -> None:
-    """Write the card to push to `path`, with `tags` added to its own."""
+    """Put a card where there is none, add `tags` to it, and list it in the manifest."""
     from huggingface_hub import ModelCard
 
-    # one that stays is pushed again: unchanged it is no change to the repository, and the manifest lists it
-    source = card or _own_card(repo_id, revision, token) or fallback
-    if source is not None:
-        copy_file(source.parent, source.name, path)
-        _put_facts(path.parent, source.parent)
-    else:
+    path = folder / CARD
+    if not path.is_file():
+        _copy_card(folder, fallback)
+    if not path.is_file():
         path.write_text(short_card.format(name=repo_id.rpartition("/")[2]), encoding="utf-8")
     if tags:
         content = ModelCard.load(path)
         added = [tags] if isinstance(tags, str) else tags
         content.data.tags = list(dict.fromkeys([*(content.data.tags or []), *added]))
         content.save(path)
+    if (folder / MANIFEST).is_file():
+        write_manifest(folder)
 
 
 def _put_facts(folder: Path, source: Path) -> None:

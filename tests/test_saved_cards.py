@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A copy of a model says what it is: its card goes where its weights go, and no figure goes to other weights."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from tiny_audiosep import tiny_audiosep
+from tiny_conv_tasnet import tiny_conv_tasnet
+
+from hubsep import pipeline
+from hubsep.cards import read_card, write_card
+from hubsep.hub import verify_manifest
+from hubsep.registry import SHIPPED
+
+
+@pytest.fixture(scope="module")
+def restricted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model for research only, with its figures."""
+    folder = tmp_path_factory.mktemp("restricted") / "model"
+    tiny_conv_tasnet()[0].save_pretrained(folder)
+    facts = read_card(SHIPPED["spleeter-small-2stems"])
+    write_card(folder, {**facts, "model_type": "conv_tasnet", "name": "research-model"})
+    return folder
+
+
+def save(separate: Any, how: str, folder: Path) -> None:
+    (separate if how == "pipeline" else separate.model).save_pretrained(folder)
+
+
+@pytest.mark.parametrize("how", ["pipeline", "model"])
+def test_a_copy_of_the_same_weights_has_the_same_card(restricted: Path, how: str, tmp_path: Path):
+    save(pipeline(model=restricted), how, tmp_path / "copy")
+    for name in ("README.md", "card.json", "evaluation.json"):
+        assert (tmp_path / "copy" / name).read_bytes() == (restricted / name).read_bytes(), name
+    verify_manifest(tmp_path / "copy")
+    save(pipeline(model=tmp_path / "copy"), how, tmp_path / "again")
+    assert read_card(tmp_path / "again")["commercial"] is False, "a copy of a copy"
+
+
+@pytest.mark.parametrize("how", ["pipeline", "model"])
+def test_changed_weights_keep_the_licence_and_lose_the_figures(restricted: Path, how: str, tmp_path: Path):
+    separate = pipeline(model=restricted)
+    with torch.no_grad():
+        next(iter(separate.model.parameters())).mul_(1.5)
+    save(separate, how, tmp_path / "changed")
+    card = read_card(tmp_path / "changed")
+    assert (card["licence_name"], card["commercial"]) == ("research-only", False)
+    assert (card["base_model"], card["name"]) == ("research-model", "research-model")
+    assert "results" not in card
+    assert not {"measured_on", "evaluation_command", "commands"} & set(card)
+    readme = ModelCard.load(tmp_path / "changed/README.md")
+    assert readme.data.license == "research-only"
+    assert "Commercial use is not allowed." in readme.text
+    assert "dB" not in readme.text
+    assert len(pipeline(model=tmp_path / "changed")(recording())) == 2
+
+
+def recording() -> dict[str, Any]:
+    return {"array": torch.rand(1, 9_000).numpy() - 0.5, "sampling_rate": 8_000}
+
+
+def test_a_card_that_is_there_stays(restricted: Path, tmp_path: Path):
+    (tmp_path / "README.md").write_text("# my own words\n")
+    pipeline(model=restricted).save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "# my own words\n"
+
+
+def test_a_readme_alone_tells_its_licence(tmp_path: Path):
+    model, processor = tiny_audiosep()
+    model.save_pretrained(tmp_path / "base")
+    processor.save_pretrained(tmp_path / "base")
+    (tmp_path / "base/README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n# base, 12.3 dB\n")
+    separate = pipeline(model=tmp_path / "base")
+    separate.model.half().save_pretrained(tmp_path / "half")
+    card = ModelCard.load(tmp_path / "half/README.md")
+    assert card.data.license == "cc-by-nc-4.0"
+    assert "12.3" not in card.text, "rounded weights were not measured"
+
+
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="there are no links here")
+def test_a_card_that_is_a_link_is_not_copied(tmp_path: Path):
+    (tmp_path / "private.txt").write_text("secret")
+    tiny_conv_tasnet()[0].save_pretrained(tmp_path / "base")
+    separate = pipeline(model=tmp_path / "base")
+    (tmp_path / "base/README.md").symlink_to(tmp_path / "private.txt")
+    with pytest.warns(UserWarning, match="card of 'base' was not copied"):
+        separate.save_pretrained(tmp_path / "copy")
+    assert not (tmp_path / "copy/README.md").exists()
