@@ -141,6 +141,7 @@ def test_a_release_of_a_model_without_processor(tmp_path: Path):
         torch.testing.assert_close(again.state_dict()[name], tensor, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_classes_are_taught_and_taken_over(tower: Path, tmp_path: Path):
     model_fields = {**TINY, "query_hidden_size": 8}
     recipe = load_recipe(audiosep.AudioSepRecipe, None, **settings(tower, model=model_fields))

@@ -243,9 +243,9 @@ def main(model: str, data: Any, output: Path, *, background: Path | None = None,
     told = told or {}
     material = load_material(base, processor, recipe, data, background)
     card = base_card(folder, base_name(model), base.config.model_type)
-    check_result(card, told.get("licence"), material.commercial)
     if told.get("repository"):
         check_publishable(card, material.rows, told.get("licence"), material.commercial)
+    check_result(card, told.get("licence"), material.commercial)
     output.mkdir(parents=True, exist_ok=True)
     run = Run((base_name(model), folder), base, processor, recipe, material, output)
     prepare(run)
