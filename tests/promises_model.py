@@ -109,9 +109,10 @@ class ModelPromises:
     def test_it_learns(self, model: Any, conditions: dict[str, Any], mixture: Tensor):
         labels = model(mixture, **conditions).sources.detach() * 0.5 + noise(1, seed=1)
         model.train()
-        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+        # steps as large for every system, whatever the size of its gradients: the loss falls by 0.3 % at least
+        optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-3)
         losses = []
-        for _ in range(3):
+        for _ in range(4):
             loss = model(mixture, labels=labels, **conditions).loss
             loss.backward()
             optimizer.step()
