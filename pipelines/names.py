@@ -6,6 +6,7 @@ Decisions: a template is filled in, not computed: `{name}` and no `{name!r:>99}`
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from hubsep.errors import AudioError
 
 
 FIELDS = ("name", "label", "stem")  # the stem is the label
+# names that are devices on Windows, whatever their ending
+RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(?=\.|$)", re.IGNORECASE)
 
 
 def check_fields(template: str, fields: Collection[str], *, several: bool = True) -> None:
@@ -65,7 +68,7 @@ def output_paths(
         check_fields(template, FIELDS, several=False)
         filed = [file_name(label) for label in labels]
         names = [template.format(name=file_name(name), label=label, stem=label) for label in filed]
-        paths = [Path(output) / name for name in names]
+        paths = [Path(output) / portable(name) for name in names]
     if len({path.resolve() for path in paths}) < len(paths):
         raise AudioError(f"two sources would be written to one file: {', '.join(map(str, paths))}; name them apart")
     origin = Path(source).resolve() if isinstance(source, str | Path) else None
@@ -79,7 +82,13 @@ def file_name(label: str) -> str:
 
     At most 100 bytes, because file systems stop at 255 and a name may hold two labels and an ending.
     """
-    return re.sub(r"[^\w-]+", "_", label.strip()).encode()[:100].decode(errors="ignore")
+    name = re.sub(r"[^\w-]+", "_", label.strip()).encode()[:100].decode(errors="ignore")
+    return os.fsdecode(name.encode())  # where the system's own encoding lacks a letter, its bytes stand for it
 
 
-__all__ = ["check_fields", "file_name", "output_paths"]
+def portable(name: str) -> Path:
+    """A path whose parts are names on every system: con, aux and the like get an underscore, con_.wav."""
+    return Path(*(RESERVED.sub(r"\1_", part) if RESERVED.match(part) else part for part in Path(name).parts))
+
+
+__all__ = ["check_fields", "file_name", "output_paths", "portable"]

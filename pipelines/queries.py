@@ -76,12 +76,7 @@ def find_targets(model: Any, processor: Any, options: SeparationOptions) -> Targ
     negatives = _texts("negative_queries", options.negative_queries)
     examples = _examples(options.query_audio)
     vectors = _vectors(options.query_embeds)
-    named = [*texts, *(label for label, _ in examples), *(label for label, _ in vectors)]
-    if not named:
-        raise QueryError(
-            'this model separates what it is asked for; pass queries="..." (a text or a list of texts), query_audio= '
-            f"(an example recording) or query_embeds=. {_known(model.config.known_sounds)}"
-        )
+    named = _named(model.config, options)
     if processor is None and (texts or negatives or examples):
         raise CheckpointError("this model came without a processor for its queries; pass query_embeds or processor=")
     labels = _unique(named, options.residual)
@@ -96,6 +91,31 @@ def find_targets(model: Any, processor: Any, options: SeparationOptions) -> Targ
     meanings = [*queries.meanings, *_meanings(model, named[len(texts) :], others)]
     sums = sums_of(labels, queries, len(others))
     return Targets(labels, embeds, len(embeds["query_embeds"]), sums, tuple(meanings))
+
+
+def labels_of(config: Any, options: SeparationOptions) -> tuple[str, ...]:
+    """Labels of everything a call returns, the residual last: what the configuration and the options say of them.
+
+    Raises:
+        QueryError: see `find_targets`.
+    """
+    if config.is_text_queried:
+        labels = _unique(_named(config, options), options.residual)
+    else:
+        labels = _fixed_targets(config, options).labels
+    return (*labels, RESIDUAL) if options.residual else labels
+
+
+def _named(config: Any, options: SeparationOptions) -> list[str]:
+    """What a text-queried model is asked for: texts, then examples and embeddings by their names."""
+    others = (_examples(options.query_audio), _vectors(options.query_embeds))
+    named = [*_texts("queries", options.queries), *(label for pairs in others for label, _ in pairs)]
+    if not named:
+        raise QueryError(
+            'this model separates what it is asked for; pass queries="..." (a text or a list of texts), query_audio= '
+            f"(an example recording) or query_embeds=. {_known(config.known_sounds)}"
+        )
+    return named
 
 
 @torch.no_grad()
@@ -274,4 +294,4 @@ def make_plan(model: Any, processor: Any, options: SeparationOptions) -> Plan:
     return Plan(model, options, find_targets(model, processor, options), options.segments(model.config))
 
 
-__all__ = ["RESIDUAL", "Plan", "SeparationOptions", "Targets", "make_plan"]
+__all__ = ["RESIDUAL", "Plan", "SeparationOptions", "Targets", "labels_of", "make_plan"]

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +75,18 @@ def test_a_recording_is_separated_once(model: str, tmp_path: Path) -> None:
     (output / "000.wav/speaker_1.wav").write_bytes(b"cut off")
     assert not any(row["skipped"] for row in SeparateRecordings(task)({"path": str(path)}))
     recordings(tmp_path / "in", 1)  # the same bytes at another time: another recording, as far as one can tell
-    assert not any(row["skipped"] for row in SeparateRecordings(task)({"path": str(path)}))
+    before = files(output)
     other = Task(model, {"residual": True}, str(output), str(tmp_path / "in"))
-    assert [row["label"] for row in SeparateRecordings(other)({"path": str(path)})] == [*LABELS, "residual"]
+    for foreign in (task, other):
+        (row,) = SeparateRecordings(foreign)({"path": str(path)})
+        assert not row["ok"]
+        assert "was not written from this recording with these settings" in row["error"]
+        assert files(output) == before
+    rows = SeparateRecordings(replace(other, overwrite=True))({"path": str(path)})
+    assert [row["label"] for row in rows] == [*LABELS, "residual"]
+    (output / "000.wav/separated.json").unlink()
+    (row,) = SeparateRecordings(other)({"path": str(path)})
+    assert "speaker_1.wav is there" in row["error"]
 
 
 def test_what_a_killed_worker_left_is_removed(model: str, tmp_path: Path) -> None:

@@ -7,10 +7,13 @@ unless the caller asks for a smaller file.
 
 from __future__ import annotations
 
+import io
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import soundfile as sf
 
 from .audio_limits import LOSSLESS_FLOATS
@@ -68,6 +71,55 @@ def format_of(path: Path, format: str | None, subtype: str | None) -> tuple[str,
     return format, subtype
 
 
+def check_written(
+    extension: str, sampling_rate: int, channels: int, subtype: str | None = None, bitrate: int | None = None
+) -> None:
+    """Refuses a file that could not be written, in a command's words, before there is anything to write.
+
+    Args:
+        extension: of its name, without the dot.
+        sampling_rate: in Hz.
+        channels: of the recording.
+        subtype: sample format, None for the default.
+        bitrate: in kbit/s, None for the default.
+
+    Raises:
+        AudioError: naming the option and a way out.
+    """
+    path = Path(f"--format {extension}", f"any.{extension}")
+    try:
+        format, subtype = format_of(path, None, subtype)
+    except AudioError as error:
+        option = f"--subtype {subtype}: " if subtype else ""
+        raise AudioError(f"{option}{_said(error, path)}") from error
+    try:
+        options = codec_options(path, format, sampling_rate, bitrate)
+    except AudioError as error:
+        raise AudioError(f"--bitrate {bitrate}: {_said(error, path)}") from error
+    if not _can_write(format, subtype, sampling_rate, channels, tuple(options.items())):
+        raise AudioError(
+            f"--format {extension} cannot hold {channels} channel{'s' * (channels > 1)} at {sampling_rate} Hz"
+            f"{f' as {subtype}' if subtype else ''}; --format flac or wav can"
+        )
+
+
+def _said(error: AudioError, path: Path) -> str:
+    return str(error).removeprefix(f"{path}: ")
+
+
+@lru_cache(maxsize=256)
+def _can_write(format: str, subtype: str, sampling_rate: int, channels: int, options: tuple[Any, ...]) -> bool:
+    """Whether the encoder takes it: it is asked, because no table says it as well."""
+    try:
+        with sf.SoundFile(
+            io.BytesIO(), "w", sampling_rate, channels, subtype, format=format, **dict(options)
+        ) as sound:
+            sound.write(np.zeros((1, channels), np.float32))
+    except (sf.SoundFileError, ValueError, TypeError, AssertionError):
+        return False
+    return True
+
+
 def kept_subtype(path: str | os.PathLike[str], subtype: str | None) -> str | None:
     """The subtype of another recording, if a file of this name can hold it and nothing is lost by that.
 
@@ -121,6 +173,7 @@ __all__ = [
     "PCM_BITS",
     "SAMPLE_BYTES",
     "bitrate_kbps",
+    "check_written",
     "codec_options",
     "format_of",
     "kept_subtype",

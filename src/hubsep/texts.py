@@ -10,6 +10,7 @@ megabyte, and then finds that it is too long.
 
 from __future__ import annotations
 
+import os
 import unicodedata
 
 from .errors import QueryError
@@ -47,6 +48,17 @@ def check_text(text: str, what: str) -> str:
     return text
 
 
+def as_text(word: str) -> str:
+    """A word of a command line as text, also where the system's own encoding is not that of the terminal.
+
+    Without a locale Python keeps the bytes of letters as they are; where these are UTF-8, they are meant as such.
+    """
+    try:
+        return os.fsencode(word).decode()
+    except UnicodeError:
+        return word
+
+
 def _escape(letter: str) -> str:
     if unicodedata.category(letter) not in HIDDEN and letter not in TURNING:
         return letter
@@ -56,4 +68,4 @@ def _escape(letter: str) -> str:
     return repr(letter)[1:-1] if not letter.isprintable() else f"\\u{code:04x}"
 
 
-__all__ = ["check_text", "printable"]
+__all__ = ["as_text", "check_text", "printable"]

@@ -21,6 +21,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from ..errors import HubsepError, QueryError
@@ -31,6 +32,7 @@ from .manifest import FOLDER, Manifest
 from .output import say, warn
 from .places import Place, share_threads
 from .separate import Run, load, separate_one
+from .targets import MARKER
 from .writing import sweep
 
 
@@ -138,10 +140,10 @@ class Batch:
         return self.place.shard * self.place.world + rank
 
     def _key(self, job: Job) -> str:
-        return job.template(self.run.template, "json").format(label="separated", stem="separated")
+        return job.output(Path(), self.run.template, MARKER, "json").as_posix()
 
     def _why_unfinished(self, job: Job) -> str | None:
-        marker = job.output(self.run.output, self.run.template, "separated", "json")
+        marker = job.output(self.run.output, self.run.template, MARKER, "json")
         return why_unfinished(marker, job.source, self.run.settings)
 
     def _in_order(self) -> Iterator[Job]:

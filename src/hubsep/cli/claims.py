@@ -69,7 +69,7 @@ class Claims:
 def _byte(name: str | int) -> int:
     if isinstance(name, int):
         return 1 + name
-    return FIRST_NAME + int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
+    return FIRST_NAME + int.from_bytes(hashlib.sha256(name.encode(errors="surrogateescape")).digest()[:7], "big")
 
 
 __all__ = ["Claims"]

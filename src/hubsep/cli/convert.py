@@ -10,6 +10,7 @@ import typer
 
 from ..registry import SYSTEMS
 from .output import say
+from .overwriting import Overwrite, check_free
 from .settings import parse_settings
 
 
@@ -23,11 +24,13 @@ def convert(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Configuration the source does not hold.")
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Convert published weights; the result is complete or absent."""
     if model_type not in SYSTEMS:
         raise typer.BadParameter(f"{model_type!r} is not one of {', '.join(SYSTEMS)}", param_hint="MODEL_TYPE")
     overrides = parse_settings(set_ or [])
+    check_free(output, overwrite=overwrite, source=source)
 
     from ..conversion import convert as convert_checkpoint
 

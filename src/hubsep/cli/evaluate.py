@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from ..registry import SHIPPED
+from .overwriting import check_free, key_of
 
 
 class Dataset(str, Enum):
@@ -36,7 +37,14 @@ LAYOUTS = {
     Dataset.LIBRIMIX: "hubsep.evaluation_librimix",
     Dataset.PROMPTS: "hubsep.evaluation_generation_prompts",
 }
-OUTPUTS = ("json_file", "picture", "output", "write_card", "benchmark")  # where numbers go, not how they come about
+OUTPUTS = (
+    "json_file",
+    "picture",
+    "output",
+    "write_card",
+    "benchmark",
+    "overwrite",
+)  # where numbers go, not how they come about
 
 Model = Annotated[str, typer.Argument(help=f"Folder, Hub repository, or one of {', '.join(SHIPPED)}.")]
 Data = Annotated[
@@ -90,6 +98,7 @@ Benchmark = Annotated[
 ]
 JsonFile = Annotated[Path | None, typer.Option("--json", dir_okay=False, help="Also write the numbers.")]
 PictureFile = Annotated[Path | None, typer.Option("--picture", dir_okay=False, help="Also draw them (png, pdf, svg).")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files of --json, --picture and --output.")]
 WriteCard = Annotated[bool, typer.Option("--write-card", help="Put the numbers into the card of MODEL, a folder.")]
 
 
@@ -120,9 +129,16 @@ def evaluate(
     json_file: JsonFile = None,
     picture: PictureFile = None,
     write_card: WriteCard = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Measure a model on held-out recordings or a published test set."""
     options = dict(locals())  # every option is a field of the request
+    replaced = options.pop("overwrite")
+    for path in (json_file, picture, output):
+        if path is not None:
+            check_free(path, overwrite=replaced, source=data)
+    if json_file is not None and picture is not None and key_of(json_file) == key_of(picture):
+        raise typer.BadParameter(f"--json and --picture are both {picture}; name them apart")
     measure(options.pop("context"), **options)
 
 

@@ -12,19 +12,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import AudioError, CheckpointError, QueryError
 from ..registry import DEFAULT_GENERATOR, SEPARATORS, SHIPPED
-from ..texts import printable
+from ..texts import as_text, printable
 from . import generate_arguments as given
-from .generate_files import checked_places, draw, picture_of, write
 from .output import say
 from .places import check_device
 
-
-if TYPE_CHECKING:
-    pass
 
 Recording = dict[str, Any]
 
@@ -57,13 +53,20 @@ def generate(
     low_memory: given.LowMemory = False,
 ) -> None:
     """Make a recording of words; or let a recording go on, vary it, or make a part of it anew."""
+    from .generate_files import checked_places, picture_of
+
     ways = {"--continue": go_on, "--variation": variation, "--inpaint": inpaint, "--interpolate": interpolate}
     details = {"--strength": strength, "--from": start, "--to": stop, "--mix": mix, "--channel": channel}
     way = chosen_way(ways, details, seconds)
-    texts = checked_prompts(prompts or [], way, candidates=candidates, say=say)
-    sampling = {"num_inference_steps": steps, "guidance_scale": guidance, "negative_prompt": negative}
-    order = Order(way, sampling, seconds, say, candidates, checked_seed(seed))
-    places = checked_places(output, len(texts), candidates if write_all else 1, plot=plot, overwrite=overwrite)
+    texts = checked_prompts([as_text(word) for word in prompts or ()], way, candidates=candidates, say=say)
+    sampling = {
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        "negative_prompt": negative and as_text(negative),
+    }
+    order = Order(way, sampling, seconds, say and as_text(say), candidates, checked_seed(seed))
+    kept = candidates if write_all else 1
+    places = checked_places(output, len(texts), kept, plot=plot, overwrite=overwrite, recording=way.recording)
     recording = read_channel(way.recording, channel) if way.recording is not None else None
     pipe = load(checked_model(model), device, dtype, low_memory)
     for text, paths in zip(texts, places, strict=True):
@@ -145,7 +148,9 @@ def chosen_way(ways: dict[str, Any], details: dict[str, Any], seconds: float | N
         return Way()
     if option == "--interpolate":
         mix = details["--mix"]
-        return Way(option, METHODS[option], None, {"second": ways[option], "weights": (0.5 if mix is None else mix,)})
+        return Way(
+            option, METHODS[option], None, {"second": as_text(ways[option]), "weights": (0.5 if mix is None else mix,)}
+        )
     arguments: dict[str, Any] = {}
     if option != "--continue" and seconds is not None:
         raise QueryError(f"what {option} makes is as long as the recording: leave out --seconds")
@@ -237,6 +242,8 @@ def make_one(
     pipe: Any, order: Order, prompt: str, recording: Recording | None, paths: list[Path], picture: Path | None
 ) -> None:
     """Makes the recordings of one prompt, with its steps as a bar, and writes and names them."""
+    from .generate_files import draw, write
+
     pipe.set_progress_bar_config(
         desc=shorten(printable(prompt), 40, placeholder="...") or "steps", leave=False, disable=None
     )

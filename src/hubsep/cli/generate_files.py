@@ -3,34 +3,64 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..audio_formats import format_of
 from ..errors import AudioError
 from .output import warn
+from .overwriting import LONGEST_NAME, key_of
+from .writing import Form, deliver, move, scratch_folder, sweep
 
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-def checked_places(output: Path, prompts: int, kept: int, *, plot: bool, overwrite: bool) -> list[list[Path]]:
+def checked_places(
+    output: Path, prompts: int, kept: int, *, plot: bool, overwrite: bool, recording: Path | None = None
+) -> list[list[Path]]:
     """Where the recordings of each prompt go; the folder is made.
+
+    Args:
+        output: what the command line calls them.
+        prompts: how many there are.
+        kept: recordings of each.
+        plot: whether pictures are drawn.
+        overwrite: whether files may be replaced.
+        recording: that is read, and never replaced.
 
     Raises:
         AudioError: if such a file cannot be written, or one is there.
     """
-    from ..audio_formats import format_of
-
     format_of(output, None, None)
     several = [output] if prompts == 1 else numbered(output, prompts)
     places = [[path] if kept == 1 else numbered(path, kept) for path in several]
-    pictures = [picture_of(paths) for paths in places if plot]
-    there = [path for path in (*(path for paths in places for path in paths), *pictures) if path.exists()]
-    if there and not overwrite:
-        raise AudioError(f"{there[0]} is there already; --overwrite replaces it")
+    targets = [path for paths in places for path in paths]
+    form = form_of(output)
+    if form.limit != float("inf"):  # what does not fit is written as floating point
+        targets += [path.with_suffix(f".{form.as_float().extension}") for path in targets]
+    targets += [picture_of(paths) for paths in places if plot]
+    for path in targets:
+        if len(os.fsencode(path.name)) > LONGEST_NAME:
+            raise AudioError(f"{path.name[:60]}... is longer than a name may be; choose a shorter --output")
+        if recording is not None and (key_of(path) == key_of(recording) or is_same(path, recording)):
+            raise AudioError(f"{path} is the recording itself; choose another --output")
+        if path.exists() and not overwrite:
+            raise AudioError(f"{path} is there already; --overwrite replaces it")
     output.parent.mkdir(parents=True, exist_ok=True)
     return places
+
+
+def is_same(first: Path, second: Path) -> bool:
+    """Whether both are names of one file."""
+    return first.exists() and first.samefile(second)
+
+
+def form_of(path: Path) -> Form:
+    """How a file of this name is stored."""
+    return Form(path.suffix[1:].lower(), None)
 
 
 def numbered(path: Path, count: int) -> list[Path]:
@@ -46,10 +76,9 @@ def picture_of(paths: list[Path]) -> Path:
 def write(paths: list[Path], waveforms: np.ndarray[Any, Any], sampling_rate: int) -> list[Path]:
     """Writes recordings, all or none; what does not fit the format is written as floating point, which is said."""
     from ..audio import write_audio
-    from .writing import Form, deliver, scratch_folder, sweep
 
     sweep(paths[0].parent)
-    form, names = Form(paths[0].suffix[1:].lower(), None), {str(path): path for path in paths}
+    form, names = form_of(paths[0]), {str(path): path for path in paths}
     with scratch_folder(paths[0].parent) as scratch:
         sounds = {
             str(path): write_audio(scratch / f"{number}.w64", waveform, sampling_rate, subtype="FLOAT")
@@ -59,10 +88,11 @@ def write(paths: list[Path], waveforms: np.ndarray[Any, Any], sampling_rate: int
         def place(name: str, extension: str) -> Path:
             return names[name] if extension == form.extension else names[name].with_suffix(f".{extension}")
 
-        written, remark = deliver(sounds, place, form, "float", scratch)
+        files, remark = deliver(sounds, place, form, "float", scratch)
+        move(files.values())
     if remark:
         warn(remark)
-    return list(written.values())
+    return [path for path, _ in files.values()]
 
 
 def draw(

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run of `hubsep separate` reads, where its results go, and which of them are finished.
 
-Decisions: a folder's tree is mirrored; two inputs that would write the same file are an error before any work starts;
-a small JSON file written last says that an input is finished, with the settings and the size of everything it wrote.
+Decisions: a folder's tree is mirrored, recordings of one name are filed under their folders' names; two inputs that
+would write the same file are an error before any work starts (`targets.py`). A small JSON file says what an input was
+written to, with the settings and the sizes: once before the files get their names, so that a killed run is known by
+it, and once when they all have them. What no such record lists for the same recording and settings is not ours.
 The settings hold a fingerprint of the model (`fingerprint.py`); its name may change.
 """
 
@@ -10,21 +12,31 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ..audio import open_audio
 from ..errors import HubsepError
-from ..pipelines.names import check_fields, file_name
+from ..pipelines.names import check_fields, file_name, portable
 
 
 SUFFIXES = frozenset(
     (
-        ".aif .aifc .aiff .au .caf .flac .mp3 .oga .ogg .opus .rf64 .snd .w64 .wav "
-        ".avi .m4a .m4v .mka .mkv .mov .mp4 .webm"
+        ".aif .aifc .aiff .au .bwf .caf .flac .mp2 .mp3 .oga .ogg .opus .rf64 .snd .w64 .wav .wave "
+        ".3g2 .3gp .avi .f4a .m4a .m4b .m4r .m4v .mka .mkv .mov .mp4 .qt .weba .webm"
     ).split()
 )
+# endings of recordings that can be read or not, by what they hold; others are left out
+DOUBTFUL = frozenset(
+    (
+        ".aac .ac3 .adts .amr .ape .awb .dff .dsf .dts .eac3 .flv .gsm .ircam .m2ts .m4p .mpc .mpeg .mpg .mpga .mts "
+        ".nist .paf .pvf .ra .rm .sf .sph .spx .tak .ts .tta .vob .voc .wma .wmv .wv"
+    ).split()
+)
+CHANGED = "an output is missing or has changed"  # and so is what is done again without being asked
 FIELDS = ("name", "file", "label", "stem", "ext")  # the stem is the label
 
 
@@ -43,36 +55,81 @@ class Job:
 
     def output(self, folder: Path, template: str, label: str, extension: str) -> Path:
         """Where the output with this label goes."""
-        return folder / self.template(template, extension).format(label=file_name(label))
+        return folder / portable(self.template(template, extension).format(label=file_name(label)))
 
 
-def collect_jobs(inputs: Sequence[Path], output: Path) -> list[Job]:
+def collect_jobs(inputs: Sequence[Path], output: Path) -> tuple[list[Job], list[str]]:
     """Files as they are named, folders with all recordings below them; hidden files and earlier results are left out.
+
+    Args:
+        inputs: files and folders.
+        output: where results go.
+
+    Returns:
+        The jobs, and what was left out and why, a line each.
 
     Raises:
         HubsepError: if an input does not exist, a folder holds no recording, or is part of the output folder.
     """
     jobs: list[Job] = []
+    left_out: list[str] = []
     results = output.resolve()
     for path in inputs:
         if path.is_dir():
             if path.resolve().is_relative_to(results):
                 raise HubsepError(f"the results would go among the recordings of {path}; choose another --output")
-            files = [file for file in sorted(path.rglob("*")) if _is_recording(file, path)]
-            found = [file for file in files if not file.resolve().is_relative_to(results)]
-            if not found:
+            files = [file for file in sorted(path.rglob("*")) if not _is_result(file, path, results)]
+            sources = [file for file in files if _is_recording(file)]
+            if not sources:
                 raise HubsepError(f"{path} holds no recording ({' '.join(sorted(SUFFIXES))})")
-            jobs += [Job(file, PurePosixPath(file.relative_to(path).as_posix())) for file in found]
+            left_out += _describe_others(path, set(files) - set(sources))
+            jobs += [Job(file, PurePosixPath(file.relative_to(path).as_posix())) for file in sources]
         elif path.exists():
             jobs.append(Job(path, PurePosixPath(path.name)))
         else:
             raise HubsepError(f"{path} does not exist")
-    return jobs
+    return _apart(jobs), left_out
 
 
-def _is_recording(path: Path, top: Path) -> bool:
+def _apart(jobs: list[Job]) -> list[Job]:
+    """Recordings that were named one by one and have one name, filed under the names of their folders."""
+    names = Counter(str(job.file).casefold() for job in jobs)
+
+    def filed(job: Job) -> Job:
+        folder = job.source.absolute().parent.name
+        alone = len(job.file.parts) == 1 and names[str(job.file).casefold()] == 1
+        return job if alone or len(job.file.parts) > 1 or not folder else replace(job, file=folder / job.file)
+
+    return [filed(job) for job in jobs]
+
+
+def _is_result(path: Path, top: Path, results: Path) -> bool:
+    """Whether it is no file, hidden, or below the results."""
     hidden = any(part.startswith(".") for part in path.relative_to(top).parts)
-    return path.suffix.lower() in SUFFIXES and not hidden and path.is_file()
+    return hidden or not path.is_file() or path.resolve().is_relative_to(results)
+
+
+def _is_recording(path: Path) -> bool:
+    suffix = path.suffix.lower()
+    if suffix not in DOUBTFUL:
+        return suffix in SUFFIXES
+    try:
+        open_audio(path).close()
+    except (HubsepError, OSError):
+        return False
+    return True
+
+
+def _describe_others(top: Path, others: Iterable[Path]) -> list[str]:
+    """How many files of which endings are no recordings; those that may be some are named."""
+    listed = sorted(others)
+    doubtful = [path for path in listed if path.suffix.lower() in DOUBTFUL]
+    lines = [f"left out: {path}: what it holds cannot be read; convert it to wav or flac" for path in doubtful]
+    endings = Counter(path.suffix.lower() or "no ending" for path in listed if path not in set(doubtful))
+    if endings:
+        counts = ", ".join(f"{count} {ending}" for ending, count in sorted(endings.items()))
+        lines.append(f"left out of {top}: {counts}: not the ending of a recording; name such a file itself to try it")
+    return lines
 
 
 def check_template(template: str) -> None:
@@ -84,28 +141,6 @@ def check_template(template: str) -> None:
     check_fields(template, FIELDS)
     if Path(template).is_absolute() or ".." in Path(template).parts:
         raise HubsepError(f"template {template!r} leaves the output folder")
-
-
-def check_collisions(jobs: Sequence[Job], folder: Path, template: str) -> None:
-    """Refuses a run in which two inputs would write the same files, or one would write over another.
-
-    Raises:
-        HubsepError: naming both inputs.
-    """
-    taken: dict[Path, Path] = {}
-    inside = [job.source.resolve() for job in jobs if job.source.resolve().is_relative_to(folder.resolve())]
-    for job in jobs:
-        # the ending is left open: a.wav and a.flac would share the file that says they are finished
-        path = job.output(folder, template, "any", "any")
-        if path in taken:
-            raise HubsepError(
-                f"{taken[path]} and {job.source} would be written to the same files in {path.parent}; rename one, or "
-                "tell them apart with --template '{file}/{label}.{ext}'"
-            )
-        taken[path] = job.source
-        for source in inside:
-            if job.output(folder, template, source.stem, source.suffix[1:]).resolve() == source:
-                raise HubsepError(f"a source of {job.source} could be written over {source}; choose another --output")
 
 
 def why_unfinished(marker: Path, source: Path, settings: Mapping[str, Any]) -> str | None:
@@ -122,18 +157,25 @@ def why_unfinished(marker: Path, source: Path, settings: Mapping[str, Any]) -> s
     """
     try:
         record = json.loads(marker.read_text(encoding="utf-8"))
-        was, outputs = record["settings"], [(marker.parent / out["path"], out["bytes"]) for out in record["outputs"]]
+        was = record["settings"]
         if record["source"] != describe_source(source):
             return "the recording is another one"
         names = [name for name in {**was, **settings} if name != "model" and was.get(name) != settings.get(name)]
         if names:
             return f"other settings ({', '.join(sorted(names))})"
-        whole = all(path.is_file() and path.stat().st_size == size for path, size in outputs)
-        return None if whole else "an output is missing or has changed"
+        if not record.get("complete", True):
+            return ""
+        whole = all(path.is_file() and path.stat().st_size == size for path, size in listed_files(marker, record))
+        return None if whole else CHANGED
     except FileNotFoundError:
         return ""
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{marker.name} is damaged"
+
+
+def listed_files(marker: Path, record: Mapping[str, Any]) -> list[tuple[Path, int]]:
+    """The files a record says were written, and their sizes."""
+    return [(marker.parent / output["path"], output["bytes"]) for output in record["outputs"]]
 
 
 def write_marker(
@@ -142,27 +184,24 @@ def write_marker(
     settings: dict[str, Any],
     outputs: Iterable[tuple[Path, dict[str, Any]]],
     scratch: Path,
+    *,
+    complete: bool,
 ) -> dict[str, Any]:
-    """Says that an input is finished; written last, and complete or absent.
+    """Says what an input is written to; the record is there or not, never half.
 
     Args:
         marker: the file to write.
         source: what `describe_source` said of the input before it was read.
         settings: of this run.
-        outputs: the files written, and what else to say of each.
+        outputs: the files, and what to say of each, "bytes" among it.
         scratch: folder on the same disk for what is not complete.
+        complete: whether the files have their names.
 
     Returns:
         What was written.
     """
-    record = {
-        "source": source,
-        "settings": settings,
-        "outputs": [
-            {"path": os.path.relpath(path, marker.parent), "bytes": path.stat().st_size, **facts}
-            for path, facts in outputs
-        ],
-    }
+    listed = [{"path": os.path.relpath(path, marker.parent), **facts} for path, facts in outputs]
+    record = {"source": source, "settings": settings, "complete": complete, "outputs": listed}
     marker.parent.mkdir(parents=True, exist_ok=True)
     # a name that is no UTF-8 stands there as JSON writes such a letter: \udcff
     with open(scratch / "marker", "w", encoding="utf-8", errors="backslashreplace") as file:
@@ -173,6 +212,20 @@ def write_marker(
     return record
 
 
+def remove_listed(marker: Path, folder: Path, kept: Iterable[Path]) -> None:
+    """Removes the files in a folder that a record lists, as they were written, but for those that are kept."""
+    try:
+        record = json.loads(marker.read_text(encoding="utf-8"))
+        files = listed_files(marker, record)
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    names = {os.path.normpath(path) for path in kept}
+    for path, size in files:
+        inside = Path(os.path.normpath(path)).is_relative_to(os.path.normpath(folder))
+        if inside and os.path.normpath(path) not in names and path.is_file() and path.stat().st_size == size:
+            path.unlink()
+
+
 def describe_source(source: Path) -> dict[str, Any]:
     """What tells a file from an earlier one of the same name."""
     facts = source.stat()
@@ -180,13 +233,15 @@ def describe_source(source: Path) -> dict[str, Any]:
 
 
 __all__ = [
+    "CHANGED",
     "FIELDS",
     "SUFFIXES",
     "Job",
-    "check_collisions",
     "check_template",
     "collect_jobs",
     "describe_source",
+    "listed_files",
+    "remove_listed",
     "why_unfinished",
     "write_marker",
 ]

@@ -6,7 +6,6 @@ Exit status: 0 done; 1 the work failed, with a line that says why; 2 the command
 
 from __future__ import annotations
 
-import io
 import sys
 import warnings
 from typing import Any
@@ -20,7 +19,7 @@ from .environment import environment
 from .evaluate import evaluate
 from .generate import generate
 from .models import models
-from .output import warn
+from .output import forgiving, warn
 from .push import merge, push
 from .push_space import push_space
 from .separate import separate
@@ -58,12 +57,18 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: the command line without the program's name; None takes the process's own.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    debug = DEBUG in words
     formatwarning = warnings.formatwarning
     warnings.formatwarning = lambda message, *details, **more: f"warning: {printable(message)}\n"
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal or locale that lacks a letter gets its escape
-            stream.reconfigure(errors="backslashreplace")
+    try:
+        with forgiving():
+            return run(words)
+    finally:
+        warnings.formatwarning = formatwarning
+
+
+def run(words: list[str]) -> int:
+    """Runs one command; what goes wrong is a line and an exit status."""
+    debug = DEBUG in words
     try:
         return int(app(args=[word for word in words if word != DEBUG], prog_name="hubsep", standalone_mode=False) or 0)
     except USAGE_ERROR as error:
@@ -75,8 +80,6 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         warn(f"error: {explain(error)}")
         return 1
-    finally:
-        warnings.formatwarning = formatwarning
 
 
 def refuse(error: Any) -> int:

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import typer
@@ -58,4 +60,55 @@ def finish(failures: list[tuple[str, str]], unknown: Mapping[str, str]) -> None:
         raise typer.Exit(1 if failures else NOT_UNDERSTOOD)
 
 
-__all__ = ["finish", "result_line", "say", "warn"]
+class Forgiving:
+    """A stream that goes on as if nothing were wrong when nobody reads it any more, as after `| head -1`.
+
+    Args:
+        stream: standard output or standard error.
+    """
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Writes, or does nothing."""
+        try:
+            return int(self._stream.write(text))
+        except BrokenPipeError:
+            return self._drop(text)
+
+    def flush(self) -> None:
+        """Flushes, or does nothing."""
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            self._drop("")
+
+    def _drop(self, text: str) -> int:
+        """Sends what comes and what is still held to nowhere: Python flushes once more when it ends."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
+        return len(text)
+
+
+@contextmanager
+def forgiving() -> Iterator[None]:
+    """Standard output and error, for as long as a command runs: what it wrote is complete, whoever reads its lines."""
+    streams = sys.stdout, sys.stderr
+    for stream in streams:
+        if hasattr(stream, "reconfigure"):  # a terminal or locale that lacks a letter gets its escape
+            stream.reconfigure(errors="backslashreplace")
+    sys.stdout, sys.stderr = (Forgiving(stream) for stream in streams)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        sys.stdout, sys.stderr = streams
+
+
+__all__ = ["finish", "forgiving", "result_line", "say", "warn"]

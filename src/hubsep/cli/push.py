@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from .output import say
+from .overwriting import Overwrite, check_free
 
 
 def push(
@@ -27,6 +28,7 @@ def merge(
     model: Annotated[str, typer.Argument(help="The model an adapter was trained on.")],
     adapter: Annotated[str, typer.Argument(help="Folder or Hub repository of the adapter.")],
     output: Annotated[Path, typer.Argument(file_okay=False, help="Folder for the model with the adapter in it.")],
+    overwrite: Overwrite = False,
 ) -> None:
     """Merge an adapter into its model, and save the result with the adapter's card."""
     from ..cards import CARD, read_card, write_card
@@ -34,6 +36,8 @@ def merge(
     from ..hub_resolve import resolve_folder
     from ..pipelines import pipeline
 
+    for source in (Path(model), Path(adapter)):
+        check_free(output, overwrite=overwrite, source=source)
     separator = pipeline(model=model, adapter=adapter)
     separator.save_pretrained(output)
     folder = resolve_folder(adapter)

@@ -21,7 +21,7 @@ import typer
 
 from ..errors import HubsepError
 from ..registry import DEFAULT_MODEL, SHIPPED
-from ..texts import printable
+from ..texts import as_text, printable
 from . import arguments as given
 from .output import finish, result_line, say, warn
 from .places import Place, check_device, one_process_instead_of_many, own_device
@@ -105,9 +105,11 @@ def separate(
     model knows.
     """
     from .batch import work_through
+    from .planning import find_jobs
 
     place = find_place(shard)
-    asked = {"queries": query or None, "negative_queries": negative or None, "query_audio": example or None}
+    queries, negatives = ([as_text(word) for word in words or ()] or None for words in (query, negative))
+    asked = {"queries": queries, "negative_queries": negatives, "query_audio": example or None}
     chosen = {"sources": stems, "model_options": parse_settings(set_ or []) or None, "residual": residual}
     run = Run(
         model=model, output=output, template=template,
@@ -116,23 +118,27 @@ def separate(
         loading={"device": check_device(device) or own_device(place), "dtype": dtype, "adapter": adapter},
         writing={**storage(format_, subtype, bitrate), "clip": clip, "plot": plot},
     )  # fmt: skip
-    finish(*work_through(run, find_jobs(run, inputs), place, overwrite=overwrite))
+    jobs = find_jobs(run, inputs, overwrite=overwrite, quiet=not place.leader)
+    finish(*work_through(run, jobs, place, overwrite=overwrite))
 
 
 def storage(extension: str | None, subtype: str | None, bitrate: str | None) -> dict[str, Any]:
     """How files are stored, as `Form` takes it.
 
     Raises:
-        typer.BadParameter: if the bitrate is none.
+        typer.BadParameter: if the format or the bitrate is none.
     """
-    from ..audio_formats import bitrate_kbps
+    from ..audio_formats import FORMATS, bitrate_kbps
 
     try:
         kbps = None if bitrate is None else bitrate_kbps(bitrate)
     except HubsepError as error:
         raise typer.BadParameter(f"--bitrate: {error}") from error
+    extension = extension and extension.lower().lstrip(".")
+    if extension is not None and f".{extension}" not in FORMATS:
+        raise typer.BadParameter(f"--format {extension!r} cannot be written; use {', '.join(e[1:] for e in FORMATS)}")
     return {
-        "extension": extension and extension.lower().lstrip("."),
+        "extension": extension,
         "subtype": subtype and subtype.upper(),
         "bitrate": kbps,
     }
@@ -152,23 +158,6 @@ def find_place(shard: str | None) -> Place:
         raise typer.BadParameter(str(error)) from error
 
 
-def find_jobs(run: Run, inputs: list[Path]) -> list[Job]:
-    """The inputs, checked against each other.
-
-    Raises:
-        typer.BadParameter: if names would collide or the template is wrong.
-    """
-    from .jobs import check_collisions, check_template, collect_jobs
-
-    try:
-        check_template(run.template)
-        jobs = collect_jobs(inputs, run.output)
-        check_collisions(jobs, run.output, run.template)
-    except HubsepError as error:
-        raise typer.BadParameter(str(error)) from error
-    return jobs
-
-
 def load(run: Run, *, quiet: bool = False) -> Any:
     """The pipeline, without the progress bars and advice of transformers; says so if its use is restricted."""
     from transformers.utils import logging
@@ -185,32 +174,36 @@ def load(run: Run, *, quiet: bool = False) -> Any:
 
 def separate_one(run: Run, separator: Any, job: Job, *, quiet: bool = False) -> dict[str, Any]:
     """Separates one input, draws it if asked to, and says last that it is finished; returns what it said."""
-    from .jobs import describe_source, write_marker
-    from .writing import Form, deliver, scratch_folder
+    from .jobs import describe_source, remove_listed, write_marker
+    from .targets import MARKER, PICTURE
+    from .writing import Form, deliver, move, scratch_folder
 
     def place(label: str, extension: str) -> Path:
         return job.output(run.output, run.template, label, extension)
 
     source, form = describe_source(job.source), Form.of(job.source, run.writing)
+    marker = place(MARKER, "json")
     cut_out = labels_from_recording(separator, run.options)
     exact = form.bits is not None and (form.bits > 24 or bool(cut_out))  # float32 holds 24 bits
     with scratch_folder(run.output) as scratch, remarks(job):
         results = separate_into(scratch, separator, job, run.options, exact=exact, quiet=quiet)
         waveforms = {result["label"]: result["path"] for result in results}
         together = {"from_recording": cut_out, "residual": run.options["residual"]}
-        paths, remark = deliver(waveforms, place, form, run.writing["clip"], scratch, **together)
-        outputs = [
-            (paths[result["label"]], {name: result[name] for name in SAID if name in result}) for result in results
+        files, remark = deliver(waveforms, place, form, run.writing["clip"], scratch, **together)
+        written = [
+            (*files[result["label"]], {name: result[name] for name in SAID if name in result}) for result in results
         ]
-        lines = [result_line(path, facts) for path, facts in outputs]
         if run.writing["plot"]:
             part = {name: run.options[name] for name in ("offset_s", "duration_s")}
-            picture = place("spectrograms", "png")
-            picture.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(draw(job, results, paths, scratch / "spectrograms.png", part), picture)
-            outputs.append((picture, {"label": "spectrograms"}))
-            lines.append(str(picture))
-        record = write_marker(place("separated", "json"), source, run.settings, outputs, scratch)
+            complete = {label: file for label, (_, file) in files.items()}
+            drawn = draw(job, results, complete, scratch / "spectrograms.png", part)
+            written.append((place(PICTURE, "png"), drawn, {"label": PICTURE}))
+        outputs = [(path, {"bytes": file.stat().st_size, **facts}) for path, file, facts in written]
+        remove_listed(marker, run.output, [path for path, _ in outputs])
+        write_marker(marker, source, run.settings, outputs, scratch, complete=False)
+        move((path, file) for path, file, _ in written)
+        record = write_marker(marker, source, run.settings, outputs, scratch, complete=True)
+    lines = [result_line(path, facts) if "score" in facts else str(path) for path, _, facts in written]
     if not quiet:
         say(*lines, *count_of(separator.model.config, job, results))
     if remark:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import soundfile as sf
 
-from ..audio import AudioLimits, AudioWriter, open_audio
+from ..audio import AudioLimits, AudioReader, AudioWriter, open_audio
 from ..audio_files import LOSSY_SUBTYPES
 from ..audio_formats import FORMATS, PCM_BITS, kept_subtype
 from ..audio_integers import write_together
@@ -54,7 +54,12 @@ class Form:
             AudioError: if the format is not one that can be written, or the recording cannot be read.
         """
         with open_audio(source) as reader:
-            own_format, own_subtype = reader.format, reader.subtype
+            return cls.of_reader(reader, source, asked)
+
+    @classmethod
+    def of_reader(cls, reader: AudioReader, source: Path, asked: Mapping[str, Any]) -> Form:
+        """The same of a recording that is open."""
+        own_format, own_subtype = reader.format, reader.subtype
         extension = asked["extension"]
         if extension is None:
             endings = [ending[1:] for ending, (name, _) in FORMATS.items() if name == own_format]
@@ -109,8 +114,8 @@ def deliver(
     *,
     from_recording: Collection[str] = (),
     residual: bool = False,
-) -> tuple[dict[str, Path], str]:
-    """Writes waveforms to their places, all or none.
+) -> tuple[dict[str, tuple[Path, Path]], str]:
+    """Writes waveforms in their final form, all or none; `move` then gives them their names.
 
     Args:
         waveforms: labels and floating point files.
@@ -123,7 +128,7 @@ def deliver(
         residual: whether the last one is the recording less all others; see `audio_integers.py`.
 
     Returns:
-        Labels and the files written, and a remark on what did not fit, "" if all did.
+        Labels with the file that is to be and the one in `scratch`; a remark on what did not fit, "" if all did.
 
     Raises:
         AudioError: if a file cannot be written, or a peak does not fit and `clip` is "raise".
@@ -145,10 +150,14 @@ def deliver(
     }
     together = {"from_recording": [label in from_recording for label in waveforms], "residual": residual}
     _copy(list(waveforms.values()), list(complete.values()), form, gain, together)
-    for label, path in paths.items():
+    return {label: (path, complete[label]) for label, path in paths.items()}, remark
+
+
+def move(files: Iterable[tuple[Path, Path]]) -> None:
+    """Gives complete files, the second of each pair, their names, the first."""
+    for path, complete in files:
         path.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(complete[label], path)
-    return paths, remark
+        os.replace(complete, path)
 
 
 def _copy(sources: list[Path], targets: list[Path], form: Form, gain: float, together: dict[str, Any]) -> None:
@@ -179,4 +188,4 @@ def peak_of(waveform: Path) -> float:
         return max(float(np.abs(block).max()) for block in reader.blocks())
 
 
-__all__ = ["Clip", "Form", "deliver", "peak_of", "scratch_folder", "sweep"]
+__all__ = ["Clip", "Form", "deliver", "move", "peak_of", "scratch_folder", "sweep"]

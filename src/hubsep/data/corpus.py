@@ -23,6 +23,8 @@ import numpy as np
 from ..cli.jobs import Job, check_template
 from ..errors import AudioError, CheckpointError, DataError, HubsepError, QueryError
 from ..hub_processes import host
+from ..pipelines.options import SeparationOptions
+from ..pipelines.queries import labels_of
 from ..registry import DEFAULT_MODEL
 from .storage import COPIED_AT_ONCE, Store, find_filesystem
 
@@ -45,6 +47,7 @@ class Task:
     filesystem: Any = None
     path_column: str = "path"
     bytes_column: str = "bytes"
+    overwrite: bool = False
 
     def check(self) -> None:
         """Refuses what no recording could be separated with.
@@ -114,6 +117,7 @@ class SeparateRecordings:
         if self._is_finished(self._store, record, facts):
             said["skipped"] = True
         else:
+            self._check_kept(self._store, record, facts, name)
             record = self._separate(self._store, path, content, name, facts)
         for output in record["outputs"]:
             place = f"{self._store.root}/{output['path']}"
@@ -134,9 +138,32 @@ class SeparateRecordings:
             outputs = [{"path": place, **said} for place, said in zip(files, about, strict=True)]
             process = f"{host()}-{os.getpid()}"
             record = {"source": facts, "settings": self._settings, "outputs": outputs, "process": process}
-            text = json.dumps(record, indent=2, ensure_ascii=False)
-            store.put({**files, self._place(name, MARKER, "json"): text.encode()}, about=name)
+            marker = self._place(name, MARKER, "json")
+            # before the files are there as well, so that what a killed process leaves is known as ours
+            store.put({marker: _encoded({**record, "complete": False})}, about=name)
+            store.put({**files, marker: _encoded({**record, "complete": True})}, about=name)
         return record
+
+    def _check_kept(self, store: Store, record: Any, facts: dict[str, Any], name: str) -> None:
+        """Refuses to replace what is there, unless our own record lists it for the same recording and settings.
+
+        Raises:
+            AudioError: naming the file and the ways out.
+        """
+        if self.task.overwrite:
+            return
+        labels = labels_of(self._loaded().model.config, SeparationOptions(**self.task.options))
+        places = [self._place(name, label, self.task.format) for label in labels]
+        own = isinstance(record, dict) and record.get("source") == facts and record.get("settings") == self._settings
+        listed = {output["path"] for output in record["outputs"]} if own else set()
+        there = [place for place, size in zip(places, store.sizes(places), strict=True) if size is not None]
+        foreign = [place for place in there if place not in listed]
+        if foreign or (record is not None and not own):
+            place = (foreign or [self._place(name, MARKER, "json")])[0]
+            raise AudioError(
+                f"{store.root}/{place} is there and was not written from this recording with these settings; choose "
+                "another output, or pass overwrite=True"
+            )
 
     def _is_finished(self, store: Store, record: Any, facts: dict[str, Any]) -> bool:
         try:
@@ -144,7 +171,8 @@ class SeparateRecordings:
             outputs = [(output["path"], output["bytes"]) for output in record["outputs"]]
         except (KeyError, TypeError):
             return False
-        return same and store.sizes([path for path, _ in outputs]) == [size for _, size in outputs]
+        sizes = store.sizes([path for path, _ in outputs])
+        return same and record.get("complete", True) and sizes == [size for _, size in outputs]
 
     def _facts(self, path: str | None, content: bytes | None) -> dict[str, Any]:
         """What tells a recording from an earlier one of the same name."""
@@ -187,6 +215,10 @@ class SeparateRecordings:
         if self._store is not None:
             return {"output": ""}
         return {"audio": np.zeros((0, 0), np.float32), "sampling_rate": 0}
+
+
+def _encoded(record: dict[str, Any]) -> bytes:
+    return json.dumps(record, indent=2, ensure_ascii=False).encode(errors="backslashreplace")
 
 
 @contextmanager

@@ -57,6 +57,7 @@ def separate_dataset(
     path_column: str = "path",
     bytes_column: str = "bytes",
     workers: int | tuple[int, int] = 1,
+    overwrite: bool = False,
     rows_per_task: int = 8,
     num_cpus: float | None = None,
     num_gpus: float | None = None,
@@ -76,6 +77,7 @@ def separate_dataset(
         path_column: name of the column with paths.
         bytes_column: name of the column with contents; rows without it are read from their paths.
         workers: how many, or the least and the most; the cluster needs a CPU more than they take.
+        overwrite: whether to replace files below `output` that are not of the same recording and settings.
         rows_per_task: recordings a worker takes at once, and how many Ray looks at again when it loses one.
         num_cpus: of each worker; its model uses as many threads.
         num_gpus: of each worker; 0.5 puts two workers on a GPU.
@@ -95,7 +97,9 @@ def separate_dataset(
     from ..pipelines.options import check_names
 
     check_names(options)
-    task = Task(model, options, output, root, template, format, subtype, filesystem, path_column, bytes_column)
+    task = Task(
+        model, options, output, root, template, format, subtype, filesystem, path_column, bytes_column, overwrite
+    )
     task.check()
     least, most = (workers, workers) if isinstance(workers, int) else workers
     _warn_without_room(least, least * ((0 if num_gpus else 1) if num_cpus is None else num_cpus))
