@@ -53,24 +53,19 @@ def generate(
     low_memory: given.LowMemory = False,
 ) -> None:
     """Make a recording of words; or let a recording go on, vary it, or make a part of it anew."""
-    from .generate_files import checked_places, picture_of
+    from .generate_files import checked_places
 
     ways = {"--continue": go_on, "--variation": variation, "--inpaint": inpaint, "--interpolate": interpolate}
     details = {"--strength": strength, "--from": start, "--to": stop, "--mix": mix, "--channel": channel}
     way = chosen_way(ways, details, seconds)
     texts = checked_prompts([as_text(word) for word in prompts or ()], way, candidates=candidates, say=say)
-    sampling = {
-        "num_inference_steps": steps,
-        "guidance_scale": guidance,
-        "negative_prompt": negative and as_text(negative),
-    }
+    away = negative and as_text(negative)
+    sampling = {"num_inference_steps": steps, "guidance_scale": guidance, "negative_prompt": away}
     order = Order(way, sampling, seconds, say and as_text(say), candidates, checked_seed(seed))
-    kept = candidates if write_all else 1
-    places = checked_places(output, len(texts), kept, plot=plot, overwrite=overwrite, recording=way.recording)
+    kept = {"kept": candidates if write_all else 1, "plot": plot, "overwrite": overwrite}
+    places = checked_places(output, len(texts), recording=way.recording, **kept)
     recording = read_channel(way.recording, channel) if way.recording is not None else None
-    pipe = load(checked_model(model), device, dtype, low_memory)
-    for text, paths in zip(texts, places, strict=True):
-        make_one(pipe, order, text, recording, paths, picture=picture_of(paths) if plot else None)
+    make_all(load(checked_model(model), device, dtype, low_memory), order, texts, recording, places, plot=plot)
 
 
 @dataclass(frozen=True)
@@ -236,6 +231,16 @@ def load(model: str, device: str | None, dtype: str, low_memory: bool) -> Any:
     options: dict[str, Any] = {"on_demand": True, "device_map": device} if low_memory else {}
     pipe = AudioLDM2Pipeline.from_pretrained(model, dtype=getattr(torch, dtype), **options)
     return pipe if low_memory else pipe.to(device)
+
+
+def make_all(
+    pipe: Any, order: Order, texts: list[str], recording: Recording | None, places: list[list[Path]], *, plot: bool
+) -> None:
+    """Makes the recordings of all prompts, one prompt after the other."""
+    from .generate_files import picture_of
+
+    for text, paths in zip(texts, places, strict=True):
+        make_one(pipe, order, text, recording, paths, picture=picture_of(paths) if plot else None)
 
 
 def make_one(

@@ -108,18 +108,21 @@ def separate(
     from .planning import find_jobs
 
     place = find_place(shard)
-    queries, negatives = ([as_text(word) for word in words or ()] or None for words in (query, negative))
-    asked = {"queries": queries, "negative_queries": negatives, "query_audio": example or None}
+    asked = {"queries": as_texts(query), "negative_queries": as_texts(negative), "query_audio": example or None}
     chosen = {"sources": stems, "model_options": parse_settings(set_ or []) or None, "residual": residual}
+    part = {"offset_s": offset, "duration_s": duration, "only_active": only_active, "batch_size": batch_size}
     run = Run(
-        model=model, output=output, template=template,
-        options={**asked, **chosen, "offset_s": offset, "duration_s": duration, "only_active": only_active,
-                 "batch_size": batch_size},
+        model=model, output=output, template=template, options={**asked, **chosen, **part},
         loading={"device": check_device(device) or own_device(place), "dtype": dtype, "adapter": adapter},
         writing={**storage(format_, subtype, bitrate), "clip": clip, "plot": plot},
     )  # fmt: skip
     jobs = find_jobs(run, inputs, overwrite=overwrite, quiet=not place.leader)
     finish(*work_through(run, jobs, place, overwrite=overwrite))
+
+
+def as_texts(words: list[str] | None) -> list[str] | None:
+    """Words of a command line as texts, None if there are none."""
+    return [as_text(word) for word in words or ()] or None
 
 
 def storage(extension: str | None, subtype: str | None, bitrate: str | None) -> dict[str, Any]:
