@@ -57,7 +57,7 @@ class PipelinePromises:
 
     @pytest.mark.parametrize(
         ("sampling_rate", "channels", "samples"),
-        [(None, 1, 20_000), (None, 2, 9_001), (44_100, 2, 50_001), (11_025, 1, 7_777), (8_001, 1, 12_345)],
+        [(None, 1, 12_000), (None, 2, 7_001), (44_100, 2, 30_001), (11_025, 1, 7_777), (8_001, 1, 9_345)],
     )
     def test_output_has_the_rate_channels_and_length_of_the_input(
         self, separate, options, rate, sampling_rate, channels, samples
@@ -65,7 +65,8 @@ class PipelinePromises:
         mixture = recording(samples, channels)
         sources = separate(mixture, sampling_rate=sampling_rate or rate, residual=True, **options)
         for source in sources:
-            assert set(source) == {"label", "audio", "sampling_rate", "score"}
+            of_queries = {"understood_as", "nearest"} if options and source["label"] != "residual" else set()
+            assert set(source) - of_queries == {"label", "audio", "sampling_rate", "score"}
             assert source["audio"].shape == (channels, samples)
             assert source["audio"].dtype == np.float32
             assert source["sampling_rate"] == (sampling_rate or rate)
@@ -135,12 +136,12 @@ class PipelinePromises:
         assert len([first, *results]) == 3
 
     def test_silence_stays_silence(self, separate, options, rate):
-        silence = separate(np.zeros((2, 30_000), np.float32), sampling_rate=rate * 2, residual=True, **options)
+        silence = separate(np.zeros((2, 20_000), np.float32), sampling_rate=rate * 2, residual=True, **options)
         assert not audio(silence).any()
         assert [source["score"] for source in silence] == [0.0] * len(silence)
-        half = recording(60_000)
-        half[:, 30_000:] = 0
-        assert not audio(separate(half, sampling_rate=rate, **options))[..., 45_000:].any()
+        half = recording(45_000)
+        half[:, 20_000:] = 0
+        assert not audio(separate(half, sampling_rate=rate, **options))[..., 35_000:].any()
 
     @pytest.mark.parametrize("shape", ["constant", "square", "impulse", "quiet"])
     def test_odd_signals_give_finite_sources(self, separate, options, rate, shape: str):
@@ -208,7 +209,7 @@ class PipelinePromises:
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
     def test_half_precision_models_take_and_give_float32(self, separate, options, rate, dtype):
-        mixture = recording(20_000)
+        mixture = recording(12_000)
         expected = audio(separate(mixture, sampling_rate=rate, **options))
         separate.model.to(dtype)
         found = audio(separate(mixture, sampling_rate=rate, **options))

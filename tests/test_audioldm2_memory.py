@@ -91,6 +91,7 @@ def test_never_more_is_loaded_than_the_largest_component_takes(lazy: Any) -> Non
         assert sum(sizes[other] for other in held(lazy)) <= max(sizes.values())
 
 
+@pytest.mark.slow
 def test_the_table_of_words_is_loaded_for_saving_only(pipe: Any, lazy: Any, tmp_path: Path) -> None:
     lazy._shelf.bring("language_model")
     assert lazy.language_model.wte.weight.is_meta
@@ -107,6 +108,7 @@ def test_the_table_of_words_is_loaded_for_saving_only(pipe: Any, lazy: Any, tmp_
     assert replaced("rain", **GIVEN).audios.shape == (1, 1_280)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
 def test_precisions(stored: torch.dtype, tmp_path: Path) -> None:
     folder = tmp_path / "saved"
@@ -129,6 +131,7 @@ def test_every_weight_has_the_precision_it_has_when_loaded_at_once(published: Pa
     assert kinds[0] == kinds[1]
 
 
+@pytest.mark.slow
 def test_files_of_variants_and_of_older_names(published: Path, pipe: Any, tmp_path: Path) -> None:
     folder = shutil.copytree(published, tmp_path / "audioldm2")
     pipe.save_pretrained(folder, variant="fp16", max_shard_size=20_000)

@@ -271,6 +271,7 @@ def test_four_mixtures_can_be_learned_by_heart():
     assert levels[1] > levels[0] + 3  # dB; 5.5 to 31 over five seeds
 
 
+@pytest.mark.slow
 def test_an_unused_slot_learns_silence_and_sources_are_counted():
     model, _ = tiny_audioslots(**SMALL, num_sources=3)
     labels = tones()

@@ -99,6 +99,7 @@ def test_what_a_killed_process_leaves_is_done_by_its_sibling(child: Children, mo
     check_complete(tmp_path / "out", 12)
 
 
+@pytest.mark.slow
 def test_killed_once_and_run_again(child: Children, model: Path, tmp_path: Path) -> None:
     run = command(model, recordings(tmp_path / "in", 12), tmp_path / "out")
     assert child.run("together", run, 2, [0, 1], 4)[1] == [KILLED, KILLED]

@@ -36,6 +36,7 @@ def made(pipe: Any) -> np.ndarray:
     return waveforms
 
 
+@pytest.mark.slow
 def test_adapters_go_over_the_wire_and_come_back(hub: HubServer, tmp_path: Path) -> None:
     base = AudioLDM2Pipeline(**tiny_components())
     base.save_pretrained("base")

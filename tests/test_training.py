@@ -95,6 +95,7 @@ def test_a_whole_tower_is_its_encoder(encoder: Path, tower: Path):
     assert_same(embeds @ embeds.T, expected @ expected.T, terms=64, layers=20)
 
 
+@pytest.mark.slow
 def test_a_tower_of_fewer_words_is_the_same_on_the_words_it_keeps(encoder: Path, tmp_path: Path):
     options = {"projection_dim": 8, "common_words": 3, "sound_words": 2}
     report = text_tower.main(None, encoder, tmp_path / "small", **options)
