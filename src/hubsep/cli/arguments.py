@@ -27,6 +27,8 @@ Example = Annotated[
 Stems = Annotated[
     str | None,
     typer.Option(
+        "--sources",
+        "--stems",
         metavar="NAMES",
         help="Which of a model's sources to write, alone or added up: vocals,drums+bass,karaoke=mixture-vocals; by "
         "default each of them.",
@@ -41,6 +43,10 @@ Settings = Annotated[
     ),
 ]
 Offset = Annotated[float, typer.Option(min=0, metavar="SECONDS", help="Where in a recording to begin.")]
+OnShort = Annotated[
+    Literal["raise", "warn"],
+    typer.Option(help="When a recording is cut short: fail, or use what is there and say so."),
+]
 Duration = Annotated[
     float | None,
     typer.Option(metavar="SECONDS", help="How much of a recording to separate; by default all, however long it is."),
@@ -51,7 +57,8 @@ OnlyActive = Annotated[
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", file_okay=False, metavar="FOLDER", help="For the results.")]
 Model = Annotated[
-    str, typer.Option(metavar="NAME", help=f"Folder, Hub repository, or one of {', '.join(SEPARATORS)}.")
+    str,
+    typer.Option("--model", "-m", metavar="NAME", help=f"Folder, Hub repository, or one of {', '.join(SEPARATORS)}."),
 ]
 Adapter = Annotated[
     str | None, typer.Option(metavar="NAME", help="Folder or Hub repository of a fine-tune's adapter, for that model.")
@@ -61,7 +68,8 @@ Template = Annotated[
     typer.Option(metavar="TEXT", help="File names, of {name}, {file} (with its ending), {label} or {stem}, {ext}."),
 ]
 Format = Annotated[
-    str | None, typer.Option("--format", metavar="EXT", help="wav, flac, mp3, ...; by default the input's, else wav.")
+    str | None,
+    typer.Option("--format", "-f", metavar="EXT", help="wav, flac, mp3, ...; by default the input's, else wav."),
 ]
 Subtype = Annotated[
     str | None, typer.Option(metavar="NAME", help="PCM_16, PCM_24, FLOAT, ...; by default the input's.")
@@ -103,6 +111,7 @@ __all__ = [
     "Model",
     "Negative",
     "Offset",
+    "OnShort",
     "OnlyActive",
     "Output",
     "Overwrite",

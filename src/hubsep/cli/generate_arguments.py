@@ -29,7 +29,10 @@ Output = Annotated[
     ),
 ]
 Model = Annotated[
-    str, typer.Option(metavar="NAME", help="Folder or Hub repository of an AudioLDM 2, such as cvssp/audioldm2.")
+    str,
+    typer.Option(
+        "--model", "-m", metavar="NAME", help="Folder or Hub repository of an AudioLDM 2, such as cvssp/audioldm2."
+    ),
 ]
 Seconds = Annotated[
     float | None,

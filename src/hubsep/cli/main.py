@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import sys
 import warnings
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
-from ..errors import HubsepError
+from .. import __version__
 from ..texts import printable
 from .convert import convert
 from .environment import environment
 from .evaluate import evaluate
+from .explain import DEBUG, explain, in_options
 from .generate import generate
 from .models import models
 from .output import forgiving, warn
@@ -26,7 +27,6 @@ from .separate import separate
 from .train import train
 
 
-DEBUG = "--debug"
 USAGE_ERROR: Any = typer.BadParameter.__base__  # typer carries a click of its own, or has none, by its version
 
 app = typer.Typer(
@@ -34,10 +34,28 @@ app = typer.Typer(
     help="Audio separation and text-to-audio on the Hugging Face Hub.",
     epilog=f"With {DEBUG}, an unexpected error shows its traceback.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def show_version(asked: bool) -> None:
+    """Prints the version and ends."""
+    if asked:
+        print(f"hubsep {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def hubsep(
+    version: Annotated[
+        bool, typer.Option("--version", "-v", callback=show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Audio separation and text-to-audio on the Hugging Face Hub."""
+
+
 app.command()(separate)
 app.command()(generate)
 app.command()(convert)
@@ -58,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     formatwarning = warnings.formatwarning
-    warnings.formatwarning = lambda message, *details, **more: f"warning: {printable(message)}\n"
+    warnings.formatwarning = lambda message, *details, **more: f"warning: {printable(in_options(str(message)))}\n"
     try:
         with forgiving():
             return run(words)
@@ -85,19 +103,9 @@ def run(words: list[str]) -> int:
 def refuse(error: Any) -> int:
     """Says what is wrong with a command line."""
     if error.message and (error.ctx is None or error.message != error.ctx.get_help()):
-        error.message = printable(error.message)
+        error.message = printable(in_options(error.message))
     error.show()
     return int(error.exit_code)
-
-
-def explain(error: Exception) -> str:
-    """An error in one line: one of our own as it is, a foreign one with what to do about it."""
-    if isinstance(error, (HubsepError, OSError)):
-        return str(error)
-    text = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, MemoryError) or "allocate memory" in text or "out of memory" in text:
-        return f"there is not enough memory for this: {text}"
-    return f"unexpected {type(error).__name__}: {text}; run it again with {DEBUG} for a traceback to report"
 
 
 __all__ = ["app", "main"]

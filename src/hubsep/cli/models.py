@@ -12,6 +12,7 @@ from ..cards import licence_of, read_card
 from ..cards_results import COLUMNS, headline
 from ..errors import CheckpointError, DataError
 from ..registry import SHIPPED, SYSTEMS
+from .output import say
 
 
 def shipped_cards() -> list[dict[str, Any]]:
@@ -34,13 +35,36 @@ def shipped_cards() -> list[dict[str, Any]]:
     return cards
 
 
+def show_sounds(model: str) -> None:
+    """Prints the sounds a text-queried model knows, a line each.
+
+    Raises:
+        CheckpointError: if there is no such model, or it keeps no such list.
+    """
+    from ..hub_json import read_json
+    from ..hub_resolve import resolve_folder
+
+    config = resolve_folder(model) / "config.json"
+    sounds = read_json(config).get("known_sounds") if config.is_file() else None
+    if not isinstance(sounds, list) or not sounds:
+        raise CheckpointError(f"{model} has no list of sounds: it separates what it was made for, or takes any words")
+    say(*sounds)
+
+
 def models(
     commercial: Annotated[
         bool, typer.Option("--commercial", help="Only weights whose licence allows commercial use.")
     ] = False,
+    sounds: Annotated[
+        str | None,
+        typer.Option("--sounds", metavar="MODEL", help="All sounds a text-queried model knows."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List shipped models and known systems."""
+    """List shipped models and known systems, or the sounds a model knows."""
+    if sounds is not None:
+        show_sounds(sounds)
+        return
     cards = [card for card in shipped_cards() if card["commercial"] or not commercial]
     if as_json:
         systems = [

@@ -12,6 +12,7 @@ from typing import Any
 import typer
 
 from ..texts import printable
+from .explain import in_options
 
 
 NOT_UNDERSTOOD = 3  # exit status
@@ -28,7 +29,7 @@ def say(*lines: object) -> None:
 def warn(*lines: object) -> None:
     """Prints what is wrong or remarkable, to standard error, a line each."""
     for line in lines:
-        print(printable(line), file=sys.stderr)
+        print(printable(in_options(str(line))), file=sys.stderr)
 
 
 def result_line(path: object, facts: Mapping[str, Any]) -> str:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .jobs import Job
 
 
+WITHOUT_EFFECT = {"query_audio", "batch_size", "on_short"}  # on what a finished output holds
 SAID = ("label", "score", "understood_as", "nearest")
 
 
@@ -66,7 +67,7 @@ class Run:
         from .jobs import describe_source
 
         examples = [describe_source(path) for path in self.options["query_audio"] or ()]
-        kept = {name: value for name, value in self.options.items() if name not in {"query_audio", "batch_size"}}
+        kept = {name: value for name, value in self.options.items() if name not in WITHOUT_EFFECT}
         model: dict[str, Any] = {"model": self.model, "weights": model_fingerprint(self.model)}
         if self.loading["adapter"] is not None:
             model["adapter"] = model_fingerprint(self.loading["adapter"])
@@ -83,6 +84,7 @@ def separate(
     only_active: given.OnlyActive = False,
     offset: given.Offset = 0.0,
     duration: given.Duration = None,
+    on_short: given.OnShort = "raise",
     output: given.Output = Path("separated"),
     model: given.Model = DEFAULT_MODEL,
     adapter: given.Adapter = None,
@@ -110,7 +112,13 @@ def separate(
     place = find_place(shard)
     asked = {"queries": as_texts(query), "negative_queries": as_texts(negative), "query_audio": example or None}
     chosen = {"sources": stems, "model_options": parse_settings(set_ or []) or None, "residual": residual}
-    part = {"offset_s": offset, "duration_s": duration, "only_active": only_active, "batch_size": batch_size}
+    part = {
+        "offset_s": offset,
+        "duration_s": duration,
+        "on_short": on_short,
+        "only_active": only_active,
+        "batch_size": batch_size,
+    }
     run = Run(
         model=model, output=output, template=template, options={**asked, **chosen, **part},
         loading={"device": check_device(device) or own_device(place), "dtype": dtype, "adapter": adapter},
@@ -184,7 +192,7 @@ def separate_one(run: Run, separator: Any, job: Job, *, quiet: bool = False) -> 
     def place(label: str, extension: str) -> Path:
         return job.output(run.output, run.template, label, extension)
 
-    source, form = describe_source(job.source), Form.of(job.source, run.writing)
+    source, form = describe_source(job.source), Form.of(job.source, run.writing, run.options["on_short"])
     marker = place(MARKER, "json")
     cut_out = labels_from_recording(separator, run.options)
     exact = form.bits is not None and (form.bits > 24 or bool(cut_out))  # float32 holds 24 bits
@@ -197,7 +205,7 @@ def separate_one(run: Run, separator: Any, job: Job, *, quiet: bool = False) -> 
             (*files[result["label"]], {name: result[name] for name in SAID if name in result}) for result in results
         ]
         if run.writing["plot"]:
-            part = {name: run.options[name] for name in ("offset_s", "duration_s")}
+            part = {name: run.options[name] for name in ("offset_s", "duration_s", "on_short")}
             complete = {label: file for label, (_, file) in files.items()}
             drawn = draw(job, results, complete, scratch / "spectrograms.png", part)
             written.append((place(PICTURE, "png"), drawn, {"label": PICTURE}))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 import soundfile as sf
 
-from ..audio import AudioLimits, AudioReader, AudioWriter, open_audio
+from ..audio import AudioLimits, AudioReader, AudioWriter, OnShort, open_audio
 from ..audio_files import LOSSY_SUBTYPES
 from ..audio_formats import FORMATS, PCM_BITS, kept_subtype
 from ..audio_integers import write_together
@@ -43,17 +44,21 @@ class Form:
     bitrate: int | None = None
 
     @classmethod
-    def of(cls, source: Path, asked: Mapping[str, Any]) -> Form:
+    def of(cls, source: Path, asked: Mapping[str, Any], on_short: OnShort = "raise") -> Form:
         """What the user asked for; where nothing was asked for, the form of the recording.
 
         Args:
             source: the recording.
             asked: `extension`, `subtype` and `bitrate`, each may be None.
+            on_short: "raise" or "warn" when a file holds less audio than it claims.
 
         Raises:
             AudioError: if the format is not one that can be written, or the recording cannot be read.
         """
-        with open_audio(source) as reader:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # it is said when the recording is separated
+            reader = open_audio(source, on_short=on_short)
+        with reader:
             return cls.of_reader(reader, source, asked)
 
     @classmethod

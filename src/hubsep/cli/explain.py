@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Errors in the words of a command line: what Python calls `queries=` is `-q` here.
+
+Decisions: what is wrong is found out below, where nobody knows who asks, and told in Python's names. They are
+translated here, in one table, when a line is printed. A test looks for Python's names in what commands print. A
+foreign error is translated where its cause is known, else it is one line, and `--debug` shows the traceback.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ..errors import HubsepError
+
+
+DEBUG = "--debug"
+# (what is said in Python, what a command says); the longer ones first
+WORDS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), words)
+    for pattern, words in (
+        (
+            r'pass queries="\.\.\." \(a text or a list of texts\), query_audio= \(an example recording\) '
+            r"or query_embeds=",
+            "say what with -q TEXT, which may be repeated, or with --example FILE",
+        ),
+        (r"leave out sources and pass queries=", "leave out --sources and say what with -q TEXT"),
+        (r"leave out the queries\b", "leave out -q, --example and --negative"),
+        (r"leave out sources\b", "leave out --sources"),
+        (r"\bsources is empty\b", "--sources is empty"),
+        (r"\bonly_active\b", "--only-active"),
+        (r'pass on_short="warn" to use what is there', "--on-short warn uses what is there"),
+        (r"\bon_short\b", "--on-short"),
+        (r"\boffset_s\b", "--offset"),
+        (r"\bduration_s\b", "--duration"),
+        (r"\bmodel_options\b", "--set"),
+        (r"\bnegative_queries\b", "--negative"),
+        (r"\bquery_audio\b", "--example"),
+        (r"pass query_embeds or processor=", "save it again together with its processor"),
+        (r"load it with dtype=torch\.float32", "load it with --dtype float32"),
+        (r" \(config\.known_sounds\)", " (hubsep list --sounds MODEL)"),
+        (r"\bnum_inference_steps\b", "--steps"),
+        (r"\bguidance_scale\b", "--guidance"),
+        (r"\bnegative_prompt\b", "--negative"),
+        (r"\bnum_waveforms_per_prompt\b", "--candidates"),
+    )
+)
+
+
+def in_options(text: str) -> str:
+    """A message with the options of the command line in place of the arguments of Python."""
+    for pattern, words in WORDS:
+        text = pattern.sub(words, text)
+    return text
+
+
+def explain(error: Exception) -> str:
+    """An error in one line: one of our own as it is, a foreign one with what to do about it."""
+    if isinstance(error, (HubsepError, OSError)):
+        return str(error)
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, MemoryError) or "allocate memory" in text or "out of memory" in text:
+        return f"there is not enough memory for this: {text}"
+    return f"unexpected {type(error).__name__}: {text}; run it again with {DEBUG} for a traceback to report"
+
+
+__all__ = ["DEBUG", "explain", "in_options"]
