@@ -35,7 +35,7 @@ CALLS: list[tuple[str, int, str]] = [
     ("separate talk.wav --model song --negative rain", 1, "leave out -q, --example and --negative"),
     ("separate talk.wav --model song --sources drumz", 1, "'drumz' is no sum of sources of this model"),
     ("separate talk.wav --model song --sources ''", 1, "no sum of sources"),
-    ("separate talk.wav --model song --set wiener=true", 1, "'wiener' is no option of a spleeter model; it takes"),
+    ("separate talk.wav --model song --set wiener=true", 1, "'wiener' is no option of this spleeter model; it takes"),
     ("separate talk.wav --model song --set", 2, "requires an argument"),
     ("separate talk.wav --model song --set wiener_filter", 2, "--set needs field=value"),
     ("separate talk.wav --model talk --sources 'speaker 1'", 1, "leave out --sources"),

@@ -36,7 +36,7 @@ def with_options(model: Any, options: Mapping[str, Any] | None) -> Any:
     unknown = [name for name in options if name not in known]
     if unknown:
         offered = f"it takes {', '.join(known)}" if known else "it has none"
-        raise QueryError(f"{unknown[0]!r} is no option of a {model.config.model_type} model; {offered}")
+        raise QueryError(f"{unknown[0]!r} is no option of this {model.config.model_type} model; {offered}")
     config = copy.deepcopy(model.config)
     complete = getattr(config, "complete_options", dict)
     try:
