@@ -243,7 +243,7 @@ def test_options_of_a_call_change_nothing_else(separate: AudioSeparationPipeline
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"stems": ["a", "b"]}, "'stems' is no option of a spleeter model; it takes num_bins"),
+        ({"stems": ["a", "b"]}, "'stems' is no option of this spleeter model; it takes num_bins"),
         ({"mask_extension": "ones"}, "mask_extension is 'ones'"),
         ({"num_bins": 1_000}, "num_bins is 1000"),
         ({"num_bins": "many"}, "num_bins"),
@@ -384,7 +384,7 @@ def test_sample_formats_and_model_options_of_the_command(model: Path, subtype: s
     ("arguments", "status", "says"),
     [
         (["--stems", "flute"], 1, "which separates vocals, drums, hi-hat, bass"),
-        (["--set", "wiener=true"], 1, "'wiener' is no option of a spleeter model"),
+        (["--set", "wiener=true"], 1, "'wiener' is no option of this spleeter model"),
         (["--bitrate", "fast", "--format", "mp3"], 2, "such as 256 or 256k, got 'fast'"),
         (["--offset", "-1"], 2, "'--offset': Input should be greater"),
         (["--template", "{name}.{ext}"], 2, "needs {label} or {stem}"),
