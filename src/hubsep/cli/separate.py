@@ -192,7 +192,7 @@ def separate_one(run: Run, separator: Any, job: Job, *, quiet: bool = False) -> 
     def place(label: str, extension: str) -> Path:
         return job.output(run.output, run.template, label, extension)
 
-    source, form = describe_source(job.source), Form.of(job.source, run.writing, run.options["on_short"])
+    source, form = describe_source(job.source), Form.of(job.source, run.writing)
     marker = place(MARKER, "json")
     cut_out = labels_from_recording(separator, run.options)
     exact = form.bits is not None and (form.bits > 24 or bool(cut_out))  # float32 holds 24 bits

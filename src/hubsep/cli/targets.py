@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..audio import open_audio
 from ..audio_formats import check_written
 from ..errors import AudioError, HubsepError
 from .jobs import CHANGED, Job, listed_files, why_unfinished
 from .overwriting import LONGEST_NAME, key_of
-from .writing import Form
+from .writing import Form, open_for_form
 
 
 MARKER, PICTURE = "separated", "spectrograms"
@@ -71,7 +70,7 @@ def find_forms(jobs: Sequence[Job], writing: Mapping[str, Any]) -> dict[Job, For
     forms: dict[Job, Form | None] = {}
     for job in jobs:
         try:
-            with open_audio(job.source) as reader:
+            with open_for_form(job.source) as reader:
                 rate, channels = reader.sampling_rate, reader.channels
                 form = Form.of_reader(reader, job.source, writing)
         except (AudioError, OSError):

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 import soundfile as sf
 
-from ..audio import AudioLimits, AudioReader, AudioWriter, OnShort, open_audio
+from ..audio import AudioLimits, AudioReader, AudioWriter, open_audio
 from ..audio_files import LOSSY_SUBTYPES
 from ..audio_formats import FORMATS, PCM_BITS, kept_subtype
 from ..audio_integers import write_together
@@ -44,21 +44,17 @@ class Form:
     bitrate: int | None = None
 
     @classmethod
-    def of(cls, source: Path, asked: Mapping[str, Any], on_short: OnShort = "raise") -> Form:
+    def of(cls, source: Path, asked: Mapping[str, Any]) -> Form:
         """What the user asked for; where nothing was asked for, the form of the recording.
 
         Args:
             source: the recording.
             asked: `extension`, `subtype` and `bitrate`, each may be None.
-            on_short: "raise" or "warn" when a file holds less audio than it claims.
 
         Raises:
             AudioError: if the format is not one that can be written, or the recording cannot be read.
         """
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # it is said when the recording is separated
-            reader = open_audio(source, on_short=on_short)
-        with reader:
+        with open_for_form(source) as reader:
             return cls.of_reader(reader, source, asked)
 
     @classmethod
@@ -91,6 +87,13 @@ class Form:
         """The same container with floating point samples, or WAV where it has none."""
         container = FORMATS["." + self.extension][0]
         return Form(self.extension if sf.check_format(container, "FLOAT") else "wav", "FLOAT")
+
+
+def open_for_form(source: Path) -> AudioReader:
+    """Opens a recording to see how it is stored; whether it is cut short matters when it is separated."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return open_audio(source, on_short="warn")
 
 
 @contextmanager
@@ -193,4 +196,4 @@ def peak_of(waveform: Path) -> float:
         return max(float(np.abs(block).max()) for block in reader.blocks())
 
 
-__all__ = ["Clip", "Form", "deliver", "move", "peak_of", "scratch_folder", "sweep"]
+__all__ = ["Clip", "Form", "deliver", "open_for_form", "move", "peak_of", "scratch_folder", "sweep"]
