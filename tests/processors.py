@@ -28,14 +28,14 @@ NUMBERS = re.compile(
 
 
 def main(arguments: list[str]) -> int:
-    """Print a row for each choice, then what failed; the exit status is 0 if nothing did."""
+    """Print a row for each choice, and what failed to stderr; the exit status is 0 if nothing did."""
     arguments = arguments or [
         str(path) for path in sorted(TESTS.glob("test_*.py")) if NUMBERS.search(path.read_text())
     ]
     print(
         "| " + " | ".join([*NAMES, "result", "minutes"]) + " |", "|---" * (len(NAMES) + 2) + "|", sep="\n", flush=True
     )
-    failures = []
+    failed = False
     for code, threads in itertools.product(CODE, THREADS):
         start = time.monotonic()
         choice = {name: value for name, value in zip(NAMES, (*code, threads), strict=True) if value}
@@ -43,10 +43,11 @@ def main(arguments: list[str]) -> int:
         cells = [choice.get(name, "its own") for name in NAMES]
         cells += [re.sub(r" in [\d.]+s.*", "", lines[-1]), f"{(time.monotonic() - start) / 60:.1f}"]
         print("| " + " | ".join(cells) + " |", flush=True)
-        failures += [(choice, line) for line in lines if line.startswith(("FAILED", "ERROR"))]
-    for choice, line in failures:
-        print(*(f"{name}={value}" for name, value in choice.items()), line)
-    return int(bool(failures))
+        for line in lines:
+            if line.startswith(("FAILED", "ERROR")):
+                print(line, file=sys.stderr, flush=True)
+                failed = True
+    return int(failed)
 
 
 def run(choice: dict[str, str], arguments: list[str]) -> list[str]:
