@@ -45,7 +45,7 @@ CALLS: list[tuple[str, int, str]] = [
     ("separate talk.wav --model talk --batch-size 0", 2, "--batch-size"),
     ("separate talk.wav --model talk --clip never", 2, "--clip"),
     ("separate talk.wav --model talk --dtype int8", 2, "--dtype"),
-    ("separate talk.wav --model talk --format docx", 2, "cannot write 'docx' files; use"),
+    ("separate talk.wav --model talk --format docx", 2, "'docx' cannot be written; use"),
     ("separate talk.wav --model talk --format flac --subtype FLOAT", 2, "FLOAT"),
     ("separate talk.wav --model talk --bitrate fast", 2, "--bitrate"),
     ("separate talk.wav --model talk --template same.wav", 2, "needs {label} or {stem}"),

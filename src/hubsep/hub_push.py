@@ -74,7 +74,6 @@ def push_folder(
         folder.mkdir()
         with wire_errors(what, token):
             repo_id = _made(api, repo_id, private, revision)
-            # one that stays is pushed again: unchanged it is no change to the repository, and the manifest lists it
             _copy_card(folder, Path(card) if card else _own_card(repo_id, revision, token))
         save(folder)  # keeps the card, or brings that of the model's origin, and lists it in the manifest
         if not (folder / CARD).is_file() or tags:
@@ -117,7 +116,10 @@ def _operations(folder: Path, remote: Iterable[str]) -> list[Any]:
 
 
 def _copy_card(folder: Path, source: Path | None) -> None:
-    """Copy a card and what it was made of; nothing for None."""
+    """Copy a card and what it was made of; nothing for None.
+
+    A card that stays is pushed again: unchanged it is no change to the repository, and the manifest lists it.
+    """
     if source is not None:
         copy_file(source.parent, source.name, folder / CARD)
         _put_facts(folder, source.parent)

@@ -112,18 +112,11 @@ def separate(
     place = find_place(shard)
     asked = {"queries": as_texts(query), "negative_queries": as_texts(negative), "query_audio": example or None}
     chosen = {"sources": stems, "model_options": parse_settings(set_ or []) or None, "residual": residual}
-    part = {
-        "offset_s": offset,
-        "duration_s": duration,
-        "on_short": on_short,
-        "only_active": only_active,
-        "batch_size": batch_size,
-    }
-    run = Run(
-        model=model, output=output, template=template, options={**asked, **chosen, **part},
-        loading={"device": check_device(device) or own_device(place), "dtype": dtype, "adapter": adapter},
-        writing={**storage(format_, subtype, bitrate), "clip": clip, "plot": plot},
-    )  # fmt: skip
+    part = {"offset_s": offset, "duration_s": duration, "on_short": on_short}
+    options = {**asked, **chosen, **part, "only_active": only_active, "batch_size": batch_size}
+    loading = {"device": check_device(device) or own_device(place), "dtype": dtype, "adapter": adapter}
+    writing = {**storage(format_, subtype, bitrate), "clip": clip, "plot": plot}
+    run = Run(model, options, loading, writing, output, template)
     jobs = find_jobs(run, inputs, overwrite=overwrite, quiet=not place.leader)
     finish(*work_through(run, jobs, place, overwrite=overwrite))
 
