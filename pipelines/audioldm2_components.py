@@ -17,6 +17,7 @@ import torch
 from hubsep.errors import CheckpointError
 from hubsep.hub_bounds import shown
 from hubsep.hub_budget import budget
+from hubsep.hub_files import is_weights
 from hubsep.hub_json import read_json
 from hubsep.hub_loading import check_fit, load_checked_tokenizer, load_feature_extractor, load_tokenizer
 from hubsep.hub_processors import CLAP, TOKENIZER_CLASSES
@@ -181,7 +182,7 @@ def original_heads(folder: Path) -> list[int]:
 
 def _stored(folder: Path) -> tuple[int, int]:
     """How many tensors and numbers lie in the folder, those of every variant."""
-    return stored(read_header(path) for path in folder.glob("*.safetensors"))
+    return stored(read_header(path) for path in folder.glob("*.safetensors") if is_weights(path.name))
 
 
 def _not_loaded(folder: Path, error: Exception) -> CheckpointError:

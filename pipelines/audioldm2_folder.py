@@ -28,6 +28,7 @@ from hubsep.hub import HUB_OPTIONS, MAX_SHARD_SIZE, atomic_folder, check_folder
 from hubsep.hub_bounds import shown
 from hubsep.hub_cards import carry_card
 from hubsep.hub_copies import is_named
+from hubsep.hub_files import is_weights
 from hubsep.hub_json import read_json
 from hubsep.hub_push import CARD, push_folder
 from hubsep.hub_resolve import resolve_folder
@@ -257,7 +258,8 @@ def _has_variant(folder: Path, variant: str | None) -> bool:
 
 
 def _stored_bytes(folder: Path) -> int:
-    return sum(tensor.stop - tensor.start for path in folder.glob("*.safetensors") for tensor in read_header(path))
+    weights = [path for path in folder.glob("*.safetensors") if is_weights(path.name)]
+    return sum(tensor.stop - tensor.start for path in weights for tensor in read_header(path))
 
 
 def write_stable_index(path: Path) -> None:

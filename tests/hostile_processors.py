@@ -185,7 +185,6 @@ CODES: dict[str, Case] = {
     "a list of modules": (replaced("modular_model_index.json", {}), "modular_model_index.json' would"),
     "quantization": (replaced("quantize_config.json", {}), "quantize_config.json' would make loading"),
     "JSON that nobody knows": (replaced("notes.json", {}), "notes.json' is no file that belongs to a model"),
-    "JSON in a folder": (replaced("part/settings.json", {}), "part/settings.json' is no file that belongs"),
     "JSON in capitals": (replaced("Video_Preprocessor_Config.JSON", {}), "JSON' is no file that belongs"),
     "no ending": (extra("whatever", b"x"), "whatever' is no file that belongs to a model"),
     "an ending that nobody knows": (extra("model.xyz", b"x"), "model.xyz' is no file that belongs"),

@@ -134,11 +134,42 @@ def test_what_lies_in_the_folders_of_users_may_lie_there(folder: Path) -> None:
     assert not (folder.parent / "canary").exists()
 
 
-@pytest.mark.parametrize("named", ["notes.json", "part/*", "other.json, part/n?tes.json"])
+@pytest.mark.parametrize(
+    "name",
+    """test_results.json my-split_results.json ds_config.json latest labels.json hparams.json id2label.json README.ja
+    LICENSE.apache COPYRIGHT THIRD-PARTY-NOTICES.txt Procfile Pipfile openvino_model.xml talk.rttm talk.TextGrid
+    clip.aifc clip.wma notes.docx notes.md~ Thumbs.db nohup.out slurm-1.err SHA256SUMS model.safetensors.metadata
+    model.safetensors.incomplete ._model.safetensors model.nemo model.pdparams samples/metadata.json
+    wandb/files/wandb-summary.json onnx/quantize.json mlruns/0/metrics/loss coreml/Model.mlpackage/Manifest.json
+    venv/lib/x.so""".split(),
+)  # fmt: skip
+def test_no_file_that_nothing_looks_for_is_refused(name: str, folder: Path) -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(b"never read")
+    check_folder(folder, finite=False)
+
+
+def test_links_that_stay_in_the_folder_are_no_links_to_elsewhere(folder: Path, tmp_path: Path) -> None:
+    (folder / "checkpoint-10").mkdir()
+    (folder / "runs" / "1").mkdir(parents=True)
+    (folder / "model.safetensors").rename(folder / "checkpoint-10" / "model.safetensors")
+    (folder / "model.safetensors").symlink_to("checkpoint-10/model.safetensors")
+    (folder / "checkpoint-last").symlink_to("checkpoint-10")
+    (folder / "runs" / "latest").symlink_to(folder / "runs" / "1")
+    hubsep.pipeline(model=folder, device="cpu")
+    (folder / "part").symlink_to("runs")
+    with pytest.raises(CheckpointError, match="part' is a link to something that is not a regular file"):
+        check_folder(folder)
+    (folder / "part").unlink()
+    (folder / "checkpoint-other").symlink_to(tmp_path)
+    with pytest.raises(CheckpointError, match="checkpoint-other' is a link to a place outside"):
+        check_folder(folder)
+
+
+@pytest.mark.parametrize("named", ["notes.json", "*otes.json", "other.json, n?tes.json"])
 def test_a_user_can_have_a_file_ignored(named: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (folder / "part").mkdir()
-    (folder / "part" / "notes.json").write_text("not even JSON")
-    with pytest.raises(CheckpointError, match=f"part/notes.json.*{IGNORE_VARIABLE}"):
+    (folder / "notes.json").write_text("not even JSON")
+    with pytest.raises(CheckpointError, match=f"notes.json.*{IGNORE_VARIABLE}"):
         check_folder(folder)
     monkeypatch.setenv(IGNORE_VARIABLE, named)
     check_folder(folder)

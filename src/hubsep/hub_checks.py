@@ -8,9 +8,10 @@ headers and indexes of the weights, and at last the weights themselves, read onc
 A file is looked at by its name: it is of a kind that is checked here, of a kind that nothing reads, or it is refused
 (`hub_files`). What each JSON file may hold is in tables (`hub_processors`, `hub_tokenizers`).
 
-Links are refused, since what they name is outside what the user chose. The exception is the layout of the Hub's own
-cache, whose snapshots consist of links to `blobs/`. Hidden folders and `checkpoint-*` are not part of a model and are
-not looked at.
+Links that lead out of the folder are refused, since what they name is outside what the user chose. The exception is
+the layout of the Hub's own cache, whose snapshots consist of links to `blobs/`. Libraries look for names in the folder
+itself and in those that `model_index.json` names; in others (samples, logs, another framework's weights) a name that
+is not known here is harmless. Hidden folders and `checkpoint-*` are not part of a model and are not looked at.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 
 from .errors import CheckpointError
 from .hub_bounds import bounded, bounded_list, one_of, shown
-from .hub_files import CONFIG_NAMES, INDEX_SUFFIX, TOKENIZER_NAMES, VOCABULARY_NAMES, check_name
+from .hub_files import CONFIG_NAMES, INDEX_SUFFIX, TEMPLATES, TOKENIZER_NAMES, VOCABULARY_NAMES, check_name, is_weights
 from .hub_json import (
     MAX_CONFIG_BYTES,
     MAX_INDEX_BYTES,
@@ -73,8 +74,7 @@ def check_folder(folder: str | os.PathLike[str], *, finite: bool = True) -> list
     root = Path(folder)
     files = _files(root)
     _check_main_files(root, files)
-    for name, path in files.items():
-        _check_content(name, path)
+    _check_contents(files)
     headers = {name: read_header(path, name=shown(name)) for name, path in files.items() if _is_weights(name)}
     for name in files:
         if name.endswith(INDEX_SUFFIX):
@@ -91,8 +91,7 @@ def check_files(folder: str | os.PathLike[str]) -> None:
     Raises:
         CheckpointError: naming the file and the reason.
     """
-    for name, path in _files(Path(folder)).items():
-        _check_content(name, path)
+    _check_contents(_files(Path(folder)))
 
 
 def check_tokenizer_files(folder: str | os.PathLike[str]) -> None:
@@ -103,6 +102,7 @@ def check_tokenizer_files(folder: str | os.PathLike[str]) -> None:
     """
     for name, path in _files(Path(folder)).items():
         if name in (*TOKENIZER_NAMES, *VOCABULARY_NAMES, "special_tokens_map.json", "tokenizer_config.json"):
+            check_name(name)
             _check_content(name, path)
 
 
@@ -123,8 +123,8 @@ def regular_files(root: Path) -> Iterator[Path]:
                 raise CheckpointError(f"the folder holds more than {MAX_ENTRIES} files: it is not a model's folder.")
             path, name = Path(entry.path), shown(os.path.relpath(entry.path, root))
             if entry.is_symlink():
-                _check_link(path, root, name)
-                yield path
+                if _check_link(path, root, name, depth):
+                    yield path
             elif entry.is_dir():
                 if depth >= MAX_FOLDER_DEPTH:
                     raise CheckpointError(f"{name}: folders are nested more than {MAX_FOLDER_DEPTH} deep.")
@@ -136,18 +136,20 @@ def regular_files(root: Path) -> Iterator[Path]:
                 yield path
 
 
-def _check_link(path: Path, root: Path, name: str) -> None:
+def _check_link(path: Path, root: Path, name: str, depth: int) -> bool:
+    """Whether a link is one to a file; one to a folder is passed over where loading would not open the folder."""
     try:
-        target = path.resolve(strict=True)
+        target, whole = path.resolve(strict=True), root.resolve()
     except (OSError, RuntimeError):
         raise CheckpointError(f"{name} is a link that leads nowhere.") from None
-    allowed = blob_folders(root.resolve())
-    if not any(target.is_relative_to(blobs) for blobs in allowed):
+    if not any(target.is_relative_to(place) for place in (whole, *blob_folders(whole))):
         raise CheckpointError(
             f"{name} is a link to a place outside the folder. Replace it by a copy of the file it names."
         )
-    if not target.is_file():
+    unopened = path.name.startswith("checkpoint-") or (depth > 0 and path.name != TEMPLATES.rstrip("/"))
+    if not target.is_file() and not (unopened and target.is_dir()):
         raise CheckpointError(f"{name} is a link to something that is not a regular file.")
+    return target.is_file()
 
 
 def blob_folders(root: Path) -> list[Path]:
@@ -182,8 +184,16 @@ def _check_main_files(root: Path, files: dict[str, Path]) -> None:
             raise CheckpointError(f"{shown(name)} is part of a distributed checkpoint; consolidate it first.")
 
 
+def _check_contents(files: dict[str, Path]) -> None:
+    """Check each file; an unknown name is refused where libraries look for files by name."""
+    components = read_json(files["model_index.json"]).keys() if "model_index.json" in files else ()
+    for name, path in files.items():
+        if "/" not in name or TEMPLATES in name or name.partition("/")[0] in components:
+            check_name(name)
+        _check_content(name, path)
+
+
 def _check_content(name: str, path: Path) -> None:
-    check_name(name)
     base, label = name.rpartition("/")[2], shown(name)
     if base in VOCABULARY_NAMES and path.stat().st_size > MAX_TOKENIZER_BYTES:
         raise CheckpointError(f"{label} has {path.stat().st_size} bytes; at most {MAX_TOKENIZER_BYTES} are accepted.")
@@ -234,7 +244,7 @@ def _shard_name(value: Any, label: str) -> str:
 
 
 def _is_weights(name: str) -> bool:
-    return name.endswith(".safetensors")
+    return is_weights(name.rpartition("/")[2])
 
 
 __all__ = [

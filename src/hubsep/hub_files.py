@@ -11,6 +11,7 @@ A user who knows better sets the environment variable `HUBSEP_IGNORE_FILES`; a f
 from __future__ import annotations
 
 import os
+import re
 from fnmatch import fnmatchcase
 
 from .errors import CheckpointError
@@ -33,6 +34,7 @@ TOKENIZER_NAMES = ("added_tokens.json", "tokenizer.json", "vocab.json")
 # not JSON, read by tokenizers
 VOCABULARY_NAMES = ("merges.txt", "spiece.model", "vocab.txt")
 INDEX_SUFFIX = ".safetensors.index.json"
+TEMPLATES = "additional_chat_templates/"  # the one folder that transformers looks for in every folder
 CHECKED_NAMES = frozenset((*CONFIG_NAMES, *TOKENIZER_NAMES, *VOCABULARY_NAMES))
 
 # each of these makes a library read or run something else; no user can want that here, so they cannot be ignored
@@ -43,23 +45,37 @@ REFUSED_NAMES = frozenset(
 )
 # JSON that hubsep, the Trainer or the Hub write beside a model and that loading does not read
 UNREAD_JSON = frozenset(
-    """accuracy.json all_results.json audio_tower.json before.json card.json complete.json curve.json eval_results.json
-    evaluation.json fine_tune.json manifest.json modelcard.json predict_results.json sounds.json train_results.json
-    trainer_state.json training.json training_data.json""".split()
+    """accuracy.json args.json audio_tower.json before.json card.json complete.json curve.json dataset_dict.json
+    dataset_info.json dataset_infos.json deepspeed_config.json ds_config.json evaluation.json fine_tune.json
+    history.json hparams.json id2label.json label2id.json labels.json manifest.json metadata.json metrics.json
+    modelcard.json package-lock.json package.json params.json results.json sounds.json trainer_state.json training.json
+    training_args.json training_data.json training_params.json tsconfig.json""".split()
 )
+# the first word of a name; what follows may be an ending or anything else
 UNREAD_NAMES = frozenset(
-    "authors changelog citation code_of_conduct contributing copying dockerfile licence license makefile notice "
-    "readme version".split()
+    """authors change changelog changes checkpoint checksums citation code codeowners contributing copying copyright
+    credits dockerfile gemfile history icon install latest licence license maintainers makefile md5sums news notice
+    patents pipfile procfile readme security sha1sums sha256sums sha512sums third thumbs todo version""".split()
 )
-UNREAD_BEGINNINGS = ("events.out.tfevents.",)
-UNREAD_JSON_ENDINGS = (".bin.index.json", ".msgpack.index.json", ".h5.index.json")
+FIRST_WORD = re.compile(r"[-._\s]")
+UNREAD_BEGINNINGS = ("events.out.tfevents.", "#", "~$")
+# the Trainer writes `<split>_results.json`, a split being whatever its user calls it
+UNREAD_JSON_ENDINGS = ("_results.json", "_metrics.json", ".bin.index.json", ".msgpack.index.json", ".h5.index.json")
 UNREAD_ENDINGS = frozenset(
-    """.md .txt .rst .pdf .html .css .svg .png .jpg .jpeg .gif .webp .ico .bmp .tif .tiff
-    .wav .flac .mp3 .ogg .opus .m4a .aac .aif .aiff .caf .mp4 .mkv .webm .mov .npy .npz .mat .midi .mid
-    .csv .tsv .jsonl .parquet .arrow .log .yaml .yml .toml .cfg .ini .bib .cff .lock .sha256 .md5
-    .bin .pt .pth .ckpt .pkl .pickle .th .joblib .h5 .hdf5 .keras .msgpack .ot .onnx .onnx_data .tflite .pb .gguf .ggml
-    .index .meta .data-00000-of-00001 .mlmodel .engine .zip .tar .gz .tgz .xz .zst .7z
-    .py .pyi .pyc .ipynb .sh .bat .js .ts .c .cpp .cu .h .rs .r .m .tex .diff .patch .bak .orig .old .tmp""".split()
+    """.md .markdown .txt .rst .adoc .org .rtf .pdf .ps .eps .doc .docx .odt .ppt .pptx .odp .xls .xlsx .ods .drawio
+    .html .htm .css .scss .xml .xsd .svg .png .jpg .jpeg .gif .webp .avif .heic .ico .icns .bmp .tif .tiff .psd
+    .wav .w64 .rf64 .flac .mp3 .ogg .oga .opus .m4a .aac .aif .aiff .aifc .au .caf .wma .amr .ac3 .raw .pcm .mid .midi
+    .mp4 .mkv .webm .mov .avi .3gp .mpg .mpeg .npy .npz .mat .sf2 .m3u .m3u8 .cue
+    .srt .vtt .lrc .textgrid .rttm .uem .ctm .stm .lab .eval .eaf .pho .lst .list .scp
+    .csv .tsv .jsonl .ndjson .parquet .arrow .feather .sqlite .db .lmdb .tfrecord .log .out .err .yaml .yml .toml .cfg
+    .ini .conf .env .properties .bib .cff .lock .sbatch .slurm .service .wandb .asc .sig .pem .crt
+    .sha1 .sha256 .sha512 .md5 .metadata .part .incomplete .partial .download .crdownload .aria2 .url .webloc .torrent
+    .bin .pt .pth .pt2 .pte .ckpt .pkl .pickle .th .t7 .joblib .h5 .hdf5 .keras .msgpack .ot .onnx .onnx_data .ort
+    .tflite .pb .pbtxt .gguf .ggml .nemo .pdparams .pdopt .pdmodel .pdiparams .params .distcp .torchscript .jit .ptl
+    .mar .trt .plan .engine .mlmodel .ncnn .mnn .npu .index .meta .data-00000-of-00001
+    .zip .tar .gz .tgz .bz2 .xz .zst .7z .rar
+    .py .pyi .pyc .pyx .ipynb .sh .bat .ps1 .js .mjs .ts .c .cc .cpp .cu .cuh .h .hpp .rs .r .rmd .m .jl .go .java .lua
+    .swift .sql .mk .cmake .dockerfile .tex .diff .patch .bak .orig .old .tmp .swp .sav .save""".split()
 )
 
 
@@ -70,7 +86,7 @@ def check_name(name: str) -> None:
         CheckpointError: naming the file and the way out.
     """
     base = name.rpartition("/")[2]
-    if base in REFUSED_NAMES or "additional_chat_templates/" in name:
+    if base in REFUSED_NAMES or TEMPLATES in name:
         raise CheckpointError(
             f"{shown(name)} would make loading read or run something else; a model of hubsep has no such file. "
             "Delete it if the folder works without it."
@@ -85,18 +101,22 @@ def check_name(name: str) -> None:
 
 def is_checked(base: str) -> bool:
     """Whether a file of this name is read when a model is loaded, and checked before that."""
-    return base in CHECKED_NAMES or base.endswith((".safetensors", INDEX_SUFFIX))
+    return base in CHECKED_NAMES or is_weights(base) or base.endswith(INDEX_SUFFIX)
+
+
+def is_weights(base: str) -> bool:
+    """Whether a file of this name holds weights; beside them, macOS puts notes of its own into `._x.safetensors`."""
+    return base.endswith(".safetensors") and not base.startswith(".")
 
 
 def is_unread(base: str) -> bool:
     """Whether a file of this name is of a kind that nothing reads when a model is loaded."""
     lower = base.lower()
-    if lower.startswith((".", *UNREAD_BEGINNINGS)):
+    if lower.startswith((".", *UNREAD_BEGINNINGS)) or lower.endswith("~"):
         return True
     if lower.endswith(".json"):
         return base in UNREAD_JSON or base.endswith(UNREAD_JSON_ENDINGS)
-    ending = lower[lower.rfind(".") :] if "." in lower else ""
-    return ending in UNREAD_ENDINGS or (not ending and lower.partition("-")[0] in UNREAD_NAMES)
+    return lower[lower.rfind(".") :] in UNREAD_ENDINGS or FIRST_WORD.split(lower)[0] in UNREAD_NAMES
 
 
 def is_ignored(name: str) -> bool:
@@ -111,10 +131,12 @@ __all__ = [
     "CONFIG_NAMES",
     "IGNORE_VARIABLE",
     "INDEX_SUFFIX",
+    "TEMPLATES",
     "TOKENIZER_NAMES",
     "VOCABULARY_NAMES",
     "check_name",
     "is_checked",
     "is_ignored",
     "is_unread",
+    "is_weights",
 ]
