@@ -23,6 +23,7 @@ from hubsep import AudioSepProcessor
 from hubsep.errors import CheckpointError
 from hubsep.hub import check_folder
 from hubsep.hub_files import IGNORE_VARIABLE, is_checked, is_unread
+from hubsep.hub_tokenizers import check_tokenizer
 from hubsep.models.audiomae.configuration_audiomae import AudioMAEConfig
 from hubsep.models.audiomae.feature_extraction_audiomae import AudioMAEFeatureExtractor
 from hubsep.models.audioslots.configuration_audioslots import AudioSlotsConfig
@@ -164,6 +165,21 @@ def test_links_that_stay_in_the_folder_are_no_links_to_elsewhere(folder: Path, t
     (folder / "checkpoint-other").symlink_to(tmp_path)
     with pytest.raises(CheckpointError, match="checkpoint-other' is a link to a place outside"):
         check_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "second"), [("##", "\u72ac"), ("##", "b"), ("##", ""), ("\u2581", "\u2581b"), ("a", "\u2581")]
+)
+def test_a_merge_is_not_cut_where_its_second_part_has_no_prefix(prefix: str, second: str) -> None:
+    tokens = {token: number for number, token in enumerate(sorted({"a", second, "a" + second.removeprefix(prefix)}))}
+    model = {"type": "BPE", "vocab": tokens, "merges": [["a", second]], "continuing_subword_prefix": prefix}
+    with pytest.raises(CheckpointError, match="second part must begin with continuing_subword_prefix"):
+        check_tokenizer("tokenizer.json", {"added_tokens": [], "model": model})
+
+
+def test_a_merge_with_its_prefix_is_read() -> None:
+    model = {"type": "BPE", "vocab": {"a": 0, "##b": 1, "ab": 2}, "merges": [["a", "##b"]]}
+    check_tokenizer("tokenizer.json", {"added_tokens": [], "model": {**model, "continuing_subword_prefix": "##"}})
 
 
 @pytest.mark.parametrize("named", ["notes.json", "*otes.json", "other.json, n?tes.json"])

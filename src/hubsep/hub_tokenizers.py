@@ -251,6 +251,12 @@ def _check_merge(name: str, merge: Any, tokens: dict[str, int], prefix: str) -> 
     pair = merge.split(" ") if isinstance(merge, str) else merge
     if len(pair) != 2 or not {*pair, pair[0] + pair[1].removeprefix(prefix)} <= tokens.keys():
         raise CheckpointError(f"{name}: merges holds {shown(merge)}, whose parts or whole are not in its vocab.")
+    # the library cuts as many bytes as the prefix has letters, and ends the process over what is no UTF-8 after that
+    if not (prefix.isascii() and pair[1].startswith(prefix)):
+        raise CheckpointError(
+            f"{name}: merges holds {shown(merge)}, whose second part must begin with continuing_subword_prefix, "
+            f"{shown(prefix)}, of ASCII letters."
+        )
 
 
 def _check_scores(name: str, value: Any) -> None:
