@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 
 from hubsep.errors import CheckpointError
 from hubsep.hub_bounds import shown
@@ -52,7 +54,7 @@ NOT_WEIGHTS = re.compile(r"(position_ids|token_type_ids|attn\.bias|attn\.masked_
 WEIGHTS = re.compile(r"(?:diffusion_pytorch_)?model(?:-\d+-of-\d+)?((?:\.[\w-]+?)??)(?:-\d+-of-\d+)?\.safetensors")
 LOADING_ERRORS = (
     OSError, RuntimeError, TypeError, ValueError, LookupError, AttributeError, ImportError, ArithmeticError,
-    AssertionError,
+    AssertionError, MemoryError, StrictDataclassError, SafetensorError,
 )  # fmt: skip
 
 

@@ -16,6 +16,8 @@ from hubsep.audio import write_audio
 from hubsep.audio_stamps import remove_stamps
 from hubsep.cli import main
 from hubsep.cli.main import explain
+from hubsep.data.contract import read_rows
+from hubsep.data.stems import load_songs, read_song
 from hubsep.data.tables import read_table
 from hubsep.errors import AudioError, DataError, QueryError
 from hubsep.pipelines.names import check_fields
@@ -50,6 +52,13 @@ def in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_a_name_is_printed_in_one_line_without_control_characters(text: str, shown: str) -> None:
     assert printable(text) == shown
+
+
+def test_an_error_is_one_line_that_ends_with_the_way_out() -> None:
+    assert str(DataError(f"there is no {FORGED}")) == r"there is no x\nfailed: important.wav: forged\x1b[2J.wav"
+    long = str(DataError(f"{'x' * 50_000} is too long; shorten it"))
+    assert len(long) < 2_000
+    assert long.endswith("is too long; shorten it")
 
 
 def test_a_name_cannot_forge_a_line_of_a_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,12 +132,33 @@ def test_recipes_in_another_encoding_or_with_values_of_another_kind_are_refused(
         (b"path,label\n0.wav\n", "another number of cells"),
         (b"", "no rows"),
         (b"path,label\n", "no rows"),
+        (b"path,label,path\n0.wav,rain,1.wav\n", "more than one column 'path'"),
     ],
 )
 def test_a_table_that_is_none_is_one_error(content: bytes, reason: str) -> None:
     Path("table.csv").write_bytes(content)
     with pytest.raises(DataError, match=reason):
         read_table(Path("table.csv"))
+
+
+def test_a_table_that_cannot_be_opened_is_one_error() -> None:
+    Path("folder.csv").mkdir()
+    with pytest.raises(DataError, match="cannot be read"):
+        read_table(Path("folder.csv"))
+
+
+@pytest.mark.parametrize("name", ["x" * 5_000, "circle/a.wav", "../a.wav", "/etc/passwd"])
+def test_a_row_names_a_recording_in_its_folder_or_is_one_error(name: str) -> None:
+    Path("data").mkdir()
+    Path("data", "circle").symlink_to("circle")
+    for kind, columns in (("sounds", "path,label"), ("songs", "path,stems")):
+        Path("data", "metadata.csv").write_text(f"{columns},group\n{name},drums,x\n")
+        with pytest.raises(DataError, match=r"row 2"):
+            read_rows("data", kind)
+    with pytest.raises(DataError):
+        load_songs([Path("data")], 8_000)
+    with pytest.raises(DataError):
+        read_song({"path": str(Path("data").resolve()), "stems": f"{name} bass", "group": "x"}, 8_000)
 
 
 FORMS: list[tuple[str, str | None]] = [

@@ -12,6 +12,7 @@ from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAuto
 from .errors import CheckpointError
 from .hub import HUB_OPTIONS, checked_folder
 from .hub_bounds import shown
+from .hub_json import read_json
 from .registry import SYSTEMS, TASK, TEXT_TO_AUDIO, locate
 
 
@@ -39,6 +40,7 @@ class AutoModelForAudioSeparation(_BaseAutoModelClass):
                 f"{shown(folder.name)} is the folder of a pipeline that makes sounds, not of a model that separates "
                 f'them: load it with hubsep.AudioLDM2Pipeline, or pipeline("{TEXT_TO_AUDIO}", model=...).'
             )
+        _check_type(cls, read_json(folder / "config.json").get("model_type"))
         return super().from_pretrained(folder, *args, trust_remote_code=False, **kwargs)
 
     @classmethod
@@ -62,6 +64,15 @@ def _fill(auto: type[_BaseAutoModelClass]) -> None:
     for system in SYSTEMS.values():
         if system.task == TASK and system.model is not None and system.config is not None:
             auto.register(locate(system.config), locate(system.model), exist_ok=True)
+
+
+def _check_type(auto: type[_BaseAutoModelClass], model_type: Any) -> None:
+    """Refuses the configuration of another kind of model before transformers builds it."""
+    known = sorted(config.model_type for config in auto._model_mapping)
+    if model_type not in known:
+        raise CheckpointError(
+            f"config.json: model_type is {shown(model_type)}; models that separate are {', '.join(known)}."
+        )
 
 
 __all__ = ["AutoModelForAudioSeparation", "load_processor"]

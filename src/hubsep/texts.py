@@ -1,29 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Names and texts that others chose: how they are printed, and which texts a model is given.
 
-Decisions: a file's name may hold a line break or a terminal's escape codes, and then it could forge a line of a
-command's output, or hide one. So whatever is printed of a name goes through `printable`: what ends a line, moves the
-cursor or turns the direction of writing is written as its escape, and so are bytes that are no UTF-8. Letters of every
-script stay. A text for a model has to be Unicode, and no longer than anybody types: a tokenizer needs minutes for a
-megabyte, and then finds that it is too long.
+Decisions: whatever is printed of a name goes through `printable`, as errors do by themselves (`errors.py`). A text for
+a model has to be Unicode, and no longer than anybody types: a tokenizer needs minutes for a megabyte, and then finds
+that it is too long.
 """
 
 from __future__ import annotations
 
 import os
-import unicodedata
 
-from .errors import QueryError
+from .errors import QueryError, printable
 
 
 MAX_CHARACTERS = 10_000
-HIDDEN = frozenset({"Cc", "Cs", "Zl", "Zp"})  # control characters, bytes that are no text, ends of lines
-TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-
-
-def printable(text: object) -> str:
-    r"""A text in one line without control characters: a line break as \n, an escape as \x1b, a stray byte as \xff."""
-    return "".join(_escape(letter) for letter in str(text))
 
 
 def check_text(text: str, what: str) -> str:
@@ -57,15 +47,6 @@ def as_text(word: str) -> str:
         return os.fsencode(word).decode()
     except UnicodeError:
         return word
-
-
-def _escape(letter: str) -> str:
-    if unicodedata.category(letter) not in HIDDEN and letter not in TURNING:
-        return letter
-    code = ord(letter)
-    if 0xDC80 <= code <= 0xDCFF:  # how Python keeps a byte of a file's name that is no UTF-8
-        return f"\\x{code - 0xDC00:02x}"
-    return repr(letter)[1:-1] if not letter.isprintable() else f"\\u{code:04x}"
 
 
 __all__ = ["as_text", "check_text", "printable"]

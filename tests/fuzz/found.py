@@ -23,8 +23,8 @@ from hubsep.training.recipe import load_recipe
 Make = Callable[[Case], Action]
 
 
-def processor(file: str, content: Any = None, **changes: Any) -> Make:
-    """The text-queried model with one file of its processor changed, or in place of what was there."""
+def model(file: str, content: Any = None, **changes: Any) -> Make:
+    """The text-queried model with one file of it or its processor changed, or in place of what was there."""
 
     def make(case: Case) -> Action:
         folder = copied(case, "audiosep", case.templates.parent / "models")
@@ -45,12 +45,16 @@ def component(name: str, file: str, content: Any = None, **changes: Any) -> Make
     return make
 
 
-def table(kind: str, content: bytes) -> Make:
-    """A folder of recordings with this table."""
+def table(kind: str, content: bytes | None) -> Make:
+    """A folder of recordings with this table, or with a folder in its place."""
 
     def make(case: Case) -> Action:
         folder = copied_recordings(case, case.templates.parent / "tables")
-        (folder / "metadata.csv").write_bytes(content)
+        if content is None:
+            (folder / "metadata.csv").unlink()
+            (folder / "metadata.csv").mkdir()
+        else:
+            (folder / "metadata.csv").write_bytes(content)
 
         def act() -> str:
             READERS[kind](folder)
@@ -82,14 +86,20 @@ def rewrite(path: Path, case: Case, content: Any, changes: dict[str, Any]) -> No
 
 
 FOUND: dict[str, Make] = {
-    "a processor that is empty": processor("processor_config.json", {}),
-    "a processor without feature extractor": processor("processor_config.json", feature_extractor=...),
-    "another tokenizer class": processor("tokenizer_config.json", tokenizer_class="BertTokenizer"),
-    "a tokenizer that Rust does not know": processor("tokenizer.json", post_processor={"type": "x"}),
-    "padding that is no object": processor("tokenizer.json", padding=True),
+    "a model type that is true": model("config.json", model_type=True),
+    "a model type of transformers": model("config.json", model_type="bert"),
+    "a processor that is empty": model("processor_config.json", {}),
+    "a processor without feature extractor": model("processor_config.json", feature_extractor=...),
+    "another tokenizer class": model("tokenizer_config.json", tokenizer_class="BertTokenizer"),
+    "a tokenizer that Rust does not know": model("tokenizer.json", post_processor={"type": "x"}),
+    "padding that is no object": model("tokenizer.json", padding=True),
     "a table field of 300 kB": table("recordings", b"path,label\na.wav," + b"x" * 300_000 + b"\n"),
     "a table in Latin-1": table("benchmark", b"mixture,target,caption\na.wav,b.wav,caf\xe9\n"),
     "a table with NUL": table("recordings", b"path,label\n\0a.wav,x\n"),
+    "a table that is a folder": table("librimix", None),
+    "a name of 5,000 letters": table("songs", b"path,stems,group\n" + b"x" * 5_000 + b",drums bass,x\n"),
+    "names with line breaks": table("sounds", b'path,label\n"a.wav\nfailed: b",x\n'),
+    "columns with tabs": table("recordings", b"path\tlabel\na.wav\tx\n"),
     "a recipe of nulls": recipe("audiomae", b"batch_size: null\n"),
     "a recipe of infinities": recipe("lora", b"validation_fraction: .inf\n"),
     "a recipe that is no UTF-8": recipe("music", b"# caf\xe9\n"),

@@ -32,7 +32,7 @@ from tqdm.auto import tqdm
 from ..audio import SPLIT_IT, read_audio, resample
 from ..errors import DataError
 from .recordings import Clip
-from .tables import is_file, read_table
+from .tables import inside, is_file, is_folder, read_table
 
 
 FILE_COLUMNS = ("path", "file_name", "file")
@@ -74,10 +74,8 @@ def _table(folder: Path, kind: str) -> list[Row]:
             f"{table} must have the columns path (or file_name) and {needed}, got {', '.join(map(str, rows[0]))}"
         )
     for number, row in enumerate(rows, 2):
-        path = (folder / row[named]).resolve()
-        if not path.is_relative_to(folder.resolve()):
-            raise DataError(f"{table}, row {number}: {row[named]!r} leaves the folder; copy the recording into it")
-        if not row[named] or not (is_file(path) or (kind == "songs" and path.is_dir())):
+        path = inside(folder, row[named], f"{table}, row {number}")
+        if not row[named] or not (is_file(path) or (kind == "songs" and is_folder(path))):
             raise DataError(f"{table}, row {number}: there is no {row[named]!r} in {folder}")
         row["path"] = str(path)
     return rows

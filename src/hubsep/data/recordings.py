@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from ..audio import SPLIT_IT, read_audio, resample
 from ..errors import DataError
 from .prompts import canonical_label
-from .tables import read_table
+from .tables import inside, read_table
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,8 @@ def read_metadata(
     rows = read_table(table)
     if not set(columns) <= rows[0].keys():
         raise DataError(f"{table} must have the columns {' and '.join(columns)}, got {', '.join(rows[0])}")
-    for row in rows:
-        path = (folder / row["path"]).resolve()
-        if not path.is_relative_to(folder.resolve()):
-            raise DataError(f"{table}: path {row['path']!r} leaves the folder")
-        row["path"] = str(path)
+    for number, row in enumerate(rows, 2):
+        row["path"] = str(inside(folder, row["path"], f"{table}, row {number}"))
     return [row for row in rows if not commercial_only or row.get("commercial", "").lower() == "true"]
 
 

@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from ..audio import SPLIT_IT, open_audio, read_audio, resample
 from ..errors import DataError
 from .recordings import heldout_groups, read_metadata
+from .tables import inside, is_file
 
 
 Waveform = NDArray[np.float32]
@@ -169,8 +170,8 @@ def _channels(path: Path, told: list[str], sampling_rate: int) -> dict[str, NDAr
 def _file_of(folder: Path, stem: str) -> Path:
     """The recording of a stem, whatever its format."""
     for suffix in AUDIO_FILES:
-        path = folder / f"{stem}{suffix}"
-        if path.resolve().is_relative_to(folder) and path.is_file():
+        path = inside(folder, f"{stem}{suffix}", f"the stems of {folder}")
+        if is_file(path):
             return path
     raise DataError(f"{folder} has no recording of {stem}; it is looked for as {stem}{', '.join(AUDIO_FILES)}")
 

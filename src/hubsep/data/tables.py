@@ -13,8 +13,8 @@ def read_table(table: Path) -> list[dict[str, str]]:
     """The rows of a CSV by the names of its header; a byte order mark is no part of the first name.
 
     Raises:
-        DataError: if it is no table in UTF-8, has no rows, or a row has another number of cells than the header;
-            naming the line.
+        DataError: if it is no table in UTF-8, has no rows, two columns of one name, or a row with another number of
+            cells than the header; naming the line.
     """
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
@@ -26,12 +26,17 @@ def read_table(table: Path) -> list[dict[str, str]]:
             f"{table} is not a CSV file in UTF-8: byte {error.start} is {error.object[error.start]:#04x}; save it as "
             "CSV UTF-8"
         ) from error
+    except OSError as error:
+        raise DataError(f"{table} cannot be read: {error.strerror}") from error
     except csv.Error as error:
         raise DataError(f"{table} is not a CSV file in UTF-8: line {reader.line_num}: {error}") from error
     if not rows:
         raise DataError(
             f"{table} has no rows; write one for each recording, below a line with the names of the columns"
         )
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise DataError(f"{table} has more than one column {twice[0]!r}; only one of them can be meant")
     for line, row in rows:
         if len(row) != len(header):
             raise DataError(
@@ -43,6 +48,30 @@ def read_table(table: Path) -> list[dict[str, str]]:
     return [dict(zip(header, row, strict=True)) for _, row in rows]
 
 
+def inside(folder: Path, name: str, where: str) -> Path:
+    """The path that a row names, which need not be there.
+
+    Raises:
+        DataError: beginning with `where`, if it leads out of the folder, or is no name.
+    """
+    try:
+        path = (folder / name).resolve()
+        within = path.is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
+        raise DataError(f"{where}: {name!r} is not the name of a recording: {error}") from error
+    if not within:
+        raise DataError(f"{where}: {name!r} leaves the folder; copy the recording into it")
+    return path
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder; a name no file system would take is the name of none."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def is_file(path: Path) -> bool:
     """Whether there is such a file; a name no file system would take is the name of none."""
     try:
@@ -51,4 +80,4 @@ def is_file(path: Path) -> bool:
         return False
 
 
-__all__ = ["is_file", "read_table"]
+__all__ = ["inside", "is_file", "is_folder", "read_table"]
