@@ -125,6 +125,8 @@ def regular_files(root: Path) -> Iterator[Path]:
             if entry.is_symlink():
                 if _check_link(path, root, name, depth):
                     yield path
+            elif entry.is_dir() and entry.name.endswith((".json", ".safetensors")):
+                raise CheckpointError(f"{name} is a folder; a file belongs there.")
             elif entry.is_dir():
                 if depth >= MAX_FOLDER_DEPTH:
                     raise CheckpointError(f"{name}: folders are nested more than {MAX_FOLDER_DEPTH} deep.")

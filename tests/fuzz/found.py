@@ -77,7 +77,11 @@ def recipe(name: str, content: bytes) -> Make:
 
 
 def rewrite(path: Path, case: Case, content: Any, changes: dict[str, Any]) -> None:
-    """Puts content in place of a file, or fields into it; those that are `...` are dropped."""
+    """Puts content in place of a file, `...` for a folder, or fields into it; those that are `...` are dropped."""
+    if content is ...:
+        path.unlink()
+        path.mkdir()
+        return
     if content is None:
         fields = {**json.loads(path.read_text()), **changes}
         content = {name: value for name, value in fields.items() if value is not ...}
@@ -100,6 +104,7 @@ FOUND: dict[str, Make] = {
     "a name of 5,000 letters": table("songs", b"path,stems,group\n" + b"x" * 5_000 + b",drums bass,x\n"),
     "names with line breaks": table("sounds", b'path,label\n"a.wav\nfailed: b",x\n'),
     "columns with tabs": table("recordings", b"path\tlabel\na.wav\tx\n"),
+    "weights that are a folder": component("text_encoder", "model.safetensors", ...),
     "a recipe of nulls": recipe("audiomae", b"batch_size: null\n"),
     "a recipe of infinities": recipe("lora", b"validation_fraction: .inf\n"),
     "a recipe that is no UTF-8": recipe("music", b"# caf\xe9\n"),

@@ -73,8 +73,9 @@ def _table(folder: Path, kind: str) -> list[Row]:
         raise DataError(
             f"{table} must have the columns path (or file_name) and {needed}, got {', '.join(map(str, rows[0]))}"
         )
+    root = folder.resolve()
     for number, row in enumerate(rows, 2):
-        path = inside(folder, row[named], f"{table}, row {number}")
+        path = inside(root, row[named], f"{table}, row {number}")
         if not row[named] or not (is_file(path) or (kind == "songs" and is_folder(path))):
             raise DataError(f"{table}, row {number}: there is no {row[named]!r} in {folder}")
         row["path"] = str(path)

@@ -61,8 +61,9 @@ def read_metadata(
     rows = read_table(table)
     if not set(columns) <= rows[0].keys():
         raise DataError(f"{table} must have the columns {' and '.join(columns)}, got {', '.join(rows[0])}")
+    root = folder.resolve()
     for number, row in enumerate(rows, 2):
-        row["path"] = str(inside(folder, row["path"], f"{table}, row {number}"))
+        row["path"] = str(inside(root, row["path"], f"{table}, row {number}"))
     return [row for row in rows if not commercial_only or row.get("commercial", "").lower() == "true"]
 
 

@@ -51,12 +51,17 @@ def read_table(table: Path) -> list[dict[str, str]]:
 def inside(folder: Path, name: str, where: str) -> Path:
     """The path that a row names, which need not be there.
 
+    Args:
+        folder: resolved, which is done once for all rows.
+        name: of the row.
+        where: the row is.
+
     Raises:
         DataError: beginning with `where`, if it leads out of the folder, or is no name.
     """
     try:
         path = (folder / name).resolve()
-        within = path.is_relative_to(folder.resolve())
+        within = path.is_relative_to(folder)
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
         raise DataError(f"{where}: {name!r} is not the name of a recording: {error}") from error
     if not within:
