@@ -209,6 +209,7 @@ class AudioSeparationPipeline(AudioPipeline):
             open_audio(input_, **plan.options.opening),
             plan.model.config.sampling_rate,
             len(plan.targets.labels),
+            plan.segments.samples,
             residual=plan.options.residual,
             unordered=is_unordered(plan.model.config),
             mixture_shares=None if plan.targets.sums is None else plan.targets.sums.mixture,
@@ -288,8 +289,8 @@ class AudioSeparationPipeline(AudioPipeline):
             yield track, block, last
 
     def _survey_blocks(self, anew: Callable[[], Any], plan: Plan) -> Iterator[Tensor]:
-        reader = open_audio(anew(), **plan.options.opening)
-        for block in resampled_blocks(reader, plan.model.config.sampling_rate):
+        reader, rate = open_audio(anew(), **plan.options.opening), plan.model.config.sampling_rate
+        for block in resampled_blocks(reader, rate, plan.segments.samples):
             if plan.options.on_progress is not None:
                 plan.options.on_progress(0, reader.claimed_samples)
             yield block

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hubsep.audio import AudioReader, StreamResampler
+from hubsep.pipelines.offsets import without_offset
 from hubsep.pipelines.scores import Scores
 
 
@@ -38,6 +39,7 @@ class Track:
         reader: of the recording.
         model_rate: sampling rate of the model in Hz.
         num_sources: sources that come from the model.
+        segment: samples of a segment at the model's rate; a constant is found in the first one.
         residual: whether the residual follows as one more source.
         unordered: whether the model's sources come in no order; their scores then say how many there are.
         mixture_shares: how much of the mixture belongs to each source, (num_sources,); nothing by default.
@@ -49,6 +51,7 @@ class Track:
         reader: AudioReader,
         model_rate: int,
         num_sources: int,
+        segment: int,
         *,
         residual: bool,
         unordered: bool = False,
@@ -63,6 +66,8 @@ class Track:
         self.model_rate = model_rate
         self.num_sources = num_sources
         self.residual = residual
+        self._segment = segment
+        self._offset = np.zeros((self.channels, 1), np.float32)
         self._mixture_shares = mixture_shares
         self._dtype: Any = np.float64 if exact else np.float32
         self._waiting: deque[NDArray[np.floating]] = deque()
@@ -71,8 +76,12 @@ class Track:
         self._scores = Scores(num_sources, self.sampling_rate, residual=residual, unordered=unordered)
 
     def blocks(self) -> Iterator[Tensor]:
-        """The mixture at the model's rate, (channels, samples) each, and at least one sample of it."""
-        yield from resampled_blocks(self.reader, self.model_rate, self._waiting.append)
+        """The mixture at the model's rate, less its constant, (channels, samples) each, and at least one sample."""
+
+        def tell(offset: Tensor) -> None:
+            self._offset = offset.numpy()
+
+        yield from resampled_blocks(self.reader, self.model_rate, self._segment, self._waiting.append, tell)
 
     def restore(self, sources: Tensor, presence: Tensor | None, *, last: bool) -> NDArray[np.floating]:
         """Brings a block of sources back to the recording's rate and adds the residual.
@@ -100,8 +109,10 @@ class Track:
             rest = mixture - restored.sum(axis=0, dtype=np.float64)
             restored = np.concatenate([restored, rest[None].astype(self._dtype, copy=False)])
         self.done_samples += samples
-        single = restored.astype(np.float32, copy=False)
-        self._scores.add(mixture.astype(np.float32, copy=False), single, presence)
+        heard = restored.astype(np.float32, copy=False)
+        if self.residual and self._offset.any():
+            heard = np.concatenate([heard[:-1], heard[-1:] - self._offset])
+        self._scores.add((mixture - self._offset).astype(np.float32, copy=False), heard, presence)
         return restored
 
     def check_whole(self) -> None:
@@ -135,22 +146,34 @@ class Track:
 
 
 def resampled_blocks(
-    reader: AudioReader, model_rate: int, keep: Callable[[NDArray[np.floating]], None] | None = None
+    reader: AudioReader,
+    model_rate: int,
+    segment: int,
+    keep: Callable[[NDArray[np.floating]], None] | None = None,
+    tell: Callable[[Tensor], None] | None = None,
 ) -> Iterator[Tensor]:
     """A recording at the model's rate, (channels, samples) each, and at least one sample of it; closes the reader.
 
     Args:
         reader: of the recording.
         model_rate: in Hz.
+        segment: samples at that rate in which a constant is found, to be taken off; a second at least.
         keep: takes each block as it was read.
+        tell: takes the constant, (channels, 1).
     """
     forward = StreamResampler(reader.sampling_rate, model_rate, reader.channels)
-    empty = True
-    with reader:
+    first = max(-(-segment * reader.sampling_rate // model_rate), reader.sampling_rate)
+
+    def read() -> Iterator[Tensor]:
         for block in reader.exact_blocks():
             if keep is not None:
                 keep(block)
-            resampled = forward.push(block.astype(np.float32, copy=False))
+            yield torch.from_numpy(block.astype(np.float32, copy=False))
+
+    empty = True
+    with reader:
+        for block in without_offset(read(), first, reader.sampling_rate, tell):
+            resampled = forward.push(block.numpy())
             empty = empty and resampled.shape[1] == 0
             yield torch.from_numpy(resampled)
     resampled = forward.finish()

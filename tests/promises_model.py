@@ -70,6 +70,24 @@ class ModelPromises:
         assert torch.equal(torch.get_rng_state(), state)
 
     @torch.no_grad()
+    def test_keywords_have_an_effect_or_are_refused(self, model: Any, conditions: dict[str, Any], mixture: Tensor):
+        whole = model(mixture, **conditions)
+        plain = model(mixture, **conditions, return_dict=False)
+        assert isinstance(plain, tuple)
+        assert len(plain) == len(whole.to_tuple())
+        assert torch.equal(plain[0], whole.sources)
+        quiet = {"output_hidden_states": False, "output_attentions": None, "num_items_in_batch": 2}
+        assert torch.equal(model(mixture, **conditions, **quiet, return_dict=True).sources, whole.sources)
+        for wrong, says in (
+            ({"lables": whole.sources}, "takes no 'lables', .*Did you mean labels"),
+            ({"output_hidden_states": True}, "keeps none; register a forward hook"),
+            ({"output_attentions": True}, "keeps none"),
+            ({"chunk_length_s": 10}, "takes no 'chunk_length_s', but input_values"),
+        ):
+            with pytest.raises(TypeError, match=says):
+                model(mixture, **conditions, **wrong)
+
+    @torch.no_grad()
     def test_a_saved_model_comes_back_whole(
         self, model: Any, conditions: dict[str, Any], mixture: Tensor, tmp_path: Path
     ):

@@ -105,6 +105,20 @@ class PipelinePromises:
             assert sampling_rate == file["sampling_rate"] == rate * 2
             assert np.array_equal(samples.T, source["audio"])
 
+    @pytest.mark.parametrize("sampling_rate", [None, 11_025])
+    def test_a_constant_changes_nothing_but_the_residual(self, separate, options, rate, sampling_rate):
+        rate = sampling_rate or rate
+        pairs = recording(rate, 2)
+        mixture = np.stack([pairs, -pairs], axis=2).reshape(2, -1)  # without a constant of its own, however it is cut
+        constant = np.array([[0.1], [-0.2]], np.float32)
+        expected = separate(mixture, sampling_rate=rate, residual=True, **options)
+        found = separate(mixture + constant, sampling_rate=rate, residual=True, **options)
+        # one step of float32 at 0.2 is 1.5e-8; what it grows to was measured: at most 7e-7
+        assert np.abs(audio(found)[:-1] - audio(expected)[:-1]).max() <= 1e-4
+        assert np.abs(audio(found).sum(axis=0) - mixture - constant).max() <= 1e-6
+        for one, other in zip(found, expected, strict=True):
+            assert one["score"] == pytest.approx(other["score"], abs=1e-3)
+
     @pytest.mark.parametrize(("ending", "subtype"), [("wav", "PCM_16"), ("flac", "PCM_24"), ("wav", "PCM_32")])
     def test_files_of_integers_add_up_to_the_last_bit(self, separate, options, rate, ending, subtype, tmp_path: Path):
         path = tmp_path / f"street.{ending}"

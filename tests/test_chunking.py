@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hubsep.chunking import Segments, overlap_add, overlap_add_many
 from hubsep.errors import AudioError
+from hubsep.pipelines.offsets import steady_offset, without_offset
 
 
 def noise(channels: int, samples: int, seed: int = 0) -> Tensor:
@@ -293,3 +294,15 @@ def test_wrong_shapes_are_refused():
         list(overlap_add([noise(2, 9)], identity, segments, batch_size=0))
     with pytest.raises(AudioError, match="aligned"):
         list(overlap_add([noise(2, 9)], identity, Segments(10, 0), align=lambda previous, current: current))
+
+
+@pytest.mark.parametrize("block", [1_000, 4_000, 9_000])
+def test_what_is_constant_is_taken_off_and_nothing_else(block: int) -> None:
+    sound = noise(2, 9_000)
+    for constant, expected in ((0.0, sound), (0.5, sound - sound[:, :4_000].mean(dim=1, keepdim=True))):
+        told: list[torch.Tensor] = []
+        blocks = iter((sound + constant).split(block, dim=1))
+        found = torch.cat(list(without_offset(blocks, 4_000, 8_000, told.append)), dim=1)
+        assert torch.equal(found, sound) if not constant else bool((found - expected).abs().max() < 1e-6)
+        assert torch.equal(told[0].bool(), torch.full((2, 1), bool(constant)))
+    assert not steady_offset(sound[:, :3_999] + 0.5, 8_000).any(), "less may be a part of a low tone"

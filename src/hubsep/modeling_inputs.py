@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a separation model takes: one check of its waveform for every system, made before anything is computed."""
+"""What a model takes: checks for every system, of its waveform and its keywords, before anything is computed."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from torch import Tensor
 
 from .errors import AudioError
+from .near import did_you_mean
 
 
 BY_CHANNEL = "put further channels on the batch axis"
@@ -32,4 +36,40 @@ def check_waveform(config: Any, input_values: Tensor, lower: str = "a frame need
         raise AudioError(f"input_values has {shape[-1]} samples; {lower} at least {config.minimum_samples}")
 
 
-__all__ = ["check_waveform"]
+# what transformers' trainer and pipelines pass to any model that takes further keywords
+PASSED_ON = frozenset({"num_items_in_batch"})
+KEPT = ("output_hidden_states", "output_attentions")
+
+
+def check_keywords(model: Any, keywords: Mapping[str, object]) -> None:
+    """Refuses keywords a model's `forward` does not have, where they would have no effect.
+
+    Args:
+        model: whose `forward` was called.
+        keywords: what it has no parameter for.
+
+    Raises:
+        TypeError: naming the keyword, and the one that was meant.
+    """
+    for name, value in keywords.items():
+        if name in KEPT:
+            if value:
+                raise TypeError(
+                    f"{name}=True: {type(model).__name__} keeps none; register a forward hook on the module whose "
+                    "output you want"
+                )
+        elif name not in PASSED_ON:
+            names = _parameters(type(model))
+            raise TypeError(
+                f"{type(model).__name__} takes no {name!r}, but {', '.join(names)}.{did_you_mean(name, names)}"
+            )
+
+
+@lru_cache
+def _parameters(kind: type) -> tuple[str, ...]:
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    found = inspect.signature(kind.forward).parameters.values()  # type: ignore[attr-defined]
+    return (*(each.name for each in found if each.kind in named and each.name != "self"), "return_dict")
+
+
+__all__ = ["check_keywords", "check_waveform"]

@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
 from ...errors import AudioError
 from ...hub import HubsepModelMixin
+from ...modeling_inputs import check_keywords
 from .configuration_audiomae import AudioMAEConfig
 from .decoder_audiomae import AudioMAEDecoder, WindowAttention
 from .layers_audiomae import AudioMAELayer, position_table
@@ -174,6 +175,7 @@ class AudioMAEModel(AudioMAEPreTrainedModel):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 
+    @can_return_tuple
     def forward(self, input_features: Tensor, kept: Tensor | None = None, **kwargs: object) -> BaseModelOutput:
         """Encodes spectrograms.
 
@@ -190,6 +192,7 @@ class AudioMAEModel(AudioMAEPreTrainedModel):
         Raises:
             AudioError: if the spectrograms have another shape.
         """
+        check_keywords(self, kwargs)
         self._check_spectrogram(input_features)
         x = self.embeddings(input_features, kept)
         averaged = self.config.num_averaged_layers if kept is None else 1
@@ -231,6 +234,7 @@ class AudioMAEForPreTraining(AudioMAEPreTrainedModel):
         # transformers hands on what the encoder ignores; here every tensor counts
         self._keys_to_ignore_on_load_unexpected: set[str] = set()
 
+    @can_return_tuple
     def forward(
         self, input_features: Tensor, noise: Tensor | None = None, **kwargs: object
     ) -> AudioMAEForPreTrainingOutput:
@@ -248,6 +252,7 @@ class AudioMAEForPreTraining(AudioMAEPreTrainedModel):
         Raises:
             AudioError: if spectrograms or noise have another shape.
         """
+        check_keywords(self, kwargs)
         self._check_spectrogram(input_features)
         config = self.config
         steps, bands = input_features.shape[2] // config.patch_size, config.grid[1]

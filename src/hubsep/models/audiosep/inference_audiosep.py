@@ -21,28 +21,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...plain import may_read
+
 
 if TYPE_CHECKING:
     from .modeling_audiosep import DecoderBlock, EncoderBlock, FilmNorm, ResidualBlock
 
 STRIP_BYTES = 2**23  # of the widest map of a block; 1 to 16 MB were measured, in both precisions
 CONTEXT = 2  # frames that two 3x3 convolutions see to either side
-# Modules whose weights are used here without calling them. An adapter around one of them must be called.
-FOLDED: dict[str, type | tuple[type, ...]] = {
-    "norm": nn.BatchNorm2d,
-    "conv1": nn.Conv2d,
+# Modules whose weights are used here without calling them.
+FOLDED: dict[str, tuple[type, ...]] = {
+    "norm": (nn.BatchNorm2d,),
+    "conv1": (nn.Conv2d,),
     "shortcut": (nn.Conv2d, nn.Identity),
 }
 
 
 def can_fuse(block: nn.Module, condition: Tensor) -> bool:
     """Whether a block may run as here: nothing is learnt or traced, its weights are in place, there is one query."""
-    if block.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or condition.shape[0] != 1:
-        return False
-    if any(parameter.is_meta for parameter in block.parameters()):  # accelerate fetches those when a module is called
-        return False
-    named = ((name.rpartition(".")[2], module) for name, module in block.named_modules())
-    return all(isinstance(module, FOLDED.get(name, nn.Module)) for name, module in named)
+    return condition.shape[0] == 1 and may_read(block, FOLDED)
 
 
 def statistics(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -67,12 +64,14 @@ def encode(block: EncoderBlock, x: Tensor, condition: Tensor, stem: nn.Conv2d | 
 def decode(block: DecoderBlock, x: Tensor, skip: Tensor, condition: Tensor, head: nn.Conv2d | None = None) -> Tensor:
     """What `DecoderBlock.forward` does, with `head` on each strip of the result."""
     residual, activated = _folded(block.block, condition, x.dtype), _activated(block.film, condition)
-    result = _empty(skip, (block.block.conv1 if head is None else head).weight.shape[0])
-    stride = block.stride[0]
+    result, stride = skip.new_empty(0), block.stride[0]
     for outer, inner, kept in _strips(skip, stride):
         hidden = activated(x[:, :, outer.start // stride : outer.stop // stride])
         hidden = residual(torch.cat([block.upsample(hidden), skip[:, :, outer]], dim=1))[:, :, inner]
-        result[:, :, kept] = hidden if head is None else head(hidden)
+        made = hidden if head is None else head(hidden)
+        if not result.numel():
+            result = _empty(skip, made.shape[1])
+        result[:, :, kept] = made
     return result
 
 

@@ -18,13 +18,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import ClapModel, PreTrainedModel
 from transformers import initialization as init
+from transformers.utils import can_return_tuple
 
 from ...errors import QueryError
 from ...hub import HubsepModelMixin
 from ...layers import istft, stft
 from ...losses import LOSSES
-from ...modeling_inputs import check_waveform
+from ...modeling_inputs import check_keywords, check_waveform
 from ...modeling_outputs import AudioSeparationOutput
+from ...plain import dtype_of, is_plain
 from .configuration_audiosep import AudioSepConfig
 from .inference_audiosep import can_fuse, decode, encode, statistics, transform
 
@@ -312,6 +314,7 @@ class AudioSepForAudioSeparation(AudioSepPreTrainedModel):
         kept = query_embeds.float() - query_embeds.float() @ basis @ basis.T
         return F.normalize(kept, dim=-1).to(query_embeds.dtype)
 
+    @can_return_tuple
     def forward(
         self,
         input_values: Tensor,
@@ -343,6 +346,7 @@ class AudioSepForAudioSeparation(AudioSepPreTrainedModel):
             QueryError: if there is no query, or its size is not `config.condition_size`.
             AudioError: if the waveform has another rank or channel count, or is too short.
         """
+        check_keywords(self, kwargs)
         check_waveform(self.config, input_values, lower="the Fourier transform needs")
         if query_embeds is None:
             if input_ids is None:
@@ -397,18 +401,23 @@ class AudioSepForAudioSeparation(AudioSepPreTrainedModel):
 
     def _normalise(self, features: Tensor) -> Tensor:
         """Norm per frequency bin, padding of time to whole bottleneck frames, Nyquist bin dropped, bins folded."""
-        norm = self.input_norm
-        mean, variance = statistics(norm)
-        features = F.batch_norm(  # in float32 whatever the model's dtype; in float32 these are the norm's own tensors
-            features.transpose(1, 3), mean, variance, norm.weight.float(), norm.bias.float(), norm.training,
-            self.config.batch_norm_momentum, norm.eps,
-        ).transpose(1, 3)  # (batch, features, frames, bins)  # fmt: skip
+        norm, by_bin = self.input_norm, features.transpose(1, 3)
+        if is_plain(norm, nn.BatchNorm2d):
+            mean, variance = statistics(norm)
+            # in float32 whatever the model's dtype; in float32 these are the norm's own tensors
+            by_bin = F.batch_norm(
+                by_bin, mean, variance, norm.weight.float(), norm.bias.float(), norm.training,
+                self.config.batch_norm_momentum, norm.eps,
+            )  # fmt: skip
+        else:
+            by_bin = norm(by_bin.to(dtype_of(norm)))
+        features = by_bin.transpose(1, 3)  # (batch, features, frames, bins)
         frames = features.shape[2]
         features = F.pad(features, (0, -1, 0, -frames % self.config.time_stride))
         fold = self.config.frequency_fold
         if fold > 1:
             features = features.unflatten(3, (-1, fold)).permute(0, 1, 4, 2, 3).flatten(1, 2)
-        return features.to(self.stem.weight.dtype).contiguous(memory_format=torch.channels_last)
+        return features.to(dtype_of(self.stem)).contiguous(memory_format=torch.channels_last)
 
     def _run_unet(self, features: Tensor, condition: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Logits (batch, queries, logits, frames, bins) and presence logits (batch, queries) of some queries at once.

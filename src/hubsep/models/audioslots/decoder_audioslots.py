@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...plain import dtype_of
 from .configuration_audioslots import AudioSlotsConfig
 from .layers_audioslots import ResidualBlock
 
@@ -32,7 +33,7 @@ def position_code(positions: int, frequencies: int, like: Tensor) -> Tensor:
     """Sines and cosines of a line from -1 to 1, (positions, 2 * frequencies), half periods 1 to `frequencies`."""
     line = torch.linspace(-1.0, 1.0, positions, device=like.device)
     angles = math.pi * line[:, None] * torch.arange(1, frequencies + 1, device=like.device)
-    return torch.cat([angles.sin(), angles.cos()], dim=1).to(like.dtype)
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 class BroadcastDecoder(nn.Module):
@@ -51,8 +52,8 @@ class BroadcastDecoder(nn.Module):
 
     def forward(self, slots: Tensor) -> Tensor:
         rows, columns = (-(-size // step) for size, step in zip(self.shape, self.patch, strict=True))
-        time = self.time(position_code(rows, self.frequencies, self.time.weight))
-        frequency = self.frequency(position_code(columns, self.frequencies, self.frequency.weight))
+        time = self.time(position_code(rows, self.frequencies, slots).to(dtype_of(self.time)))
+        frequency = self.frequency(position_code(columns, self.frequencies, slots).to(dtype_of(self.frequency)))
         grid, slots = time[:, None] + frequency, self.slot(slots)
         if torch.is_grad_enabled():
             return self._decode(slots, grid)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...plain import dtype_of
 from .configuration_audioslots import AudioSlotsConfig
 
 
@@ -112,7 +113,7 @@ class AudioSlotsEncoder(nn.Module):
             Tokens (chunks, tokens, hidden_size), and the maps after the root and each stage,
             (chunks, channels, time, frequency).
         """
-        x = features.unsqueeze(1).to(self.root.weight.dtype).contiguous(memory_format=torch.channels_last)
+        x = features.unsqueeze(1).to(dtype_of(self.root)).contiguous(memory_format=torch.channels_last)
         x = F.relu(self.root_norm(self.root(x)))
         maps = [x]
         for stage in self.stages:

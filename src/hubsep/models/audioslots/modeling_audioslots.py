@@ -23,13 +23,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.utils import can_return_tuple
 
 from ...errors import AudioError
 from ...hub import HubsepModelMixin
 from ...layers import istft, stft
 from ...losses import sdr_loss
 from ...losses_permutation import mixit_loss
-from ...modeling_inputs import check_waveform
+from ...modeling_inputs import check_keywords, check_waveform
 from ...modeling_outputs import AudioSeparationOutput
 from .configuration_audioslots import AudioSlotsConfig
 from .decoder_audioslots import BroadcastDecoder, Correction, RefinementDecoder
@@ -134,6 +135,7 @@ class AudioSlotsForAudioSeparation(AudioSlotsPreTrainedModel):
         self.refiner = RefinementDecoder(config) if config.refinement else None
         self.post_init()
 
+    @can_return_tuple
     def forward(
         self,
         input_values: Tensor,
@@ -169,13 +171,14 @@ class AudioSlotsForAudioSeparation(AudioSlotsPreTrainedModel):
             AudioError: if the waveform or the labels have another shape or are too short, or the slots cannot come in
                 this number.
         """
+        check_keywords(self, kwargs)
         check_waveform(self.config, input_values, lower="the Fourier transform needs")
         num_sources = self._check_slots(input_values, labels, num_sources, previous_slots)
         stitching = self._check_stitching(stitching, labels)
         mixture = self._analyse(input_values)
         hop = self.config.half_frames * (2 if self.training and labels is not None else 1)
         features = cut(self._compress(mixture.spectrogram.squeeze(1)), self.config.chunk_frames, hop)
-        start = self.slots.start(len(input_values), num_sources, generator)
+        start = self.slots(draw=(len(input_values), num_sources, generator))
         slots, magnitudes = self.generate(features, start, previous_slots)
         chunks = Chunks(features, slots, magnitudes, self._masks(magnitudes, features), hop)
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...plain import dtype_of
 from .configuration_audioslots import AudioSlotsConfig
 from .layers_audioslots import Attention, FeedForward
 
@@ -122,19 +123,30 @@ class AudioSlotsSlots(nn.Module):
         minute, and so did the sources: what kept them apart was in the first start alone.
         """
         assert self.carry is not None  # the model refused earlier slots in other modes
-        return start + self.carry(previous.to(self.carry.weight.dtype))
+        return start + self.carry(previous.to(dtype_of(self.carry)))
 
-    def forward(self, start: Tensor, tokens: Tensor, previous: Tensor | None = None) -> Tensor:
-        """Slots of every chunk.
+    def forward(
+        self,
+        start: Tensor | None = None,
+        tokens: Tensor | None = None,
+        previous: Tensor | None = None,
+        *,
+        draw: tuple[int, int, torch.Generator | None] | None = None,
+    ) -> Tensor:
+        """Slots of every chunk; with `draw` those of `start(*draw)`: weights that are offloaded come with a call only.
 
         Args:
             start: where slots start at first, (batch, num_sources, hidden_size).
             tokens: (batch, chunks, tokens, hidden_size).
             previous: in sequential mode the slots of the chunk before the first.
+            draw: arguments of `start`, instead of the others.
 
         Returns:
             (batch, chunks, num_sources, hidden_size).
         """
+        if start is None or tokens is None:
+            assert draw is not None
+            return self.start(*draw)
         chunks = tokens.shape[1]
         if self.carry is None:
             starts = start.unsqueeze(1).expand(-1, chunks, -1, -1).flatten(0, 1)

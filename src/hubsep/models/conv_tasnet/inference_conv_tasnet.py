@@ -24,6 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...plain import may_read
+
 
 if TYPE_CHECKING:
     from .modeling_conv_tasnet import ConvTasNetBlock, ConvTasNetForAudioSeparation, ConvTasNetNorm
@@ -31,23 +33,17 @@ if TYPE_CHECKING:
 STRIP_BYTES = 2**20  # of the widest map of a block in float32; 2**18 to 2**21 were measured, in both precisions
 MINIMUM_STRIP = 64  # frames
 EPSILON = 1e-8
-# Modules whose weights are used here without calling them. An adapter around one of them must be called.
-FOLDED: dict[str, type] = {
-    "expand": nn.Linear, "project": nn.Linear, "bottleneck": nn.Linear, "head": nn.Linear, "activation": nn.PReLU,
-    "activation1": nn.PReLU, "activation2": nn.PReLU,
-}  # fmt: skip
+# Modules whose weights are used here without calling them.
+FOLDED: dict[str, tuple[type, ...]] = dict.fromkeys(
+    ("encoder", "decoder", "expand", "project", "bottleneck", "head"), (nn.Linear,)
+) | dict.fromkeys(("activation", "activation1", "activation2"), (nn.PReLU,))
 
 
 def can_fuse(model: ConvTasNetForAudioSeparation) -> bool:
     """Whether a model may run as here: its norms are global, nothing is learnt or traced, its weights are in place."""
-    if model.config.norm != "gln" or model.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return False
     if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
         return False
-    if any(parameter.is_meta for parameter in model.parameters()):  # accelerate fetches those when a module is called
-        return False
-    named = ((name.rpartition(".")[2], module) for name, module in model.named_modules())
-    return all(type(module) is FOLDED.get(name, type(module)) for name, module in named)
+    return model.config.norm == "gln" and may_read(model, FOLDED)
 
 
 def strips(frames: int, channels: int, device: torch.device) -> Iterator[slice]:

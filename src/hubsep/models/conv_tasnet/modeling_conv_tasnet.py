@@ -22,11 +22,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.utils import can_return_tuple
 
 from ...hub import HubsepModelMixin
 from ...losses import LOSSES
-from ...modeling_inputs import check_waveform
+from ...modeling_inputs import check_keywords, check_waveform
 from ...modeling_outputs import AudioSeparationOutput
+from ...plain import dtype_of, prelu, product
 from .configuration_conv_tasnet import ConvTasNetConfig
 from .inference_conv_tasnet import can_fuse, separate, strips
 
@@ -130,7 +132,7 @@ class ConvTasNetBlock(nn.Module):
         self.project = nn.Linear(hidden, self.residual_channels + config.skip_channels)
 
     def forward(self, x: Tensor, state: BlockState | None = None) -> Tensor:
-        hidden = prelu(self.activation1, self.expand(x.to(self.expand.weight.dtype)))
+        hidden = prelu(self.activation1, self.expand(x.to(dtype_of(self.expand))))
         hidden = self.norm1(hidden, state and state.norm1)
         hidden = prelu(self.activation2, self.convolve(hidden, state))
         return self.project(self.norm2(hidden, state and state.norm2)).float()
@@ -151,11 +153,6 @@ class ConvTasNetBlock(nn.Module):
         return result
 
 
-def prelu(activation: nn.PReLU, x: Tensor) -> Tensor:
-    """PReLU in the dtype of `x`, which under autocast is not that of the slope."""
-    return F.prelu(x, activation.weight.to(x.dtype))
-
-
 class ConvTasNetMasker(nn.Module):
     """From encoded frames (batch, frames, num_filters) to masked ones, (batch, frames, num_sources, num_filters)."""
 
@@ -174,7 +171,7 @@ class ConvTasNetMasker(nn.Module):
 
     def forward(self, encoded: Tensor, state: MaskerState | None = None) -> Tensor:
         x = self.norm(encoded, state and state.norm)
-        x = self.bottleneck(x.to(self.bottleneck.weight.dtype)).float()
+        x = self.bottleneck(x.to(dtype_of(self.bottleneck))).float()
         skip: Tensor | None = None
         for index, block in enumerate(self.blocks):
             change = block(x, state and state.blocks[index])
@@ -183,7 +180,7 @@ class ConvTasNetMasker(nn.Module):
             if self.has_skip:
                 skip = change[..., width:] if skip is None else skip + change[..., width:]
         x = prelu(self.activation, x if skip is None else skip)
-        return self.apply_masks(self.head(x.to(self.head.weight.dtype)), encoded)
+        return self.apply_masks(self.head(x.to(dtype_of(self.head))), encoded)
 
     def apply_masks(self, logits: Tensor, encoded: Tensor) -> Tensor:
         """Masked frames from what the head says, (..., num_sources * num_filters), and the encoded frames."""
@@ -230,6 +227,7 @@ class ConvTasNetForAudioSeparation(ConvTasNetPreTrainedModel):
         self.decoder = nn.Linear(config.num_filters, config.kernel_size, bias=False)
         self.post_init()
 
+    @can_return_tuple
     def forward(self, input_values: Tensor, labels: Tensor | None = None, **kwargs: object) -> AudioSeparationOutput:
         """Separates every mixture.
 
@@ -244,6 +242,7 @@ class ConvTasNetForAudioSeparation(ConvTasNetPreTrainedModel):
         Raises:
             AudioError: if the waveform has another rank or channel count, or is too short.
         """
+        check_keywords(self, kwargs)
         check_waveform(self.config, input_values)
         samples = input_values.shape[-1]
         frames = self.frame(input_values[:, 0].float())
@@ -281,12 +280,12 @@ class ConvTasNetForAudioSeparation(ConvTasNetPreTrainedModel):
     def encode(self, frames: Tensor) -> Tensor:
         """Encoded frames, (..., kernel_size) -> (..., num_filters), float32."""
         with torch.autocast(frames.device.type, enabled=False):
-            return ACTIVATIONS[self.config.encoder_activation](F.linear(frames, self.encoder.weight.float()))
+            return ACTIVATIONS[self.config.encoder_activation](product(self.encoder, frames))
 
     def decode(self, masked: Tensor) -> Tensor:
         """Frames of the sources, (..., num_filters) -> (..., kernel_size), float32."""
         with torch.autocast(masked.device.type, enabled=False):
-            return F.linear(masked.float(), self.decoder.weight.float())
+            return product(self.decoder, masked)
 
     def unframe(self, waveform: Tensor, samples: int) -> Tensor:
         """What overlapping frames add up to, without the padding of `frame`, as long as the mixture."""

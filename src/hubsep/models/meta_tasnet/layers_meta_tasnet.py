@@ -11,13 +11,14 @@ Decisions:
 from __future__ import annotations
 
 from math import prod
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...layers import stft
+from ...plain import dtype_of
+from ...plain import product as linear_in_float32
 from ..conv_tasnet.modeling_conv_tasnet import overlap_add
 from .configuration_meta_tasnet import FILTER_LENGTHS, NORM_GROUPS, MetaTasNetConfig
 from .products_meta_tasnet import linear, overwrites, strips
@@ -44,7 +45,13 @@ class InstrumentHead(nn.Linear):
 
 
 class InstrumentTensors(nn.ParameterDict):
-    """The tensors of a layer by name, (num_sources, *shape)."""
+    """The tensors of a layer by name, (num_sources, *shape); called, so that hooks can fetch them, it gives them."""
+
+    __call__ = nn.Module.__call__
+
+    def forward(self) -> dict[str, Tensor]:
+        """The tensors as they are."""
+        return dict(self.items())
 
 
 class InstrumentLayer(nn.Module):
@@ -59,7 +66,7 @@ class InstrumentLayer(nn.Module):
 
     def __init__(self, config: MetaTasNetConfig, shapes: dict[str, tuple[int, ...]]):
         super().__init__()
-        self.generated = config.generated
+        self.generated, self.shapes = config.generated, shapes
         if config.generated:
             self.bottleneck = nn.Linear(config.embedding_size, config.generator_size)
             self.heads = nn.ModuleDict(
@@ -73,18 +80,12 @@ class InstrumentLayer(nn.Module):
     def forward(self, embedding: Tensor | None) -> dict[str, Tensor]:
         """Tensors (num_sources, *shape) by name, float32, from embeddings (num_sources, embedding_size)."""
         if not self.generated:
-            return {name: tensor.float() for name, tensor in self.tensors.items()}
+            return {name: tensor.float() for name, tensor in self.tensors().items()}
         assert embedding is not None
         with torch.autocast(embedding.device.type, enabled=False):
-            hidden = exact_linear(self.bottleneck, embedding)
-            return {name: exact_linear(head, hidden).unflatten(-1, head.shape) for name, head in self.heads.items()}
-
-
-def exact_linear(linear: Any, x: Tensor) -> Tensor:
-    """A linear layer in float32; an adapter around one is called."""
-    if not isinstance(linear, nn.Linear):
-        return linear(x.float())
-    return F.linear(x.float(), linear.weight.float(), linear.bias.float())
+            hidden = linear_in_float32(self.bottleneck, embedding)
+            made = {name: linear_in_float32(head, hidden, InstrumentHead) for name, head in self.heads.items()}
+            return {name: tensor.unflatten(-1, self.shapes[name]) for name, tensor in made.items()}
 
 
 def pointwise(config: MetaTasNetConfig, inputs: int, outputs: int, bias: bool = False) -> InstrumentLayer:
@@ -95,11 +96,6 @@ def pointwise(config: MetaTasNetConfig, inputs: int, outputs: int, bias: bool = 
 def norm(config: MetaTasNetConfig, channels: int) -> InstrumentLayer:
     """Scales in the first row, shifts in the second."""
     return InstrumentLayer(config, {"affine": (2, channels)})
-
-
-def prelu(activation: nn.PReLU, x: Tensor) -> Tensor:
-    """PReLU in the dtype of `x`."""
-    return F.prelu(x, activation.weight.to(x.dtype))
 
 
 def scale_and_shift(moments: Tensor, affine: Tensor) -> tuple[Tensor, Tensor]:
@@ -191,7 +187,7 @@ class MetaTasNetSpectrogram(nn.Module):
         with torch.autocast(waveform.device.type, enabled=False):
             spectra = torch.view_as_real(stft(waveform, self.n_fft, self.hop_length)).square().sum(dim=-1)
             spectra = ((spectra + EPSILON).log10() - mean) / std * scale + shift
-            mels = exact_linear(self.mel, spectra)
+            mels = linear_in_float32(self.mel, spectra)
             return F.interpolate(mels.mT, size=frames, mode="linear", align_corners=True).mT
 
 
@@ -210,6 +206,12 @@ class MetaTasNetFilters(nn.ParameterList):
         super().__init__(nn.Parameter(torch.empty(shape)) for shape in zip(numbers, lengths, strict=True))
         self.inputs = inputs
 
+    __call__ = nn.Module.__call__  # a list of parameters refuses to be called, but hooks fetch weights then
+
+    def forward(self) -> list[Tensor]:
+        """The filters as they are."""
+        return list(self)
+
 
 class MetaTasNetEncoder(nn.Module):
     """Waveform to latents: filters of three lengths and spectra beside each other, and two products."""
@@ -224,16 +226,17 @@ class MetaTasNetEncoder(nn.Module):
 
     def forward(self, waveform: Tensor) -> Tensor:
         """(batch, samples), a whole number of strides -> (batch, frames, num_filters)."""
-        longest = self.filters[-1].shape[-1]
-        margins = [(longest - kernel.shape[-1]) // 2 for kernel in self.filters]
-        kernels = [F.pad(kernel.float(), (margin,) * 2) for kernel, margin in zip(self.filters, margins, strict=True)]
+        filters = self.filters()
+        longest = filters[-1].shape[-1]
+        margins = [(longest - kernel.shape[-1]) // 2 for kernel in filters]
+        kernels = [F.pad(kernel.float(), (margin,) * 2) for kernel, margin in zip(filters, margins, strict=True)]
         edge = (longest - self.stride) // 2
         with torch.autocast(waveform.device.type, enabled=False):
             frames = F.pad(waveform, (edge, edge)).unfold(-1, longest, self.stride)
             # the three lengths take turns along the channels
             encoded = F.linear(frames, torch.stack(kernels, dim=1).flatten(0, 1)).relu()
         encoded = torch.cat([encoded, self.spectrogram(waveform, frames.shape[1])], dim=-1)
-        return linear(self.project, linear(self.expand, encoded.to(self.expand.weight.dtype), rectified=True))
+        return linear(self.project, linear(self.expand, encoded.to(dtype_of(self.expand)), rectified=True))
 
 
 class MetaTasNetDecoder(nn.Module):
@@ -255,26 +258,27 @@ class MetaTasNetDecoder(nn.Module):
 
     def frames(self, latents: Tensor) -> Tensor:
         """What each frame adds to the waveform, (..., num_filters) -> (..., longest filter), float32."""
-        longest = self.filters[-1].shape[-1]
+        filters = self.filters()
+        longest = filters[-1].shape[-1]
         if overwrites(latents):
-            flat = latents.to(self.expand.weight.dtype).flatten(0, -2)
+            flat = latents.to(dtype_of(self.expand)).flatten(0, -2)
             total = torch.empty(flat.shape[0], longest, dtype=torch.float32)
             for strip in strips(flat.shape[0], sum(self.widths)):
-                self._overwrite(total[strip], linear(self.expand, flat[strip], rectified=True))
+                self._overwrite(total[strip], filters, linear(self.expand, flat[strip], rectified=True))
             return total.view(*latents.shape[:-1], longest)
-        parts = self.expand(latents.to(self.expand.weight.dtype)).relu().split(self.widths, dim=-1)
+        parts = self.expand(latents.to(dtype_of(self.expand))).relu().split(self.widths, dim=-1)
         with torch.autocast(latents.device.type, enabled=False):
-            total = parts[-1].float() @ self.filters[-1].float()
-            for part, kernel in zip(parts[:-1], list(self.filters)[:-1], strict=True):
+            total = parts[-1].float() @ filters[-1].float()
+            for part, kernel in zip(parts[:-1], filters[:-1], strict=True):
                 total = total + F.pad(part.float() @ kernel.float(), ((longest - kernel.shape[-1]) // 2,) * 2)
         return total
 
-    def _overwrite(self, total: Tensor, expanded: Tensor) -> None:
+    def _overwrite(self, total: Tensor, filters: list[Tensor], expanded: Tensor) -> None:
         """Fills `total`, (frames, longest filter), from (frames, sum of widths)."""
         parts = expanded.float().split(self.widths, dim=-1)
         with torch.autocast(total.device.type, enabled=False):
-            torch.mm(parts[-1], self.filters[-1].float(), out=total)
-            for part, kernel in zip(parts[:-1], list(self.filters)[:-1], strict=True):
+            torch.mm(parts[-1], filters[-1].float(), out=total)
+            for part, kernel in zip(parts[:-1], filters[:-1], strict=True):
                 margin = (total.shape[-1] - kernel.shape[-1]) // 2
                 total[:, margin : margin + kernel.shape[-1]].addmm_(part, kernel.float())
 
@@ -291,7 +295,6 @@ __all__ = [
     "folded",
     "norm",
     "pointwise",
-    "prelu",
     "product",
     "scale_and_shift",
 ]

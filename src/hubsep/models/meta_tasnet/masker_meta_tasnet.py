@@ -21,13 +21,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...plain import prelu
 from .configuration_meta_tasnet import MetaTasNetConfig
 from .layers_meta_tasnet import (
     InstrumentLayer,
     folded,
     norm,
     pointwise,
-    prelu,
     product,
     scale_and_shift,
 )
@@ -178,13 +178,12 @@ class MetaTasNetMasker(nn.Module):
     def _enter(self, latents: Tensor, hidden: Tensor | None, embedding: Tensor | None) -> Tensor:
         """Up to the residual stream: (num_sources, batch, frames, bottleneck_channels), float32."""
         filters, dtype = latents.shape[2], latents.dtype
-        slope = self.activation1.weight
-        rectified = F.prelu(latents, slope.to(dtype))
+        rectified = prelu(self.activation1, latents)
         kernel, affine = self.bottleneck(embedding)["kernel"], self.norm1(embedding)["affine"]
         sources, width = kernel.shape[:2]
         moments = channel_moments(rectified).unsqueeze(1).expand(-1, sources, -1, -1)
         if hidden is not None:
-            hidden = F.prelu(hidden, slope.to(hidden.dtype))
+            hidden = prelu(self.activation1, hidden)
             moments = torch.cat([moments, channel_moments(hidden)], dim=-1)
         weight, bias = folded(kernel, *scale_and_shift(moments, affine), None, dtype)
         shared = weight[..., :filters].transpose(0, 1).flatten(1, 2)  # (batch, num_sources * width, filters)

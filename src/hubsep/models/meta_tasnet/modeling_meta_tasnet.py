@@ -24,11 +24,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.utils import can_return_tuple
 
 from ...errors import AudioError
 from ...hub import HubsepModelMixin
-from ...modeling_inputs import check_waveform
+from ...modeling_inputs import check_keywords, check_waveform
 from ...modeling_outputs import AudioSeparationOutput
+from ...plain import touched
 from . import instruments_meta_tasnet as instruments
 from .configuration_meta_tasnet import LOWER_LIMIT, MetaTasNetConfig
 from .layers_meta_tasnet import (
@@ -62,6 +64,10 @@ class StageOutput(NamedTuple):
     latents: Tensor
     hidden: Tensor
     sources: Tensor
+
+
+# modules whose weights are read where maps are overwritten
+SLOPES: dict[str, tuple[type, ...]] = dict.fromkeys((f"activation{number}" for number in range(1, 5)), (nn.PReLU,))
 
 
 class MetaTasNetStage(nn.Module):
@@ -148,6 +154,7 @@ class MetaTasNetForAudioSeparation(MetaTasNetPreTrainedModel):
         self.stages = nn.ModuleList(MetaTasNetStage(config, stage) for stage in range(config.num_stages))
         self.post_init()
 
+    @can_return_tuple
     def forward(
         self,
         input_values: Tensor,
@@ -172,6 +179,7 @@ class MetaTasNetForAudioSeparation(MetaTasNetPreTrainedModel):
         Raises:
             AudioError: if the waveform has another rank or channel count, or is too short.
         """
+        check_keywords(self, kwargs)
         check_waveform(self.config, input_values, lower=LOWER_LIMIT)
         samples = input_values.shape[-1]
         waveforms = self._rates(input_values[:, 0].float())
@@ -241,9 +249,10 @@ class MetaTasNetForAudioSeparation(MetaTasNetPreTrainedModel):
                 f"as the one before, the first a multiple of {stride}"
             )
         outputs: list[StageOutput] = []
-        for stage, mixture in zip(self.stages, mixtures, strict=True):
-            decodes = not only_last or stage is self.stages[-1]
-            outputs.append(stage(mixture, outputs[-1].hidden if outputs else None, decodes))
+        with touched(self, SLOPES):
+            for stage, mixture in zip(self.stages, mixtures, strict=True):
+                decodes = not only_last or stage is self.stages[-1]
+                outputs.append(stage(mixture, outputs[-1].hidden if outputs else None, decodes))
         return outputs
 
     def stage_losses(

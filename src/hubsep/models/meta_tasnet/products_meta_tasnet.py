@@ -19,13 +19,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...plain import is_plain, may_overwrite
+
 
 STRIP_ELEMENTS = 2**18  # of a map, which then stays in the cache of a core
 
 
 def overwrites(x: Tensor) -> bool:
-    """Whether maps may be overwritten: nothing is learnt or traced."""
-    return not torch.is_grad_enabled() and not torch.compiler.is_compiling() and x.device.type == "cpu"
+    """Whether maps may be overwritten, on a processor: nothing is learnt or traced, and nobody looks."""
+    return x.device.type == "cpu" and may_overwrite()
 
 
 def has_onednn(dtype: torch.dtype) -> bool:
@@ -91,7 +93,7 @@ def rows(x: Tensor, weight: Tensor, bias: Tensor | None = None, slope: float | N
 
 def linear(layer: Any, x: Tensor, rectified: bool = False) -> Tensor:
     """A linear layer without bias, or an adapter around one, and perhaps ReLU; by `rows` where that may be."""
-    if overwrites(x) and type(layer) is nn.Linear and not torch.is_autocast_enabled("cpu"):
+    if overwrites(x) and is_plain(layer, nn.Linear) and not torch.is_autocast_enabled("cpu"):
         return rows(x, layer.weight, None, 0.0 if rectified else None)
     return layer(x).relu() if rectified else layer(x)
 

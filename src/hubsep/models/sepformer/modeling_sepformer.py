@@ -25,12 +25,15 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import can_return_tuple
 
 from ...hub import HubsepModelMixin
 from ...layers import eager_attention
 from ...losses import LOSSES
-from ...modeling_inputs import check_waveform
+from ...modeling_inputs import check_keywords, check_waveform
 from ...modeling_outputs import AudioSeparationOutput
+from ...plain import dtype_of, is_plain, touched
+from ...plain import may_overwrite as nobody_looks
 from .configuration_sepformer import SepFormerConfig
 
 
@@ -46,8 +49,8 @@ def group_rows(device: torch.device) -> int:
 
 
 def may_overwrite(module: nn.Module) -> bool:
-    """Whether a module may work in groups and in place: nothing is learnt, checkpointed or traced."""
-    return not (module.training or torch.is_grad_enabled() or torch.compiler.is_compiling())
+    """Whether a module may work in groups and in place: nothing is learnt, checkpointed, traced or looked at."""
+    return not module.training and nobody_looks()
 
 
 def position_table(length: int, size: int, device: torch.device | None = None) -> Tensor:
@@ -271,7 +274,7 @@ class SepFormerMasker(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(batch, frames, encoder_channels) -> what the masks are made of, (batch, frames, hidden_size)."""
-        dtype = self.projection.weight.dtype  # in autocast regions the residuals are float32
+        dtype = dtype_of(self.projection)  # in autocast regions the residuals are float32
         hidden = self.norm(features.clone() if may_overwrite(self) else features)
         hidden = self._chunks(self.projection(hidden.to(dtype)).to(dtype))
         for block in self.blocks:
@@ -281,7 +284,11 @@ class SepFormerMasker(nn.Module):
     def masks(self, hidden: Tensor) -> Tensor:
         """Of some or all frames: (batch, frames, hidden_size) -> (batch, frames, num_sources, encoder_channels)."""
         # the sum of two chunks holds the bias of both
-        hidden = F.linear(hidden, self.split.weight, 2 * self.split.bias).unflatten(2, (self.num_sources, -1))
+        if is_plain(self.split, nn.Linear):
+            hidden = F.linear(hidden, self.split.weight, 2 * self.split.bias)
+        else:
+            hidden = self.split(hidden) + self.split(hidden.new_zeros(1, hidden.shape[-1]))
+        hidden = hidden.unflatten(2, (self.num_sources, -1))
         return F.relu(self.head(torch.tanh(self.output(hidden)) * torch.sigmoid(self.gate(hidden))))
 
     def _chunks(self, x: Tensor) -> Tensor:
@@ -346,6 +353,7 @@ class SepFormerForAudioSeparation(SepFormerPreTrainedModel):
         self.decoder = SepFormerDecoder(config)
         self.post_init()
 
+    @can_return_tuple
     def forward(self, input_values: Tensor, labels: Tensor | None = None, **kwargs: object) -> AudioSeparationOutput:
         """Separates every mixture.
 
@@ -359,15 +367,17 @@ class SepFormerForAudioSeparation(SepFormerPreTrainedModel):
         Raises:
             AudioError: if the waveform has another rank or channel count, or is too short.
         """
+        check_keywords(self, kwargs)
         check_waveform(self.config, input_values)
         features = self.encoder(input_values[:, 0].float())
-        hidden = self.masker(features)
-        if may_overwrite(self):
-            rows = max(group_rows(hidden.device) // len(hidden), 1)
-            pieces = zip(features.split(rows, dim=1), hidden.split(rows, dim=1), strict=True)
-            parts = torch.cat([self._parts(*piece) for piece in pieces], dim=1)
-        else:
-            parts = self._parts(features, hidden)
+        with touched(self):
+            hidden = self.masker(features)
+            if may_overwrite(self):
+                rows = max(group_rows(hidden.device) // len(hidden), 1)
+                pieces = zip(features.split(rows, dim=1), hidden.split(rows, dim=1), strict=True)
+                parts = torch.cat([self._parts(*piece) for piece in pieces], dim=1)
+            else:
+                parts = self._parts(features, hidden)
         sources = self.decoder.overlap_add(parts, input_values.shape[-1]).unsqueeze(2)
         loss = None if labels is None else LOSSES[self.config.loss](sources, labels, input_values)
         return AudioSeparationOutput(loss=loss, sources=sources)

@@ -19,10 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
 from ...errors import AudioError
 from ...hub import HubsepModelMixin
+from ...modeling_inputs import check_keywords
 from .configuration_sound_classifier import SoundClassifierConfig
 
 
@@ -112,6 +113,7 @@ class SoundClassifier(HubsepModelMixin, PreTrainedModel):
             init.ones_(module.running_var)
             init.zeros_(module.num_batches_tracked)
 
+    @can_return_tuple
     def forward(self, input_features: Tensor, labels: Tensor | None = None, **kwargs: object) -> SoundClassifierOutput:
         """Names excerpts.
 
@@ -119,6 +121,7 @@ class SoundClassifier(HubsepModelMixin, PreTrainedModel):
             input_features: what `measured_from_the_top` gives, (batch, frames, num_mels).
             labels: numbers of the classes (batch,), or the part of each (batch, classes).
         """
+        check_keywords(self, kwargs)
         hidden = self.stem(input_features[:, None].contiguous(memory_format=torch.channels_last))
         for block in self.blocks:
             hidden = F.avg_pool2d(block(hidden), 2)

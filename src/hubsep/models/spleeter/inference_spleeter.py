@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...plain import may_read
 from .configuration_spleeter import NEGATIVE_SLOPE
 
 
@@ -30,16 +31,11 @@ TAPS = ([3, 1], [4, 2, 0])
 ELU_FRAMES = 16  # at once, which stay in a core's cache
 
 
-def can_fuse(unet: SpleeterUNet) -> bool:
+def can_fuse(unet: SpleeterUNet, kinds: dict[str, tuple[type, ...]] | None = None) -> bool:
     """Whether a network may run as here: nothing is learnt or traced, its weights are in place."""
-    if unet.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return False
     if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
         return False
-    last: Any = unet.decoder[-1]
-    if not isinstance(last.conv, nn.ConvTranspose2d):  # an adapter around it must be called
-        return False
-    return not any(parameter.is_meta for parameter in unet.parameters())  # accelerate fetches those on a call
+    return may_read(unet, kinds)
 
 
 def estimate_logits(unet: SpleeterUNet, x: Tensor) -> Tensor:

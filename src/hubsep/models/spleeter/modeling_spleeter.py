@@ -26,11 +26,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.utils import can_return_tuple
 
 from ...hub import HubsepModelMixin
 from ...losses import LOSSES
-from ...modeling_inputs import check_waveform
+from ...modeling_inputs import check_keywords, check_waveform
 from ...modeling_outputs import AudioSeparationOutput
+from ...plain import dtype_of
 from .configuration_spleeter import DEPTH, NEGATIVE_SLOPE, SpleeterConfig
 from .inference_spleeter import can_fuse, estimate_logits
 from .masks_spleeter import apply_mask, istft, ratio_masks, stft
@@ -146,7 +148,7 @@ class SpleeterUNet(nn.Module):
         self.head = nn.Conv2d(1, config.num_channels, 4, padding=3, dilation=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        if can_fuse(self):
+        if can_fuse(self, {"conv": (nn.Conv2d, DoublingConv), "norm": (SpleeterNorm,)}):
             return estimate_logits(self, x)
         skips: list[Tensor] = []
         for down in self.encoder:
@@ -191,6 +193,7 @@ class SpleeterForAudioSeparation(SpleeterPreTrainedModel):
         self.unets = nn.ModuleList(SpleeterUNet(config) for _ in config.stems)
         self.post_init()
 
+    @can_return_tuple
     def forward(
         self,
         input_values: Tensor,
@@ -216,6 +219,7 @@ class SpleeterForAudioSeparation(SpleeterPreTrainedModel):
         Raises:
             AudioError: if the waveform has another rank or channel count, or is empty.
         """
+        check_keywords(self, kwargs)
         advice = "give a mono recording to both channels"
         check_waveform(self.config, input_values, lower="there must be", advice=advice)
         config, samples = self.config, input_values.shape[-1]
@@ -286,7 +290,7 @@ class SpleeterForAudioSeparation(SpleeterPreTrainedModel):
     def _logits(self, segments: Tensor) -> Tensor:
         """(segments, 2, segment_frames, num_bins) -> (segments, num_sources, 2, segment_frames, num_bins), float32."""
         networks: list[Any] = list(self.unets)
-        dtype = networks[0].head.weight.dtype
+        dtype = dtype_of(networks[0].head)
         x = segments.to(dtype).contiguous(memory_format=torch.channels_last)
         return torch.stack([unet(x).float() for unet in networks], dim=1)
 
