@@ -14,6 +14,7 @@ from tiny_audiosep import tiny_audiosep
 from hubsep import AudioSepConfig, AudioSepForAudioSeparation
 from hubsep.errors import CheckpointError, QueryError
 from hubsep.losses import l1_loss, sdr_loss, si_sdr_loss
+from hubsep.models.audiosep.modeling_audiosep import frames_heard
 
 
 def queries(number: int = 2) -> torch.Tensor:
@@ -84,6 +85,44 @@ def test_queries_of_one_class_have_one_effect():
 
 
 @torch.no_grad()
+@torch.no_grad()
+def test_shares_of_classes_are_what_words_are_turned_into():
+    model, inputs = classifying()
+    mixture, embeds = noise(2, 1, 2_000), inputs["query_embeds"]
+    weights = model.classify_queries(embeds)
+    by_words = model(mixture, query_embeds=embeds).sources
+    torch.testing.assert_close(model(mixture, class_weights=weights).sources, by_words)
+    assert weights is not None
+    each = weights.expand(2, -1, -1)
+    torch.testing.assert_close(model(mixture, class_weights=each).sources, by_words)
+    with pytest.raises(QueryError, match=r"class_weights must be \(batch, queries, 3\)"):
+        model(mixture, class_weights=weights[:, :2])
+    with pytest.raises(QueryError, match="models with query_classes"):
+        small()[0](mixture, class_weights=weights)
+
+
+def test_frames_in_which_a_target_is_heard():
+    labels = torch.zeros(1, 2, 1, 35)
+    labels[0, 0, 0, :10] = 1.0
+    labels[0, 0, 0, 10:20] = 0.05  # 26 dB below: says neither
+    labels[0, 0, 0, 20:30] = 0.001
+    heard, counts = frames_heard(labels, 10, 4)
+    assert heard.tolist() == [[[1, 0, 0, 0], [0, 0, 0, 0]]]
+    assert counts.tolist() == [[[1, 0, 1, 1], [1, 1, 1, 1]]]
+
+
+def test_what_two_queries_share_costs_the_sum():
+    model, _ = small()
+    mixture, embeds = noise(1, 1, 4_000), queries()
+    labels = torch.stack([mixture * 0.7, mixture * 0.3], dim=1)
+    plain = model(mixture, query_embeds=embeds, labels=labels)
+    model.config.sum_weight = 0.5
+    whole = sdr_loss(plain.sources.sum(dim=1, keepdim=True), labels.sum(dim=1, keepdim=True), mixture)
+    torch.testing.assert_close(model(mixture, query_embeds=embeds, labels=labels).loss, plain.loss + 0.5 * whole)
+    model.config.sum_weight, model.config.frame_presence_weight = 0.0, 1.0
+    assert model(mixture, query_embeds=embeds, labels=labels).loss > plain.loss
+
+
 def test_several_texts_a_mixture():
     model, processor = tiny_audiosep()
     tokens = processor(text=["dog", "rain", "dog barking", "bell"])

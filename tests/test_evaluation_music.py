@@ -19,7 +19,7 @@ from hubsep.cli import main
 from hubsep.data.multitracks import Entry, Multitrack, assign_targets, heldout_songs, musdb_songs
 from hubsep.data.stems import load_songs, split_songs
 from hubsep.errors import AudioError, DataError
-from hubsep.evaluation_music import evaluate_songs, format_songs, format_table
+from hubsep.evaluation_music import evaluate_levels, evaluate_songs, format_songs, format_table
 from hubsep.metrics_bss import METRICS
 
 
@@ -149,6 +149,28 @@ def test_targets():
         assign_targets(["speech"], STEMS)
     with pytest.raises(DataError, match="the names must agree"):
         assign_targets(["vocals", "drums"], ["vocals"])
+
+
+def test_a_song_turned_down_is_judged_at_every_level():
+    """What depends on the level of a song is seen where the same songs are given at several."""
+    truth = waveforms()
+
+    class Deaf(Oracle):
+        """Hears nothing of what is softer than a tenth of full scale."""
+
+        def __call__(self, recording: dict[str, Any]) -> list[dict[str, Any]]:
+            heard = np.abs(recording["array"]).max() / np.abs(truth["mixture"]).max()
+            entries = super().__call__({**recording, "array": recording["array"] / np.float32(heard)})
+            return [{**e, "audio": e["audio"] * np.float32(heard if heard > 0.05 else 0)} for e in entries]
+
+    song = Multitrack(truth["mixture"], {name: truth[name] for name in STEMS}, RATE)
+    rows = evaluate_levels(Deaf({name: truth[name] for name in STEMS}, 0.1), [Entry("one", "", lambda: song)])
+    for stem in STEMS:
+        full, tenth, hundredth = (rows[f"{stem}, level {level}"]["sdr_mean"] for level in ("1", "0.1", "0.01"))
+        assert full == pytest.approx(tenth, abs=0.02)
+        assert hundredth == pytest.approx(0.0, abs=0.01), "silence"
+        assert full > 5
+        assert rows[f"{stem}, level 1"]["songs"] == 1
 
 
 def test_what_is_measured_is_what_training_holds_out(data: Path):

@@ -4,22 +4,27 @@
 from __future__ import annotations
 
 import json
+import random
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from speakers import speakers
 from torch import Tensor
 
+from hubsep import pipeline
 from hubsep.cards import conversations, results_table
+from hubsep.cards_results import conditions_table
 from hubsep.cli import main
 from hubsep.data.conversations import TurnSettings, conversation
 from hubsep.data.noisy import noisy_mixtures
 from hubsep.data.recordings import Clip, load_clips
-from hubsep.data.speech import speech_mixtures
+from hubsep.data.speech import by_speaker, speech_mixtures
 from hubsep.errors import DataError
 from hubsep.evaluation_speech import evaluate_mixtures, swap_rate
+from hubsep.evaluation_speech_conditions import CONDITIONS, People, evaluate_conditions
 from hubsep.metrics import filtered_sdr, match_outputs, separation_scores, si_snr
 from hubsep.modeling_outputs import AudioSeparationOutput
 from hubsep.models.conv_tasnet.configuration_conv_tasnet import ConvTasNetConfig
@@ -173,8 +178,38 @@ def test_the_command_measures_separators_of_speakers(
     assert "Conversation of 0.2 minutes, same gender" in conversations(result)[0]
     assert main([*command, "--speakers", "3"]) != 0
     assert "for 3 the model has 2 outputs" in capsys.readouterr().err
-    assert main([*command, "--noise", str(data)]) != 0
-    assert "leave it out or pass --speakers 1" in capsys.readouterr().err
+    rows = result["conditions"]
+    assert {"nobody, a hum", "a lone speaker", "two women", "two men", "two speakers in a room"} <= set(rows)
+    assert "two speakers, another sound 5 dB below" not in rows, "no other sound was given"
+    assert "| two women | 1 |" in conditions_table(result)[1]
+
+
+def test_speakers_are_judged_where_it_is_not_easy(clips: list[Clip], model: ConvTasNetForAudioSeparation):
+    sounds = np.random.default_rng(0)
+    noises = [Clip((sounds.standard_normal(RATE) * 3_000).astype(np.int16), ("rain",), "rain", "", "rain.wav")]
+    rows = evaluate_conditions(pipeline("audio-separation", model=model), clips, noises, RATE, count=2, seconds=0.5)
+    assert list(rows) == list(CONDITIONS)
+    for name, row in rows.items():
+        assert row["mixtures"] == 2
+        assert row["counted"] in (0.0, 0.5, 1.0)
+        assert ("si_snri" in row) == (name.startswith("two") or "and" in name), name
+    assert "kept" in rows["a lone speaker"]
+    assert set(rows["nobody, a hum"]) == {"mixtures", "counted"}
+
+
+def test_conditions_of_speakers_are_of_whom_they_name(clips: list[Clip]):
+    people = People(by_speaker(clips), [], RATE, RATE // 2)
+    women = [name for name in people.speakers if people.kind(name) == "woman"]
+    assert 2 <= len(women) < len(people.speakers)
+    for seed in range(10):
+        item = CONDITIONS["a lone speaker"](people, random.Random(seed))
+        assert item is not None
+        torch.testing.assert_close(item.mixture, item.speakers[0])
+        assert item.mixture.square().mean().sqrt().item() == pytest.approx(0.1, rel=1e-3)
+    few = People({women[0]: people.speakers[women[0]]}, [], RATE, RATE // 2)
+    assert CONDITIONS["two women"](few, random.Random(0)) is None
+    assert CONDITIONS["a woman and a man"](few, random.Random(0)) is None
+    assert CONDITIONS["two speakers, another sound 5 dB below"](people, random.Random(0)) is None
 
 
 @pytest.fixture(scope="module")

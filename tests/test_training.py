@@ -27,7 +27,7 @@ from transformers import (
 from hubsep import AutoModelForAudioSeparation
 from hubsep.data.prompts import catalogue
 from hubsep.errors import DataError
-from hubsep.training import audio_tower, audiosep, release, text_tower
+from hubsep.training import audio_tower, audiosep, release, text_tower, words
 from hubsep.training.query_classes import class_phrases, embed, teach_classes
 from hubsep.training.recipe import load_recipe
 
@@ -191,6 +191,57 @@ def test_a_run_starts_from_another_models_separator(tower: Path, tmp_path: Path)
     assert torch.equal(model.unet.head.weight, saved["unet.head.weight"])
 
 
+def test_a_separator_learns_from_scenes_and_is_then_taught_words(tower: Path, tmp_path: Path):
+    data, fields = corpus(tmp_path / "sounds"), {**TINY, "query_hidden_size": 8}
+    audiosep.main(
+        None, data, tmp_path / "first", **settings(tower, model=fields, steps=1, save_every=1, teach_classes=True)
+    )
+    before = load_file(tmp_path / "first" / "model" / "model.safetensors")
+    changes = {
+        "text_tower": "", "initial_model": str(tmp_path / "first" / "model"), "scenes": {"seconds": 0.5},
+        "model": {"frame_presence_weight": 1.0, "sum_weight": 0.25}, "average_decay": 0.5,
+    }  # fmt: skip
+    point = audiosep.main(None, data, tmp_path / "second", **settings(tower, **changes))
+    assert point["step"] == 4
+    assert {"sdri", "missed", "stranger", "stranger_level"} <= set(point)
+    after = load_file(tmp_path / "second" / "model" / "model.safetensors")
+    assert not torch.equal(before["unet.head.weight"], after["unet.head.weight"])
+    told = words.main(None, tmp_path / "second" / "model", tmp_path / "third", steps=20, templates=1)
+    assert set(told) == {"english", "de", "fr", "es", "it", "pt"}
+    taught = load_file(tmp_path / "third" / "model.safetensors")
+    changed = {name for name in after if not torch.equal(after[name], taught[name])}
+    assert changed
+    assert all(name.startswith(("query_network.linear1", "query_network.linear2")) for name in changed)
+
+
+def test_new_classes_start_from_their_words_and_their_group(tower: Path, tmp_path: Path):
+    fields = {**TINY, "query_hidden_size": 8}
+    start, processor = audiosep.build_model(
+        load_recipe(audiosep.AudioSepRecipe, None, **settings(tower, model=fields))
+    )
+    start = type(start)(type(start.config)(**{**start.config.to_dict(), "query_classes": ["rain", "any animal"]}))
+    model, _ = audiosep.build_model(
+        load_recipe(audiosep.AudioSepRecipe, None, **settings(tower, model=fields, teach_classes=True))
+    )
+    audiosep.start_queries(model, start, processor)
+    names, values = list(model.config.query_classes), model.query_network.values.weight.detach()
+    before = start.query_network.values.weight.detach()
+    torch.testing.assert_close(values[:, names.index("rain")], before[:, 0])
+    rows = [phrase for phrase, number in class_phrases(names) if names[number] == "dog barking"]
+    effect = start.query_network(embed(model, processor, rows)).mean(dim=0)
+    torch.testing.assert_close(values[:, names.index("dog barking")], (effect + before[:, 1]) / 2, atol=1e-5, rtol=0)
+
+
+def test_a_model_of_other_classes_is_not_taught_the_words_of_the_catalogue(tower: Path, tmp_path: Path):
+    model, processor = audiosep.build_model(load_recipe(audiosep.AudioSepRecipe, None, **settings(tower)))
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    with pytest.raises(DataError, match="no query class 'anything else'"):
+        words.main(None, tmp_path / "model", tmp_path / "out")
+    with pytest.raises(DataError, match="needs text_tower"):
+        audiosep.build_model(load_recipe(audiosep.AudioSepRecipe, None, **settings(tower, text_tower="")))
+
+
 def test_settings_a_recipe_does_not_have(tmp_path: Path):
     with pytest.raises(DataError, match="unknown recipe setting 'stepz'"):
         load_recipe(audiosep.AudioSepRecipe, None, stepz=4)
@@ -205,6 +256,8 @@ def test_settings_a_recipe_does_not_have(tmp_path: Path):
     ("name", "kind"),
     [
         ("audiosep-small", audiosep.AudioSepRecipe),
+        ("audiosep-small-start", audiosep.AudioSepRecipe),
+        ("audiosep-small-scenes", audiosep.AudioSepRecipe),
         ("audio-tower", audio_tower.AudioTowerRecipe),
         ("text-tower", text_tower.TextTowerRecipe),
     ],

@@ -22,7 +22,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .cards_results import conversations, eval_results, improvement, measured_on, model_index, results_table
+from .cards_results import (
+    conditions_table,
+    conversations,
+    eval_results,
+    improvement,
+    measured_on,
+    model_index,
+    results_table,
+)
 from .errors import DataError
 from .hub_copies import in_cache, is_named, read_file
 from .hub_json import parse_json
@@ -227,7 +235,8 @@ def card_text(card: Mapping[str, Any]) -> str:
         parts.append("```bash\n" + "\n".join(card["commands"]) + "\n```")
     if card.get("results"):
         parts += ["## Results", measured_on(card), f"```bash\n{card['results']['command']}\n```"]
-        parts += [results_table(card["results"]), *conversations(card["results"])]
+        results = card["results"]
+        parts += [results_table(results), *conditions_table(results), *conversations(results)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

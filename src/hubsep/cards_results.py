@@ -25,6 +25,8 @@ COLUMNS = {
     "sdr_mixture": "SDR of the mixture, dB",
     "si_snri": "SI-SNRi, dB",
     "si_snri_median": "median",
+    "kept": "SI-SNR of a lone speaker, dB",
+    "counted": "share counted right",
     "sdri": "SDRi, dB",
     "sdri_median": "median",
     "si_sdr": "SI-SDR, dB",
@@ -37,6 +39,7 @@ COLUMNS = {
     "absent_level": "absent query, dB",
     "score_present": "score, present",
     "score_absent": "score, absent",
+    "leak": "elsewhere, dB",
     "missed": "share missed",
     "false_alarms": "share of false alarms",
     "sdr_ci": "SDR, 95 %",
@@ -58,6 +61,15 @@ def results_table(results: Mapping[str, Any]) -> str:
     for label, row in [*_rows(results).items(), *overall]:
         rows.append((label, *(cell(row.get(name)) for name in shown)))
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def conditions_table(results: Mapping[str, Any]) -> list[str]:
+    """The same model in other conditions, as a Markdown table with a heading; nothing where none were measured."""
+    conditions = results.get("conditions")
+    if not conditions:
+        return []
+    table = results_table({"classes": conditions}).replace("| class |", "| condition |", 1)
+    return ["### Where it is not easy", table]
 
 
 def cell(value: Any) -> str:
@@ -147,6 +159,7 @@ def _rows(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 __all__ = [
-    "COLUMNS", "HEADLINE", "cell", "conversations", "eval_results", "headline", "improvement", "measured_on",
+    "COLUMNS", "HEADLINE", "cell", "conditions_table", "conversations",
+    "eval_results", "headline", "improvement", "measured_on",
     "model_index", "results_table",
 ]  # fmt: skip

@@ -3,7 +3,9 @@
 
 The benchmark is made of single recordings no training run has seen: each is mixed at 0 dB with one of another class.
 The mixtures depend on the recordings and the seed alone. SDR improvement and SI-SDR improvement are against the
-mixture; a query for what is not there is judged by how much quieter than the mixture its output is.
+mixture. A query in vain is for a sound the model was taught, half the time of a family that is there; it is judged by
+its score and by how much quieter than the mixture its output is. Scores are those a pipeline gives. What happens in
+other conditions is measured by `evaluation_conditions`.
 """
 
 from __future__ import annotations
@@ -21,21 +23,29 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .data.mixing import excerpt, rms
-from .data.prompts import absent_labels, heldout_phrases
+from .data.prompts import heldout_phrases
 from .data.recordings import Clip, load_clips, split_clips
+from .evaluation_conditions import evaluate_conditions
+from .evaluation_conditions import format_table as format_conditions
 from .evaluation_report import Request, interval
+from .evaluation_trials import Trials, material, vain
 from .metrics import level_change, sdr_improvement, si_sdr
-from .pipelines.scores import ACTIVE_SCORE
+from .pipelines.scores import ACTIVE_SCORE, Scores
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A 0 dB mixture of a target and an interferer, each (samples,), and the classes that are in it."""
+    """A 0 dB mixture of a target and an interferer, each (samples,), what is asked for, and the labels of both."""
 
     target: Tensor
     interferer: Tensor
     label: str
-    present: frozenset[str]
+    recordings: tuple[tuple[str, ...], ...]
+
+    @property
+    def present(self) -> frozenset[str]:
+        """The classes that are in it."""
+        return frozenset(label for labels in self.recordings for label in labels)
 
     @property
     def mixture(self) -> Tensor:
@@ -71,18 +81,22 @@ def pair_mixtures(
             first, second = excerpt(target, samples, rng), excerpt(noise, samples, rng)
             second = second * rms(first) / rms(second)
             gain = 0.1 / rms(first + second)
-            present = frozenset(target.labels + noise.labels)
-            pairs.append(Pair(torch.from_numpy(first * gain), torch.from_numpy(second * gain), label, present))
+            labels = (target.labels, noise.labels)
+            pairs.append(Pair(torch.from_numpy(first * gain), torch.from_numpy(second * gain), label, labels))
     return pairs
 
 
 def separate(model: Any, processor: Any, mixture: Tensor, queries: list[str]) -> tuple[Tensor, Tensor | None]:
-    """Sources (queries, samples) and presence probabilities (queries) of one mono mixture at the model's rate."""
+    """Sources (queries, samples) of one mono mixture at the model's rate, and the scores a pipeline gives them."""
     tokens = processor(text=queries, return_tensors="pt")
     embeds = model.encode_text(*(tokens[name].to(model.device) for name in ("input_ids", "attention_mask")))
     output = model(mixture[None, None].to(model.device), query_embeds=embeds)
-    presence = output.presence_logits
-    return output.sources[0, :, 0].float().cpu(), None if presence is None else presence[0].float().cpu().sigmoid()
+    sources = output.sources[0, :, 0].float().cpu()
+    if output.presence_logits is None:
+        return sources, None
+    scores = Scores(len(queries), model.config.sampling_rate, residual=False, unordered=False)
+    scores.add(mixture[None].numpy(), sources[:, None].numpy(), output.presence_logits[0].float().cpu())
+    return sources, torch.tensor(scores.values())
 
 
 @torch.no_grad()
@@ -95,7 +109,7 @@ def evaluate_pairs(
     intervals: bool = False,
     on_progress: Callable[[], Any] | None = None,
 ) -> dict[str, Any]:
-    """Separates every pair by its label and for a sound it does not hold.
+    """Separates every pair by its label and for a taught sound it does not hold.
 
     Args:
         model: an `AudioSepForAudioSeparation` in evaluation mode.
@@ -110,10 +124,10 @@ def evaluate_pairs(
         shares, how often a sound that is there was scored below a half, `missed`, and one that is not above,
         `false_alarms`; with `unseen` also `unseen_sdri`; and `classes`, the same by class.
     """
-    rng = random.Random(7)
+    rng, known = random.Random(7), frozenset(model.config.known_sounds)
     rows: list[dict[str, Any]] = []
     for number, pair in enumerate(pairs):
-        queries = [pair.label, rng.choice(absent_labels(set(pair.present)))]
+        queries = [pair.label, vain(pair.recordings, known, rng)]
         phrases = heldout_phrases(pair.label) if unseen else []
         queries += [phrases[number % len(phrases)]] if phrases else []
         sources, presence = separate(model, processor, pair.mixture, queries)
@@ -206,21 +220,30 @@ def run(request: Request) -> dict[str, Any]:
 
 
 def evaluate_queries(separator: Any, folders: list[Path], request: Request) -> dict[str, Any]:
-    """Evaluates a text-queried model on single recordings that are mixed here, and prints the table."""
+    """Evaluates a text-queried model on single recordings that are mixed here, and prints the tables."""
     rate, seconds = separator.model.config.sampling_rate, request.seconds or 5.0
+    known = separator.model.config.known_sounds
     clips = load_clips(folders, rate, commercial_only=not request.all_recordings)
     heldout = clips if request.all_recordings else split_clips(clips)[1]
+    labels = {clip.labels[-1] for clip in heldout}
+    asked = labels & set(known) or labels
     pairs = pair_mixtures(heldout, rate, per_class=request.per_class, seconds=seconds, seed=request.seed)
+    pairs = [pair for pair in pairs if pair.label in asked]
     with tqdm(total=len(pairs), desc="mixtures") as bar:
         result = evaluate_pairs(
             separator.model, separator.processor, pairs, unseen=True, intervals=True, on_progress=bar.update
         )
-    print(format_table(result))
+    trials = Trials(material(heldout, known or sorted(asked), rate, seconds), -(-request.per_class // 4), request.seed)
+    with tqdm(desc="other conditions") as bar:
+        result["conditions"] = evaluate_conditions(separator, trials, on_progress=bar.update)
+    print(format_table(result), format_conditions(result["conditions"]), sep="\n\n")
     told = "of recordings no training saw" if request.all_recordings else "of recordings held out of training"
     result["measured_on"] = (
         f"On {result['mixtures']} mixtures of two recordings at 0 dB, {seconds:g} s, {told}: SDR and SI-SDR "
         "improvement; the same with queries in words never used in training; the level of the output, against the "
-        "mixture, for a sound that is not there; the median score of sounds that are there and that are not."
+        "mixture, for a sound the model was taught that is not there, half of them of a family that is there; the "
+        "median score of sounds that are there and that are not; how often the first is below a half (missed) and the "
+        "second above (false alarms)."
     )
     return result
 

@@ -22,9 +22,12 @@ from tqdm.auto import tqdm
 from .data.multitracks import Entry, Multitrack, assign_targets, heldout_songs, musdb_songs
 from .errors import DataError
 from .evaluation_report import interval
+from .metrics import sdr
 from .metrics_bss import METRICS, TAPS, BSSEval
 
 
+LEVELS = (1.0, 0.1, 0.01)
+LEVEL_SONGS = 10  # of each corpus, turned down
 COLUMNS = ("songs", *METRICS, "sdr_mean", "sdr_mixture", "sdri")
 
 
@@ -103,6 +106,34 @@ def evaluate_songs(
     for row in rows:
         row["stems"] = {s: {name: number(v) for name, v in scores.items()} for s, scores in row["stems"].items()}
     return {"window_s": 1.0, "taps": taps, "classes": classes, "by_song": rows}
+
+
+def evaluate_levels(separator: Any, songs: Sequence[Entry], levels: Sequence[float] = LEVELS) -> dict[str, Any]:
+    """What is left of the separation where a song is softer: a recording is not always made for full scale.
+
+    Args:
+        separator: a pipeline of a model whose sources have names.
+        songs: to turn down.
+        levels: factors; the first is what the others are compared with.
+
+    Returns:
+        For each level and stem, by a name that says both: `songs` and `sdr_mean`, the mean SDR of whole songs in dB.
+    """
+    ratios: dict[tuple[float, str], list[float]] = {}
+    for entry in songs:
+        song = entry.read()
+        for level in levels:
+            entries = separator({"array": song.mixture * np.float32(level), "sampling_rate": song.sampling_rate})
+            sources = {entry["label"]: entry["audio"] / np.float32(level) for entry in entries}
+            targets = assign_targets(sources, song.stems)
+            estimates = _sums(sources, [names for names, _ in targets.values()], song.mixture.shape)
+            references = _sums(song.stems, [names for _, names in targets.values()], song.mixture.shape)
+            for target, ratio in zip(targets, sdr(estimates.flatten(1), references.flatten(1)).tolist(), strict=True):
+                ratios.setdefault((level, target), []).append(ratio)
+    return {
+        f"{target}, level {level:g}": {"songs": len(values), "sdr_mean": round(mean(values), 2)}
+        for (level, target), values in sorted(ratios.items(), key=lambda item: (item[0][1], -item[0][0]))
+    }
 
 
 def summarise(rows: list[dict[str, float]]) -> dict[str, Any]:
@@ -189,9 +220,12 @@ def main(
     songs = limited(musdb_songs(data) if musdb else heldout_songs(paths, all_recordings=all_recordings), limit)
     with tqdm(total=len(songs), desc="songs") as bar:
         result = evaluate_songs(separator, songs, on_progress=bar.update)
+    result["conditions"] = evaluate_levels(separator, limited(songs, LEVEL_SONGS))
     if musdb:
         print(format_songs(result), end="\n\n")
     print(format_table(result))
+    for label, row in result["conditions"].items():
+        print(f"{label}: mean SDR {row['sdr_mean']} dB, {row['songs']} songs")
     told = "the test part of MUSDB18" if musdb else "no training heard" if all_recordings else "held out of training"
     result["measured_on"] = (
         f"On {len(songs)} songs{', ' if musdb else ' '}{told}: BSS Eval v4 as museval computes it (medians over "
@@ -200,4 +234,4 @@ def main(
     return result
 
 
-__all__ = ["evaluate_songs", "format_songs", "format_table", "main", "score_song", "summarise"]
+__all__ = ["evaluate_levels", "evaluate_songs", "format_songs", "format_table", "main", "score_song", "summarise"]

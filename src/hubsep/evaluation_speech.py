@@ -28,6 +28,7 @@ from .data.recordings import Clip, load_clips, split_clips
 from .data.speech import SpeechMixture, speech_mixtures
 from .errors import DataError
 from .evaluation_report import interval
+from .evaluation_speech_conditions import evaluate_conditions
 from .losses_permutation import assign, pairwise_si_snr
 from .metrics import separation_scores
 
@@ -185,6 +186,8 @@ def format_table(result: dict[str, Any]) -> str:
         told = ", ".join(f"{name} {value}" for name, value in row.items())
         wrong = f"{row['wrong_s']} of {row['seconds']} spoken seconds on the wrong output"
         lines.append(f"conversation, {label}: {wrong}; {told}")
+    for label, row in result.get("conditions", {}).items():
+        lines.append(f"{label}: " + ", ".join(f"{name} {value}" for name, value in row.items()))
     return "\n".join(lines)
 
 
@@ -205,7 +208,8 @@ def main(
         seed: decides speakers, excerpts and levels.
         all_recordings: use every recording (of data no training heard) rather than those held out by the split.
         conversation_minutes: length of a conversation of men or of women, and of one of both; 0 for none.
-        noise: folder of noises with `metadata.csv`, for models with one output.
+        noise: folder of other sounds with `metadata.csv`: noises for models with one output, and what stands beside
+            two speakers.
 
     Raises:
         DataError: if there are more speakers than outputs, or one output and no noise or a conversation.
@@ -216,8 +220,9 @@ def main(
     heldout = _heldout([data / name for name in folders or (".",)], rate, all_recordings)
     options: dict[str, Any] = {"count": mixtures, "seconds": seconds, "seed": seed}
     fixed: Sequence[SpeechMixture | NoisySpeech]
-    if noise is not None:
-        fixed = noisy_mixtures(heldout, _heldout([noise], rate, all_recordings), rate, **options)
+    noises = [] if noise is None else _heldout([noise], rate, all_recordings)
+    if people == 1:
+        fixed = noisy_mixtures(heldout, noises, rate, **options)
     else:
         fixed = speech_mixtures(heldout, rate, num_sources=people, **options)
     with tqdm(total=len(fixed), desc="mixtures") as bar:
@@ -229,9 +234,14 @@ def main(
                 heldout, rate, minutes=conversation_minutes, num_sources=people, one_gender=KINDS[label], seed=seed
             )
             result["conversations"][label] = evaluate_conversation(separator, talk)
+    if people == 2:
+        result["conditions"] = evaluate_conditions(
+            separator, heldout, [clip for clip in noises if "speech" not in clip.labels], rate,
+            count=max(1, mixtures // 5), seconds=seconds, seed=seed,
+        )  # fmt: skip
     print(format_table(result))
     told = "no training heard" if all_recordings else "held out of training"
-    people_told = f"{people} speakers" if noise is None else "one speaker under noise,"
+    people_told = f"{people} speakers" if people > 1 else "one speaker under noise,"
     result["measured_on"] = (
         f"On {mixtures} mixtures of {seconds:g} s of {people_told} {told}: SI-SNR and SDR (BSS Eval) improvement over "
         "the mixture in the best order of the outputs."
@@ -248,8 +258,8 @@ def _check(people: int, outputs: int, noise: Path | None, minutes: float) -> Non
             "with one speaker it is noise that is taken away, from short mixtures: name a folder of it with --noise, "
             "and leave out --conversation-minutes"
         )
-    if people > 1 and noise is not None:
-        raise DataError(f"--noise is for one speaker, here they are {people}; leave it out or pass --speakers 1")
+    if people > 2 and noise is not None:
+        raise DataError(f"--noise is for one or two speakers, here they are {people}; leave it out")
 
 
 def _heldout(folders: list[Path], sampling_rate: int, all_recordings: bool) -> list[Clip]:

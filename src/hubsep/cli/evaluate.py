@@ -72,7 +72,7 @@ Minutes = Annotated[
 ]
 Noise = Annotated[
     Path | None,
-    typer.Option(exists=True, file_okay=False, help="Models that take noise off speech: folder of noises, too."),
+    typer.Option(exists=True, file_okay=False, help="Separators of speakers: folder of noises."),
 ]
 Seconds = Annotated[float | None, typer.Option(min=0.1, help="Length of a mixture; 5, or 4 of speakers.")]
 Seed = Annotated[int, typer.Option(help="Decides partners and excerpts, or the noise sounds are made of.")]

@@ -19,7 +19,7 @@ from .settings import parse_settings
 
 
 RECIPES = (
-    "audiosep", "speech", "music", "audio_tower", "text_tower", "release",
+    "audiosep", "words", "listener", "speech", "music", "audio_tower", "text_tower", "release",
     "audiomae", "autoencoder", "vocoder", "text_encoders", "diffusion", "loa", "joint", "lora", "assemble",
     "classifier",
 )  # fmt: skip

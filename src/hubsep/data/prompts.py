@@ -3,13 +3,16 @@
 
 `sounds` are the classes with recordings, `others` classes known by name only: they are what a model is asked for in
 vain during training, and they teach the text tower that there are more sounds than those it was trained to extract.
+`unnamed` are labels of recordings too mixed or too few to be taught, with the sounds they may be taken for.
 `heldout` phrases are never used in training; they measure how well a model understands words it was not taught.
+`languages.json` has words in other languages for the same sounds; the last of each list is held out likewise.
 """
 
 from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any
@@ -23,14 +26,14 @@ def catalogue() -> dict[str, Any]:
 
 @lru_cache(maxsize=4096)
 def canonical_label(label: str) -> str:
-    """The catalogue's class of a dataset label: the label itself, or that of its longest known prefix.
+    """The catalogue's class of a dataset label: the label itself, or that of its longest known prefix of whole words.
 
     A label the catalogue does not know stays its own class.
     """
     known = catalogue()
     if label in known["sounds"] or label in known["others"]:
         return label
-    prefixes = [prefix for prefix in known["label_prefixes"] if label.startswith(prefix)]
+    prefixes = [prefix for prefix in known["label_prefixes"] if f"{label} ".startswith(f"{prefix} ")]
     return known["label_prefixes"][max(prefixes, key=len)] if prefixes else label
 
 
@@ -47,10 +50,57 @@ def heldout_phrases(label: str) -> list[str]:
     return entry["heldout"] if entry else []
 
 
+@lru_cache(maxsize=1)
+def languages() -> dict[str, Any]:
+    """The whole of `languages.json`: `templates` by language, and `sounds` by label and language."""
+    return json.loads(files("hubsep.data").joinpath("languages.json").read_text(encoding="utf-8"))
+
+
+def foreign_phrases(label: str) -> dict[str, list[str]]:
+    """The phrases taught for a class in other languages, by the language's code."""
+    return {code: words[:-1] for code, words in languages()["sounds"].get(label, {}).items()}
+
+
+def foreign_heldout(label: str) -> dict[str, str]:
+    """A phrase of a class in each of the other languages that no training run sees."""
+    return {code: words[-1] for code, words in languages()["sounds"].get(label, {}).items()}
+
+
 def group_of(label: str) -> str | None:
     """The group ("animal", "instrument", ...) a class belongs to, or None."""
     entry = catalogue()["sounds"].get(label)
     return entry["group"] if entry else None
+
+
+@lru_cache(maxsize=1)
+def near_labels() -> dict[str, frozenset[str]]:
+    """By label: the sounds that may be heard in its recordings as well, or that people call by the same words."""
+    known = catalogue()
+    pairs = [(label, near) for label, entry in known["sounds"].items() for near in entry["near"]]
+    pairs += [(label, near) for label, entry in known["others"].items() for near in entry["near"]]
+    pairs += [(label, near) for label, names in known["unnamed"].items() for near in names]
+    near: dict[str, set[str]] = {}
+    for one, other in pairs:
+        near.setdefault(one, set()).add(other)
+        near.setdefault(other, set()).add(one)
+    return {label: frozenset(names) for label, names in near.items()}
+
+
+def taught_absent(recordings: Iterable[Sequence[str]]) -> tuple[list[str], list[str]]:
+    """Sounds of the catalogue that are surely not in a mixture: of other groups, and of a group that is there.
+
+    The second are the hard ones: a cello where a violin plays. Words for a whole group are none of them.
+
+    Args:
+        recordings: the labels of each recording in the mixture, the most specific one last.
+    """
+    rows, near = list(recordings), near_labels()
+    present, named = {label for labels in rows for label in labels}, {labels[-1] for labels in rows}
+    groups = {group_of(label) for label in present} - {None}
+    absent = [
+        name for name in catalogue()["sounds"] if name not in present and not near.get(name, frozenset()) & named
+    ]
+    return [a for a in absent if group_of(a) not in groups], [a for a in absent if group_of(a) in groups]
 
 
 def random_prompt(label: str, rng: random.Random) -> str:
@@ -84,9 +134,14 @@ __all__ = [
     "canonical_label",
     "catalogue",
     "dress",
+    "foreign_heldout",
+    "foreign_phrases",
     "group_of",
     "heldout_phrases",
+    "languages",
+    "near_labels",
     "phrases",
     "random_group_prompt",
     "random_prompt",
+    "taught_absent",
 ]

@@ -35,6 +35,7 @@ class Clip:
     corpus: str
     path: str
     gender: str = ""
+    folder: str = ""
 
     def waveform(self, start: int = 0, length: int | None = None) -> NDArray[np.float32]:
         """Samples from `start` on as float32, (samples,)."""
@@ -93,21 +94,30 @@ def load_clips(folders: Iterable[Path], sampling_rate: int, *, commercial_only: 
         AudioError: if a recording cannot be read.
     """
     clips = []
-    rows = [row for folder in folders for row in read_metadata(folder, commercial_only=commercial_only)]
-    for row in tqdm(rows, desc="reading recordings", leave=False):
+    rows = [(folder, row) for folder in folders for row in read_metadata(folder, commercial_only=commercial_only)]
+    for folder, row in tqdm(rows, desc="reading recordings", leave=False):
         recording = read_audio(row["path"], way_out=SPLIT_IT)
         mono = recording.waveform.mean(axis=0, keepdims=True)
         mono = resample(mono, recording.sampling_rate, sampling_rate)[0]
         samples = (np.clip(mono, -1, 1 - 2**-15) * 32_768).astype(np.int16)
         group = row.get("source_id") or row.get("speaker") or row.get("group") or row["path"]
         told = row.get("corpus", ""), row["path"], row.get("gender") or ""
-        clips.append(Clip(samples, labels_of(row), group, *told))
+        clips.append(Clip(samples, labels_of(row), group, *told, folder=str(folder)))
     return clips
 
 
 def split_clips(clips: list[Clip], fraction: float = 0.15) -> tuple[list[Clip], list[Clip]]:
-    """Training and validation parts that share no group; classes of fewer than six groups stay in training."""
-    held = heldout_groups(((clip.labels[-1], clip.group) for clip in clips), fraction)
+    """Training and validation parts that share no group; classes of fewer than six groups stay in training.
+
+    Folders are split one by one: a folder more moves nothing of the others from one part to the other, so a model that
+    was trained on some of them can be trained on with more, and be judged on what it never heard.
+    """
+    folders: dict[str, list[Clip]] = defaultdict(list)
+    for clip in clips:
+        folders[clip.folder].append(clip)
+    held: set[str] = set()
+    for part in folders.values():
+        held |= heldout_groups(((clip.labels[-1], clip.group) for clip in part), fraction)
     return [c for c in clips if c.group not in held], [c for c in clips if c.group in held]
 
 

@@ -8,92 +8,62 @@ is written next to the checkpoints as numbers and as a picture.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 from transformers import (
+    AutoProcessor,
     ClapConfig,
     ClapFeatureExtractor,
     ClapTextModelWithProjection,
-    TrainerCallback,
-    TrainingArguments,
 )
-from transformers.trainer_utils import get_last_checkpoint
 
 from ..data.mixing import ClipSampler, MixingSettings, MixtureDataset
+from ..data.prompts import group_of
 from ..data.recordings import Clip, load_clips, split_clips
+from ..data.scenes import SceneDataset, SceneSettings, SoundSampler
 from ..errors import DataError
 from ..evaluation import evaluate_pairs, pair_mixtures
 from ..hub_loading import load_checked_tokenizer
 from ..models.audiosep.configuration_audiosep import AudioSepConfig
 from ..models.audiosep.modeling_audiosep import AudioSepForAudioSeparation
 from ..models.audiosep.processing_audiosep import AudioSepProcessor
-from .curves import plot_curve
 from .query_classes import class_names, class_phrases, embed, teach_classes
 from .recipe import load_recipe
-from .trainer import InOrderTrainer
+from .scenes import validate_scenes
+from .trainer import Collator, TrainingRecipe, collate, run_training
+from .validation import CurveCallback, Judge
 
 
 @dataclass
-class AudioSepRecipe:
+class AudioSepRecipe(TrainingRecipe):
     """Settings of a training run: the model's configuration, the mixtures, the optimiser.
 
     `initial_model` is an AudioSep folder whose separator the run starts from, and whose audio tower if the settings of
-    it are the same; the text tower is always that of `text_tower`, and an audio tower taught against another is lost.
-    `teach_classes` gives the query network the classes of the catalogue and teaches it their words first.
+    it are the same. Its text tower is taken too where `text_tower` names no other; an audio tower taught against
+    another is lost. `teach_classes` gives the query network the classes of the catalogue and teaches it their words
+    first. With `scenes`, settings of `SceneSettings`, the separator learns from scenes that are asked about by class;
+    the words are then taught by `hubsep train words`, and `sound_weights` say which sounds are drawn more often.
     """
 
+    model_type: str = "audiosep"
     text_tower: str = ""
-    initial_model: str = ""
-    model: dict[str, Any] = field(default_factory=dict)
     audio_tower: dict[str, Any] = field(default_factory=dict)
     audio_features: dict[str, Any] = field(default_factory=dict)
-    mixing: dict[str, Any] = field(default_factory=dict)
-    folders: list[str] = field(default_factory=lambda: ["."])
     corpus_weights: dict[str, float] = field(default_factory=dict)
-    commercial_only: bool = True
-    validation_fraction: float = 0.15
-    steps: int = 10_000
+    scenes: dict[str, Any] = field(default_factory=dict)
+    sound_weights: dict[str, float] = field(default_factory=dict)
+    validation_mixtures: int = 4
     batch_size: int = 12
     learning_rate: float = 2e-3
-    schedule: str = "cosine"
-    warmup_steps: int = 200
-    weight_decay: float = 0.01
     eval_every: int = 1_000
-    save_every: int = 250
-    seed: int = 0
-    bf16: bool = True
-    compile: bool = False
+    compile_target: str = "unet"
     teach_classes: bool = False
-
-
-class ValidationCallback(TrainerCallback):
-    """Separates held-out mixtures at every interval and keeps the curve in `curve.json` and `curve.png`."""
-
-    def __init__(self, processor: AudioSepProcessor, clips: list[Clip], sampling_rate: int, every: int, output: Path):
-        self.processor, self.every, self.output = processor, every, output
-        self.pairs = pair_mixtures(clips, sampling_rate, per_class=4, seconds=4.0, seed=1)
-        self.curve_file = output / "curve.json"
-        self.curve = json.loads(self.curve_file.read_text()) if self.curve_file.exists() else []
-
-    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        if state.global_step % self.every and state.global_step != state.max_steps:
-            return
-        model.eval()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.bf16 and model.device.type == "cpu"):
-            result = evaluate_pairs(model, self.processor, self.pairs)
-        model.train()
-        train_loss = [log["loss"] for log in state.log_history if "loss" in log][-10:]
-        point = {"step": state.global_step, "sdri": result["sdri"], "absent_level": result["absent_level"]}
-        point["train_loss"] = sum(train_loss) / max(len(train_loss), 1)
-        self.curve = [p for p in self.curve if p["step"] < state.global_step] + [point]
-        self.curve_file.write_text(json.dumps(self.curve, indent=1))
-        plot_curve(self.curve, self.output / "curve.png")
-        print(json.dumps(point), flush=True)
 
 
 class TextCollator:
@@ -111,6 +81,8 @@ class TextCollator:
 
 def build_model(recipe: AudioSepRecipe) -> tuple[AudioSepForAudioSeparation, AudioSepProcessor]:
     """A new separator around the frozen text tower, and its processor; its query classes are taught already."""
+    if not recipe.text_tower:
+        return build_from_model(recipe)
     tower = ClapTextModelWithProjection.from_pretrained(recipe.text_tower, dtype=torch.float32)
     text_config = tower.config.to_dict()
     text_config.pop("_name_or_path", None)  # a folder of the machine that trains
@@ -141,20 +113,52 @@ def build_model(recipe: AudioSepRecipe) -> tuple[AudioSepForAudioSeparation, Aud
     return model, processor
 
 
+def build_from_model(recipe: AudioSepRecipe) -> tuple[AudioSepForAudioSeparation, AudioSepProcessor]:
+    """The separator and both towers of `initial_model`, with the recipe's changes, and its processor.
+
+    Raises:
+        DataError: if there is none.
+    """
+    if not recipe.initial_model:
+        raise DataError("a recipe needs text_tower, or an initial_model that has one")
+    start = AudioSepForAudioSeparation.from_pretrained(recipe.initial_model, dtype=torch.float32)
+    processor = AutoProcessor.from_pretrained(recipe.initial_model)
+    classes = class_names() if recipe.teach_classes or recipe.scenes else list(start.config.query_classes)
+    config = AudioSepConfig.from_pretrained(recipe.initial_model, **{**recipe.model, "query_classes": classes})
+    model = AudioSepForAudioSeparation(config)
+    for name in ("input_norm", "stem", "unet", "query_encoder"):
+        getattr(model, name).load_state_dict(getattr(start, name).state_dict())
+    start_queries(model, start, processor)
+    if recipe.teach_classes:
+        print(f"held-out phrases understood: {teach_classes(model, processor, seed=recipe.seed):.1%}", flush=True)
+    return model, processor
+
+
+@torch.no_grad()
 def start_queries(
     model: AudioSepForAudioSeparation, start: AudioSepForAudioSeparation, processor: AudioSepProcessor
 ) -> None:
-    """Takes the query network over from `start`; new classes have the mean effect their phrases had there."""
-    if list(model.config.query_classes) == list(start.config.query_classes):
+    """Takes the query network over from `start`.
+
+    New classes have the mean effect their phrases had there, half and half with that of their group if it is known.
+    """
+    known, names = list(start.config.query_classes), list(model.config.query_classes)
+    if names == known:
         model.query_network.load_state_dict(start.query_network.state_dict())
         return
-    rows = class_phrases(list(model.config.query_classes))
+    rows = [(phrase, number) for phrase, number in class_phrases(names) if names[number] not in known]
     network: Any = model.query_network
-    with torch.no_grad():
-        effects = start.query_network(embed(model, processor, [phrase for phrase, _ in rows]))
-        for number in range(len(model.config.query_classes)):
-            chosen = [index for index, (_, of) in enumerate(rows) if of == number]
-            network.values.weight[:, number] = effects[chosen].mean(dim=0)
+    before: Any = start.query_network
+    effects = before(embed(model, processor, [phrase for phrase, _ in rows])) if rows else torch.empty(0)
+    for number, name in enumerate(names):
+        if name in known:
+            network.values.weight[:, number] = before.values.weight[:, known.index(name)]
+            continue
+        effect = effects[[index for index, (_, of) in enumerate(rows) if of == number]].mean(dim=0)
+        group = f"any {group_of(name)}"
+        if group in known:
+            effect = (effect + before.values.weight[:, known.index(group)]) / 2
+        network.values.weight[:, number] = effect
 
 
 def load_data(recipe: AudioSepRecipe, data: Path, sampling_rate: int) -> tuple[list[Clip], list[Clip]]:
@@ -182,28 +186,42 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
     model, processor = build_model(recipe)
     training, validation = load_data(recipe, data, model.config.sampling_rate)
     model.config.known_sounds = sorted({label for clip in training + validation for label in clip.labels})
-    settings = MixingSettings(model.config.sampling_rate, **recipe.mixing)
-    sampler = ClipSampler(training, recipe.corpus_weights)
-    dataset = MixtureDataset(sampler, settings, recipe.steps * recipe.batch_size, recipe.seed)
-    output.mkdir(parents=True, exist_ok=True)
-    arguments = TrainingArguments(
-        str(output), max_steps=recipe.steps, per_device_train_batch_size=recipe.batch_size, bf16=recipe.bf16,
-        learning_rate=recipe.learning_rate, lr_scheduler_type=recipe.schedule, warmup_steps=recipe.warmup_steps,
-        weight_decay=recipe.weight_decay, max_grad_norm=5.0, optim="adamw_torch", logging_steps=50, seed=recipe.seed,
-        save_steps=recipe.save_every, save_total_limit=2, remove_unused_columns=False, report_to=[],
-        dataloader_drop_last=True, use_cpu=not torch.cuda.is_available(),
-    )  # fmt: skip
-    validate = ValidationCallback(processor, validation, model.config.sampling_rate, recipe.eval_every, output)
-    trainer = InOrderTrainer(
-        model, arguments, train_dataset=dataset, data_collator=TextCollator(processor), callbacks=[validate]
-    )
+    if recipe.scenes:
+        model.config.known_sounds = [name for name in model.config.known_sounds if name in model.config.query_classes]
+    watch = CurveCallback(model, judge(recipe, model, processor, validation), recipe, output)
     model.to(memory_format=torch.channels_last)
-    if recipe.compile:
-        model.unet.compile()
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(output)))
-    model.save_pretrained(output / "model")
+    dataset, collator = material(recipe, model, processor, training)
+    point = run_training(model, recipe, dataset, watch, output, collator)
     processor.save_pretrained(output / "model")
-    return validate.curve[-1]
+    return point
+
+
+def material(
+    recipe: AudioSepRecipe, model: AudioSepForAudioSeparation, processor: AudioSepProcessor, clips: list[Clip]
+) -> tuple[Dataset[Any], Collator]:
+    """The items of a run, and what makes a batch of them."""
+    length, rate = recipe.steps * recipe.batch_size, model.config.sampling_rate
+    if not recipe.scenes:
+        settings = MixingSettings(rate, **recipe.mixing)
+        return MixtureDataset(ClipSampler(clips, recipe.corpus_weights), settings, length, recipe.seed), TextCollator(
+            processor
+        )
+    sampler = SoundSampler(clips, model.config.query_classes, recipe.sound_weights)
+    scenes = SceneSettings(rate, **recipe.scenes)
+    return SceneDataset(sampler, scenes, model.config.query_classes, length, recipe.seed), collate
+
+
+def judge(recipe: AudioSepRecipe, model: Any, processor: AudioSepProcessor, clips: list[Clip]) -> Judge:
+    """Held-out 0 dB mixtures, asked for by label; those of scenes by class, and for taught sounds in vain."""
+    known = [clip for clip in clips if clip.labels[-1] in model.config.known_sounds]
+    pairs = pair_mixtures(known, model.config.sampling_rate, per_class=recipe.validation_mixtures, seconds=4.0, seed=1)
+
+    def by_words(model: Any) -> dict[str, float]:
+        result = evaluate_pairs(model, processor, pairs)
+        return {name: result[name] for name in ("sdri", "absent_level")}
+
+    validate = partial(validate_scenes, pairs=pairs) if recipe.scenes else by_words
+    return Judge(validate, "sdri", "SDR improvement, dB (held-out 0 dB mixtures)")
 
 
 __all__ = ["AudioSepRecipe", "main"]

@@ -93,7 +93,7 @@ def _sentences(known: Sequence[str], labels: Sequence[str], rng: random.Random) 
         if f"any {group}" in number:
             rows += _some(told, number[f"any {group}"], 8, frames, rng)
     if ELSE in number:
-        for other in words["others"]:
+        for other in [*words["others"], *(sound for sound in words["sounds"] if sound not in number)]:
             if other not in labels:
                 rows += _some(phrases(other), number[ELSE], 2, frames, rng)
     return [text for text, _ in rows], [place for _, place in rows]

@@ -57,6 +57,8 @@ def add_query_classes(model: Any, names: Sequence[str]) -> None:
     fill(network.linear2.bias, old.bias, old.bias.new_full((len(names),), UNTAUGHT))
     fill(network.values.weight.T, values.weight.T, values.weight.mean(dim=1).expand(len(names), -1))
     network.linear2.bias.requires_grad = old.bias.requires_grad
+    if model.config.listener_channels and not model.config.listener_classes:
+        model.config.listener_classes = len(known)  # it does not hear the new ones
     model.config.query_classes = [*known, *names]
 
 

@@ -46,6 +46,19 @@ class AudioSepConfig(HubsepConfigMixin, PreTrainedConfig):
         presence_head: whether a head on the bottleneck says if the query is in the mixture at all.
         loss: "l1" as published, "sdr" or "si_sdr".
         presence_weight: weight of the presence head's cross entropy in the loss.
+        frame_presence_weight: weight of the cross entropy of the head's evidence in each frame of the bottleneck, that
+            the query is heard there.
+        sum_weight: weight of what the sum of all queries' outputs lacks to the sum of their targets.
+        listener_channels: channels of the blocks of a listener, which says of all `query_classes` at once whether
+            they are in the recording; empty for a model without one. It takes the place of a presence head.
+        listener_size: width of its last layer but one.
+        listener_dropout: in training, before its last layer.
+        listener_classes: how many of the `query_classes`, from the first on, the listener hears; 0 for all. The
+            presence head, if there is one, speaks of the rest.
+        presence_mix: what a presence logit is made of: the shares of the listener's logit, of the presence head's and
+            of the level of the source against the mixture in nepers, and an offset; found on held-out recordings.
+        presence_gate: whether what is probably not there is turned down, by its odds: 0.1 dB at 9 to 1 for it, and
+            38 dB at 9 to 1 against it.
         segment_samples: length in which long recordings are worked through.
         overlap_samples: how much neighbouring segments share.
         known_sounds: names of the sounds the weights were trained on, for error messages and demos.
@@ -75,6 +88,14 @@ class AudioSepConfig(HubsepConfigMixin, PreTrainedConfig):
     presence_head: bool = False
     loss: str = "l1"
     presence_weight: float = 2.0
+    listener_channels: list[int] | tuple[int, ...] = ()
+    listener_size: int = 256
+    listener_dropout: float = 0.2
+    listener_classes: int = 0
+    presence_mix: list[float] | tuple[float, ...] = (1.0, 0.0, 0.0, 0.0)
+    presence_gate: bool = False
+    frame_presence_weight: float = 0.0
+    sum_weight: float = 0.0
     segment_samples: int = 307_200
     overlap_samples: int = 61_440
     known_sounds: list[str] | tuple[str, ...] = ()
@@ -136,7 +157,8 @@ class AudioSepConfig(HubsepConfigMixin, PreTrainedConfig):
         bounded("batch_norm_momentum", self.batch_norm_momentum, 0.0, 1.0, kind=float)
         bounded("batch_norm_eps", self.batch_norm_eps, 1e-12, 1.0, kind=float)
         bounded("query_noise", self.query_noise, 0.0, 10.0, kind=float)
-        bounded("presence_weight", self.presence_weight, 0.0, 1e3, kind=float)
+        for name in ("presence_weight", "frame_presence_weight", "sum_weight"):
+            bounded(name, getattr(self, name), 0.0, 1e3, kind=float)
         one_of("input_features", self.input_features, ("magnitude", "compressed"))
         one_of("query_pooling", self.query_pooling, ("first", "mean"))
         one_of("loss", self.loss, ("l1", "sdr", "si_sdr"))
@@ -151,6 +173,7 @@ class AudioSepConfig(HubsepConfigMixin, PreTrainedConfig):
             for name in getattr(self, field):
                 if not isinstance(name, str):
                     raise CheckpointError(f"{field} must be names, got {shown(name)}.")
+        self._check_listener()
 
     def segment_numbers(self) -> int:
         """About how many numbers `forward` holds at a time over one segment."""
@@ -160,6 +183,21 @@ class AudioSepConfig(HubsepConfigMixin, PreTrainedConfig):
             total += 3 * places * channels
             places = -(-places // math.prod(stride))
         return total
+
+    def _check_listener(self) -> None:
+        if not isinstance(self.listener_channels, list | tuple):
+            raise CheckpointError(f"listener_channels must be a list, not {shown(self.listener_channels)}.")
+        if self.listener_channels:
+            bounded_list("listener_channels", self.listener_channels, 1, 4_096, max_items=5)
+        bounded("listener_size", self.listener_size, 1, 65_536)
+        bounded("listener_dropout", self.listener_dropout, 0.0, 0.95, kind=float)
+        bounded("listener_classes", self.listener_classes, 0, len(self.query_classes))
+        if not isinstance(self.presence_mix, list | tuple) or len(self.presence_mix) != 4:
+            raise CheckpointError(f"presence_mix must be four numbers, got {shown(self.presence_mix)}.")
+        for value in self.presence_mix:
+            bounded("presence_mix", value, -100.0, 100.0, kind=float)
+        if self.listener_channels and not self.query_classes:
+            raise CheckpointError("a listener hears query_classes, and there are none; leave out listener_channels.")
 
     def _check_strides(self) -> None:
         if not isinstance(self.encoder_strides, list | tuple):

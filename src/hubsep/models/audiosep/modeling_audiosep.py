@@ -29,6 +29,7 @@ from ...modeling_outputs import AudioSeparationOutput
 from ...plain import dtype_of, is_plain
 from .configuration_audiosep import AudioSepConfig
 from .inference_audiosep import can_fuse, decode, encode, statistics, transform
+from .listener_audiosep import Listener
 
 
 class FilmGain(nn.Linear):
@@ -89,8 +90,12 @@ class QueryClassifier(nn.Module):
         """Class logits, (..., classes), of query embeddings (..., condition_size)."""
         return self.linear2(F.leaky_relu(self.linear1(self.norm(embeds)), 0.01))
 
+    def shares(self, embeds: Tensor) -> Tensor:
+        """Shares of the classes in what embeddings mean, (..., classes)."""
+        return self.classify(embeds).float().softmax(dim=-1).to(embeds.dtype)
+
     def forward(self, embeds: Tensor) -> Tensor:
-        return self.values(self.classify(embeds).float().softmax(dim=-1).to(embeds.dtype))
+        return self.values(self.shares(embeds))
 
 
 class ResidualBlock(nn.Module):
@@ -155,7 +160,8 @@ class DecoderBlock(nn.Module):
 class AudioSepUNet(nn.Module):
     """The U-Net after the first convolution: (batch, stem_channels, frames, bins) and a condition -> mask logits.
 
-    Or with that convolution, if it is given as `stem` and the features come instead.
+    Or with that convolution, if it is given as `stem` and the features come instead. With a presence head also the
+    evidence in every frame of the bottleneck, (batch, frames), that the query is there.
     """
 
     def __init__(self, config: AudioSepConfig):
@@ -178,14 +184,12 @@ class AudioSepUNet(nn.Module):
             skips.append(skip)
             stem = None
         x = self.bottleneck(x, condition)
-        presence = None
+        evidence = None
         if self.presence is not None:
-            evidence = self.presence(F.leaky_relu(x, 0.01).mean(dim=3).transpose(1, 2)).float()  # (batch, frames, 1)
-            # A smooth maximum over time: one bark in ten seconds is a dog.
-            presence = (torch.logsumexp(2 * evidence[..., 0], dim=1) - math.log(evidence.shape[1])) / 2
+            evidence = self.presence(F.leaky_relu(x, 0.01).mean(dim=3).transpose(1, 2)).float()[..., 0]
         for block in self.decoder[:-1]:
             x = block(x, skips.pop(), condition)
-        return self.decoder[-1](x, skips.pop(), condition, self.head), presence
+        return self.decoder[-1](x, skips.pop(), condition, self.head), evidence
 
 
 class AudioSepPreTrainedModel(HubsepModelMixin, PreTrainedModel):
@@ -224,6 +228,32 @@ class AudioSepPreTrainedModel(HubsepModelMixin, PreTrainedModel):
             init.copy_(module.bias, bias.flatten())
 
 
+def smooth_maximum(evidence: Tensor) -> Tensor:
+    """Presence logits of recordings, (...), from the evidence in their frames, (..., frames).
+
+    A smooth maximum over time: one bark in ten seconds is a dog.
+    """
+    return (torch.logsumexp(2 * evidence, dim=-1) - math.log(evidence.shape[-1])) / 2
+
+
+def frames_heard(labels: Tensor, frame_samples: int, frames: int) -> tuple[Tensor, Tensor]:
+    """In which frames a target is heard, and which frames say so clearly, both (batch, queries, frames) of 0 and 1.
+
+    A frame within 20 dB of the loudest one of its target is heard, one 40 dB below it or of a silent target is not;
+    those in between do not count.
+
+    Args:
+        labels: targets, (batch, queries, channels, samples).
+        frame_samples: length of a frame.
+        frames: number of frames; the last one may reach over the end.
+    """
+    padded = F.pad(labels.float().square().mean(dim=2), (0, max(0, frames * frame_samples - labels.shape[-1])))
+    energy = padded[..., : frames * frame_samples].unflatten(-1, (frames, frame_samples)).mean(dim=-1)
+    loudest = energy.amax(dim=-1, keepdim=True)
+    heard = (energy > 1e-2 * loudest).float()
+    return heard, torch.maximum(heard, (energy <= 1e-4 * loudest).float())
+
+
 def join(parts: list[Tensor | None], dim: int) -> Tensor | None:
     """Tensors joined along `dim`, or None where a model has none."""
     there = [part for part in parts if part is not None]
@@ -254,6 +284,7 @@ class AudioSepForAudioSeparation(AudioSepPreTrainedModel):
         self.stem = nn.Conv2d(features, config.stem_channels, 1)
         self.query_network = _query_network(config)
         self.unet = AudioSepUNet(config)
+        self.listener = Listener(config) if config.listener_channels else None
         self.post_init()
 
     def train(self, mode: bool = True) -> AudioSepForAudioSeparation:
@@ -323,6 +354,7 @@ class AudioSepForAudioSeparation(AudioSepPreTrainedModel):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
+        class_weights: Tensor | None = None,
         **kwargs: object,
     ) -> AudioSeparationOutput:
         """Separates every query from every mixture.
@@ -337,6 +369,8 @@ class AudioSepForAudioSeparation(AudioSepPreTrainedModel):
                 instead of `query_embeds`.
             attention_mask: goes with `input_ids`.
             labels: target waveforms (batch, num_queries, channels, samples), all zeros where the query is absent.
+            class_weights: shares of the model's `query_classes` in the meaning of each query, of the shapes of
+                `query_embeds` and instead of them: half and half asks for two sounds at once.
 
         Returns:
             AudioSeparationOutput: `sources` (batch, num_queries, channels, samples), `masks` (magnitude masks,
@@ -348,26 +382,82 @@ class AudioSepForAudioSeparation(AudioSepPreTrainedModel):
         """
         check_keywords(self, kwargs)
         check_waveform(self.config, input_values, lower="the Fourier transform needs")
-        if query_embeds is None:
-            if input_ids is None:
-                raise QueryError("this model needs to be told what to separate; pass query_embeds or input_ids")
-            with torch.no_grad():
-                query_embeds = self.encode_text(
-                    input_ids.flatten(0, -2), None if attention_mask is None else attention_mask.flatten(0, -2)
-                ).unflatten(0, (input_values.shape[0], -1))
-        condition = self._condition(query_embeds, negative_query_embeds, input_values.shape[0])
+        batch = input_values.shape[0]
+        if class_weights is None:
+            if query_embeds is None:
+                query_embeds = self._embed_tokens(input_ids, attention_mask, batch)
+            query_embeds = self._condition(query_embeds, negative_query_embeds, batch)
+        hidden, class_weights = self._meaning(query_embeds, class_weights, batch)
 
         features, magnitude, cosine, sine, level = self._analyse(input_values)
         waveforms, masked, evidence = [], [], []
-        for logits, some_presence in self._run_unet(self._normalise(features), condition):
+        for logits, some_evidence in self._run_unet(self._normalise(features), hidden):
             spectrogram, some_masks = self._apply_masks(logits, magnitude, cosine, sine)
             some = istft(spectrogram, self.config.n_fft, self.config.hop_length, input_values.shape[-1])
             waveforms.append(some * level.unsqueeze(1))
             masked.append(some_masks)
-            evidence.append(some_presence)
-        sources, masks, presence = torch.cat(waveforms, dim=1), torch.cat(masked, dim=1), join(evidence, dim=1)
-        loss = None if labels is None else self._loss(sources, labels, input_values, presence)
+            evidence.append(some_evidence)
+        sources, masks, frames = torch.cat(waveforms, dim=1), torch.cat(masked, dim=1), join(evidence, dim=1)
+        presence = None if frames is None else smooth_maximum(frames)
+        if self.listener is not None and not self.training:
+            assert class_weights is not None  # a listener hears classes
+            presence, gate = self._listen(input_values, sources, presence, class_weights)
+            sources = sources * gate[..., None, None] if self.config.presence_gate else sources
+        loss = None if labels is None else self._loss(sources, labels, input_values, frames)
         return AudioSeparationOutput(loss=loss, sources=sources, masks=masks, presence_logits=presence)
+
+    def _embed_tokens(self, input_ids: Tensor | None, attention_mask: Tensor | None, batch: int) -> Tensor:
+        if input_ids is None:
+            raise QueryError("this model needs to be told what to separate; pass query_embeds or input_ids")
+        with torch.no_grad():
+            return self.encode_text(
+                input_ids.flatten(0, -2), None if attention_mask is None else attention_mask.flatten(0, -2)
+            ).unflatten(0, (batch, -1))
+
+    def _meaning(
+        self, query_embeds: Tensor | None, class_weights: Tensor | None, batch: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """What the FiLM layers share, and the shares of the classes in every query, where there are classes."""
+        network: nn.Module = self.query_network
+        if class_weights is None:
+            assert query_embeds is not None  # one of both is there
+            embeds = query_embeds.to(self.stem.weight.dtype)
+            if not isinstance(network, QueryClassifier):
+                return network(embeds), None
+            class_weights = network.shares(embeds)
+        else:
+            class_weights = self._checked_weights(class_weights, batch)
+        return network.values(class_weights), class_weights  # type: ignore[operator]
+
+    def _checked_weights(self, class_weights: Tensor, batch: int) -> Tensor:
+        """Shares of the classes as (batch, queries, classes), batch 1 if all mixtures share them."""
+        classes, shape = len(self.config.query_classes), tuple(class_weights.shape)
+        if not classes:
+            raise QueryError("class_weights are for models with query_classes; pass query_embeds or input_ids")
+        if len(shape) not in (2, 3) or shape[-1] != classes or (len(shape) == 3 and shape[0] not in (1, batch)):
+            raise QueryError(f"class_weights must be (batch, queries, {classes}) or (queries, {classes}), got {shape}")
+        class_weights = class_weights.to(self.stem.weight.dtype)
+        return class_weights if len(shape) == 3 else class_weights.unsqueeze(0)
+
+    def _listen(
+        self, input_values: Tensor, sources: Tensor, said: Tensor | None, class_weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Presence logits (batch, queries), and by how much each source is turned down, for it is probably not there.
+
+        Of classes the listener does not know only the presence head can speak; what means them is not turned down.
+        """
+        listener: Listener = self.listener  # type: ignore[assignment]
+        heard, head, level, offset = self.config.presence_mix
+        evidence = smooth_maximum(listener(input_values.mean(dim=1)).transpose(1, 2)).unsqueeze(1) * heard + offset
+        loudness = sources.float().square().mean(dim=(2, 3)) + 1e-12
+        loudness = loudness / (input_values.float().square().mean(dim=(1, 2)).unsqueeze(1) + 1e-12)
+        evidence = evidence + level * loudness.log().clamp(-20, 5).unsqueeze(-1) / 2
+        said = torch.zeros_like(loudness) if said is None else said
+        evidence = evidence + head * said.unsqueeze(-1)
+        rest = class_weights.shape[-1] - evidence.shape[-1]
+        chances = torch.cat([evidence, said.unsqueeze(-1).expand(*said.shape, rest)], dim=-1).sigmoid()
+        gates = torch.cat([torch.sigmoid(2 * evidence), torch.ones_like(chances[..., evidence.shape[-1] :])], dim=-1)
+        return (class_weights * chances).sum(dim=-1).logit(eps=1e-6), (class_weights * gates).sum(dim=-1)
 
     def _condition(self, query_embeds: Tensor, negatives: Tensor | None, batch: int) -> Tensor:
         """Query embeddings as (batch, queries, condition_size), batch 1 if all share them, negatives taken out."""
@@ -419,25 +509,25 @@ class AudioSepForAudioSeparation(AudioSepPreTrainedModel):
             features = features.unflatten(3, (-1, fold)).permute(0, 1, 4, 2, 3).flatten(1, 2)
         return features.to(dtype_of(self.stem)).contiguous(memory_format=torch.channels_last)
 
-    def _run_unet(self, features: Tensor, condition: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Logits (batch, queries, logits, frames, bins) and presence logits (batch, queries) of some queries at once.
+    def _run_unet(self, features: Tensor, hidden: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Logits (batch, queries, logits, frames, bins) and evidence (batch, queries, frames) of some queries at once.
 
         In training all queries of a batch share the statistics of its norms. Otherwise they go one after the other,
         for the memory of one; recordings too, if each has queries of its own.
         """
-        batch, groups, queries = features.shape[0], *condition.shape[:2]
-        hidden = self.query_network(condition.to(features.dtype))
+        batch, groups, queries = features.shape[0], *hidden.shape[:2]
+        hidden = hidden.to(features.dtype)
         if self.training:
-            logits, presence = self.unet(
+            logits, evidence = self.unet(
                 self.stem(features).repeat_interleave(queries, dim=0), hidden.expand(batch, -1, -1).flatten(0, 1)
             )
-            yield logits.unflatten(0, (batch, -1)), None if presence is None else presence.unflatten(0, (batch, -1))
+            yield logits.unflatten(0, (batch, -1)), None if evidence is None else evidence.unflatten(0, (batch, -1))
             return
         recordings = features.split(batch // groups)
         for rows in hidden.unbind(dim=1):
             runs = [self.unet(part, row[None], self.stem) for part, row in zip(recordings, rows, strict=True)]
-            presence = join([None if presence is None else presence.unsqueeze(1) for _, presence in runs], dim=0)
-            yield torch.cat([logits for logits, _ in runs]).unsqueeze(1), presence
+            frames = join([None if evidence is None else evidence.unsqueeze(1) for _, evidence in runs], dim=0)
+            yield torch.cat([logits for logits, _ in runs]).unsqueeze(1), frames
 
     def _apply_masks(self, logits: Tensor, magnitude: Tensor, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor]:
         """Masked magnitude with the rotated phase, complex (batch, queries, channels, frames, bins), and the mask."""
@@ -454,12 +544,21 @@ class AudioSepForAudioSeparation(AudioSepPreTrainedModel):
         )
         return spectrogram, masks
 
-    def _loss(self, sources: Tensor, labels: Tensor, mixture: Tensor, presence: Tensor | None) -> Tensor:
-        loss = LOSSES[self.config.loss](sources, labels, mixture)
-        if presence is None:
+    def _loss(self, sources: Tensor, labels: Tensor, mixture: Tensor, evidence: Tensor | None) -> Tensor:
+        config, criterion = self.config, LOSSES[self.config.loss]
+        loss = criterion(sources, labels, mixture)
+        if config.sum_weight:
+            whole, wanted = sources.sum(dim=1, keepdim=True), labels.sum(dim=1, keepdim=True)
+            loss = loss + config.sum_weight * criterion(whole, wanted, mixture)
+        if evidence is None:
             return loss
         there = (labels != 0).flatten(2).any(dim=2).float()
-        return loss + self.config.presence_weight * F.binary_cross_entropy_with_logits(presence, there)
+        loss = loss + config.presence_weight * F.binary_cross_entropy_with_logits(smooth_maximum(evidence), there)
+        if config.frame_presence_weight:
+            heard, counts = frames_heard(labels, config.hop_length * config.time_stride, evidence.shape[-1])
+            costs = F.binary_cross_entropy_with_logits(evidence, heard, reduction="none")
+            loss = loss + config.frame_presence_weight * (costs * counts).sum() / counts.sum().clamp_min(1)
+        return loss
 
 
 __all__ = ["AudioSepForAudioSeparation", "AudioSepPreTrainedModel"]
