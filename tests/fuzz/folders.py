@@ -80,7 +80,7 @@ def make_processor(case: Case) -> Action:
     for _ in range(case.random.choice([1, 1, 2])):
         roll = case.random.random()
         name = case.random.choice(names)
-        if roll < 0.05:
+        if roll < 0.15:
             case.note("as it was")
         elif roll < 0.75:
             change_json_file(folder / name, case, PROCESSOR_KEYS)
