@@ -73,6 +73,7 @@ def stems(texts: list[str]) -> set[str]:
 def test_labels_of_datasets_find_their_class():
     assert canonical_label("bd haus") == "bass drum"
     assert canonical_label("drum snare soft") == "snare drum"
+    assert canonical_label("mehackit robot3") == "robot voice"
     assert canonical_label("rain") == "rain"
     assert canonical_label("theremin") == "theremin"
 

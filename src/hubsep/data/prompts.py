@@ -26,14 +26,19 @@ def catalogue() -> dict[str, Any]:
 
 @lru_cache(maxsize=4096)
 def canonical_label(label: str) -> str:
-    """The catalogue's class of a dataset label: the label itself, or that of its longest known prefix of whole words.
+    """The catalogue's class of a dataset label: the label itself, or that of its longest known prefix.
 
+    A prefix ends with a word, which a number may follow.
     A label the catalogue does not know stays its own class.
     """
     known = catalogue()
     if label in known["sounds"] or label in known["others"]:
         return label
-    prefixes = [prefix for prefix in known["label_prefixes"] if f"{label} ".startswith(f"{prefix} ")]
+    prefixes = [
+        prefix
+        for prefix in known["label_prefixes"]
+        if label.startswith(prefix) and not label[len(prefix) :][:1].isalpha()
+    ]
     return known["label_prefixes"][max(prefixes, key=len)] if prefixes else label
 
 
