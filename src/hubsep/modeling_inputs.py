@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
 from torch import Tensor
@@ -65,7 +64,6 @@ def check_keywords(model: Any, keywords: Mapping[str, object]) -> None:
             )
 
 
-@lru_cache
 def _parameters(kind: type) -> tuple[str, ...]:
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     found = inspect.signature(kind.forward).parameters.values()  # type: ignore[attr-defined]
