@@ -26,6 +26,9 @@ from hubsep.hub_atomic import MARKER
 from hubsep.hub_processes import host
 
 
+PROCESSOR = '{"processor_class": "ClapProcessor"}'  # a folder with one that loading would refuse is not written
+
+
 @pytest.fixture(scope="module")
 def child() -> Iterator[Children]:
     children = Children("interruption_child")
@@ -47,7 +50,7 @@ def number_in(folder: Path) -> int:
 def furnish(folder: Path) -> None:
     """Put next to a model what users and the Trainer put there."""
     (folder / "README.md").write_text("our card")
-    (folder / "processor_config.json").write_text("{}")
+    (folder / "processor_config.json").write_text(PROCESSOR)
     (folder / "checkpoint-5").mkdir()
     (folder / "checkpoint-5" / "optimizer.pt").write_bytes(b"optimizer")
     (folder / "training_args.bin").write_bytes(b"arguments")
@@ -55,7 +58,7 @@ def furnish(folder: Path) -> None:
 
 def check_furniture(folder: Path) -> None:
     assert (folder / "README.md").read_text() == "our card"
-    assert (folder / "processor_config.json").read_text() == "{}"
+    assert (folder / "processor_config.json").read_text() == PROCESSOR
     assert (folder / "checkpoint-5" / "optimizer.pt").read_bytes() == b"optimizer"
     assert (folder / "training_args.bin").read_bytes() == b"arguments"
 
@@ -294,5 +297,5 @@ def test_content_is_on_the_disk_before_the_rename(tmp_path: Path) -> None:
         check=True,
     )
     calls = [line.split("(")[0].split()[-1] for line in log.read_text().splitlines() if "(" in line]
-    assert calls[-2:] == ["rename", "fsync"]
-    assert calls.index("rename") >= 5
+    sealed = ["fsync"] * 3 + ["rename", "fsync"]  # the marker, `a` and the manifest, which then gets its name
+    assert calls[-9:] == [*sealed, "fsync", "fsync", "rename", "fsync"]

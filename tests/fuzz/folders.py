@@ -65,7 +65,7 @@ def make_model(case: Case) -> Action:
         elif roll < 0.45:
             change_json_file(folder / "config.json", case, REDIRECTIONS)
         elif roll < 0.7 and (folder / "model.safetensors").is_file():
-            change_weights(folder / "model.safetensors", case)
+            try_to(case, change_weights, folder / "model.safetensors")
         elif roll < 0.8 and (folder / "model.safetensors").is_file():
             try_to(case, shard, folder)
         else:

@@ -59,6 +59,12 @@ class Bomb:
         return os.system, (f"touch '{self.canary}'",)
 
 
+class UncheckedError(CheckpointError):
+    """A refusal whose message is printed as it is: what `HubsepError` would do if it escaped and shortened nothing."""
+
+    __str__ = Exception.__str__
+
+
 def prepare(place: Path) -> None:
     (place / "sound").write_bytes(corpus.encode(corpus.sound(5_000), format="WAV"))
 
@@ -124,9 +130,9 @@ def plant(name: str, case: Case, secret: Path) -> None:  # noqa: C901
         shutil.rmtree(case.outside)
         case.outside.mkdir()
     elif name == "message":
-        raise CheckpointError("a name\nfailed: forged")
+        raise UncheckedError("a name\nfailed: forged")
     elif name == "long message":
-        raise CheckpointError("x" * 5_000)
+        raise UncheckedError("x" * 5_000)
 
 
 PLANTED = Kind(prepare, make, cpu_s=1)
