@@ -197,6 +197,7 @@ def test_moments_of_strips_are_exact_far_from_zero(offset: float):
     assert variance.item() == pytest.approx(x.double().var(correction=0).item(), rel=1e-5)
 
 
+@torch.no_grad()
 def test_norms_by_hand():
     x = noise(2, 50, 24) + 0.1
     for kind in ("gln", "cln", "cgln"):

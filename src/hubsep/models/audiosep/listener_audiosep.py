@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers.audio_utils import mel_filter_bank
 
 from ...layers import stft
+from ...plain import dtype_of
 
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Listener(nn.Module):
         """Logits (batch, frames, classes), float32, that each class is heard in each frame; (batch, samples) in."""
         with torch.no_grad(), torch.autocast(waveform.device.type, enabled=False):
             features = listener_features(waveform.float(), self.sampling_rate)
-        x = features.to(self.join.weight.dtype).contiguous(memory_format=torch.channels_last)
+        x = features.to(dtype_of(self.join)).contiguous(memory_format=torch.channels_last)
         frame = POOLING ** len(self.blocks)
         x = F.pad(x, (0, 0, 0, -x.shape[2] % frame), value=-1.0)
         for block in self.blocks:

@@ -337,7 +337,7 @@ class AudioSepForAudioSeparation(AudioSepPreTrainedModel):
         """
         if not isinstance(self.query_network, QueryClassifier):
             return None
-        return self.query_network.classify(query_embeds.to(self.query_network.values.weight.dtype)).float().softmax(-1)
+        return self.query_network.classify(query_embeds.to(dtype_of(self.query_network.values))).float().softmax(-1)
 
     def leave_out(self, query_embeds: Tensor, negatives: Tensor) -> Tensor:
         """Query embeddings (..., condition_size) without what they share with `negatives` (num_negatives, same)."""
@@ -421,7 +421,7 @@ class AudioSepForAudioSeparation(AudioSepPreTrainedModel):
         network: nn.Module = self.query_network
         if class_weights is None:
             assert query_embeds is not None  # one of both is there
-            embeds = query_embeds.to(self.stem.weight.dtype)
+            embeds = query_embeds.to(dtype_of(self.stem))
             if not isinstance(network, QueryClassifier):
                 return network(embeds), None
             class_weights = network.shares(embeds)
@@ -436,7 +436,7 @@ class AudioSepForAudioSeparation(AudioSepPreTrainedModel):
             raise QueryError("class_weights are for models with query_classes; pass query_embeds or input_ids")
         if len(shape) not in (2, 3) or shape[-1] != classes or (len(shape) == 3 and shape[0] not in (1, batch)):
             raise QueryError(f"class_weights must be (batch, queries, {classes}) or (queries, {classes}), got {shape}")
-        class_weights = class_weights.to(self.stem.weight.dtype)
+        class_weights = class_weights.to(dtype_of(self.stem))
         return class_weights if len(shape) == 3 else class_weights.unsqueeze(0)
 
     def _listen(
