@@ -234,7 +234,7 @@ def test_the_command_line_converts_there_and_back(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["back.safetensors", "folder", "haoheliu"]
     same(states(convert("audioldm2", file, **settings)), states(pipe))
     with pytest.raises(ConversionError, match="in diffusers' layout already"):
-        convert("audioldm2", folder, tmp_path / "again", licence="MIT")
+        convert("audioldm2", folder, tmp_path / "again", licence="CC-BY-NC-SA-4.0")
 
 
 @pytest.mark.parametrize("kind", ["base", "large", "speech"])
@@ -328,7 +328,7 @@ def test_t5_can_come_from_a_folder(tmp_path: Path, told: dict[str, Any], pipes: 
     }
     with pytest.raises(ConversionError, match="holds no T5; set text_encoder_2="):
         converting(tmp_path, state, **told)
-    with pytest.raises(ConversionError, match=r"text_encoder_2: '.*nowhere' could not be had"):
+    with pytest.raises(ConversionError, match=r"text_encoder_2: '.*nowhe.* could not be had"):
         converting(tmp_path, state, **told, text_encoder_2=str(tmp_path / "nowhere"))
     published.components(False)["text_encoder_2"].save_pretrained(tmp_path / "t5")
     pipe = converting(tmp_path, state, **told, text_encoder_2=str(tmp_path / "t5"))
@@ -347,7 +347,7 @@ def test_tokenizers_are_in_no_checkpoint(base: Path, tmp_path: Path, tokenizers:
     words = {"tokenizer": tokenizers["speech"]["tokenizer"]}
     with pytest.raises(ConversionError, match=r"set tokenizer_2= to a folder that holds the VitsTokenizer"):
         converting(tmp_path, published.tensors("speech"), **published.told(), **words)
-    with pytest.raises(ConversionError, match=r"nowhere' could not be had.*set tokenizer="):
+    with pytest.raises(ConversionError, match=r"nowhe.* could not be had.*set tokenizer="):
         convert("audioldm2", base, **published.told(), tokenizer=str(tmp_path / "nowhere"))
 
 

@@ -409,6 +409,7 @@ def test_the_command_line_converts(tmp_path: Path, tokenizer: str, capsys: pytes
     assert main([*command, "--licence", "mit"]) == 0
     assert AudioSepForAudioSeparation.from_pretrained(tmp_path / "out").config.hop_length == 40
     assert main(command) == 2  # the licence is missing
+    assert main([*command, "--licence", "mit"]) == 2  # the folder is there
     source.write_bytes(b"")
-    assert main([*command, "--licence", "mit"]) == 1
+    assert main([*command, "--licence", "mit", "--overwrite"]) == 1
     assert "error: 'tiny.ckpt' was not opened" in capsys.readouterr().err

@@ -204,7 +204,7 @@ def test_the_command_measures_a_generator(
     assert made == {"spectrograms.png", "confusion.png", "dog_barking.wav", "rain.wav"}
     assert sf.info(tmp_path / "made" / "rain.wav").frames == SAMPLES
     for missing, message in ((command, "hubsep train classifier"), ([*command, "--seconds", "3"], "classifier")):
-        assert main(missing) != 0
+        assert main([*missing, "--overwrite"]) != 0
         assert message in capsys.readouterr().err
 
 

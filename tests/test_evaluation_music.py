@@ -221,7 +221,7 @@ def test_the_command_measures_on_musdb_hq(folder: Path, tmp_path: Path, capsys: 
         assert str(song["stems"]["vocals"]["sdr"]) in printed
     scores = [song["stems"]["vocals"]["sdr"] for song in result["by_song"]]
     assert result["classes"]["vocals"]["sdr"] == pytest.approx(sum(scores) / 2, abs=0.011)
-    assert main([*command, "--limit", "1"]) == 0
+    assert main([*command, "--limit", "1", "--overwrite"]) == 0
     again = json.loads(report.read_text())
     assert again["by_song"] == result["by_song"][:1]
     assert again["command"] == "hubsep evaluate spleeter-tiny --data DATA --dataset musdb --limit 1"

@@ -176,7 +176,7 @@ def test_the_command_measures_separators_of_speakers(
     assert f"{told['wrong_s']} of {told['seconds']} spoken seconds on the wrong output" in printed
     assert "| **all** | 4 |" in results_table(result)
     assert "Conversation of 0.2 minutes, same gender" in conversations(result)[0]
-    assert main([*command, "--speakers", "3"]) != 0
+    assert main([*command, "--speakers", "3", "--overwrite"]) != 0
     assert "for 3 the model has 2 outputs" in capsys.readouterr().err
     rows = result["conditions"]
     assert {"nobody, a hum", "a lone speaker", "two women", "two men", "two speakers in a room"} <= set(rows)

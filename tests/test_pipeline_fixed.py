@@ -279,7 +279,10 @@ def test_command_without_silent_outputs(talk: list[str], capsys: pytest.CaptureF
 
 def test_command_takes_no_queries(talk: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*talk, "-q", "rain"]) == 1
-    assert "always separates speaker 1, speaker 2, speaker 3; leave out the queries" in capsys.readouterr().err
+    assert (
+        "always separates speaker 1, speaker 2, speaker 3; leave out -q, --example and --negative"
+        in capsys.readouterr().err
+    )
 
 
 def test_odd_inputs_keep_the_promises_of_level() -> None:

@@ -95,10 +95,10 @@ def _fields(source: Path) -> dict[str, Any]:
     from huggingface_hub import ModelCard
 
     try:
-        data = ModelCard(read_file(source, CARD, MAX_CONFIG_BYTES).decode(errors="replace")).data
+        data = ModelCard(read_file(source, CARD, MAX_CONFIG_BYTES).decode(errors="replace")).data.to_dict()
     except ValueError:  # front matter that is no YAML says nothing
         return {}
-    facts = {"licence": data.license, "pipeline_tag": data.pipeline_tag, "tags": data.tags}
+    facts = {"licence": data.get("license"), "pipeline_tag": data.get("pipeline_tag"), "tags": data.get("tags")}
     return {name: value for name, value in facts.items() if value}
 
 
