@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,7 +55,7 @@ def test_a_repository_that_was_fetched_before_is_suggested(tmp_path: Path):
 )
 def test_a_mistyped_option_names_the_one_that_was_meant(option: str, meant: str):
     model, processor = tiny_audiosep()
-    separate = AudioSeparationPipeline(model=model, processor=processor, device="cpu", queries="rain")
+    separate: Any = AudioSeparationPipeline(model=model, processor=processor, device="cpu", queries="rain")
     mixture = {"array": np.zeros((1, 9_000), np.float32), "sampling_rate": 8_000}
     for call in (separate, separate.stream):
         with pytest.raises(TypeError, match=rf"unknown option {option}\. Did you mean {meant}\?"):

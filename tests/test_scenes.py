@@ -210,7 +210,7 @@ def test_a_listener_learns_and_is_calibrated(clips: list[Clip], tmp_path: Path):
 @torch.no_grad()
 def test_what_a_listener_does_not_hear_is_turned_down():
     fields = {"query_hidden_size": 8, "query_classes": ["dog", "rain", "anything else"], "listener_channels": [4, 8]}
-    model, _ = tiny_audiosep(**fields, presence_head=True, presence_mix=[3.0, 0.0, 0.0, 0.0])
+    model: Any = tiny_audiosep(**fields, presence_head=True, presence_mix=[3.0, 0.0, 0.0, 0.0])[0]
     mixture = torch.randn(2, 1, 4_000, generator=torch.Generator().manual_seed(0))
     weights = torch.eye(3)
     plain = model(mixture, class_weights=weights)

@@ -238,7 +238,7 @@ def gated(
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": pieces.pop(0), "more_body": bool(pieces)}
 
-    async def send(message: dict[str, Any]) -> None:
+    async def send(message: Any) -> None:
         answers.append(message)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:

@@ -198,7 +198,7 @@ def test_other_recordings_have_other_numbers_and_every_page_its_checksum() -> No
             page = bytearray(content[position : position + size])
             serials.add((seed, bytes(page[14:18])))
             page[22:26] = bytes(4)
-            assert checksum(page) == int.from_bytes(content[position + 22 : position + 26], "little")
+            assert checksum(bytes(page)) == int.from_bytes(content[position + 22 : position + 26], "little")
             position += size
     assert len({serial for _, serial in serials}) == len(serials) == 3
 

@@ -224,8 +224,10 @@ def test_new_classes_start_from_their_words_and_their_group(tower: Path, tmp_pat
         load_recipe(audiosep.AudioSepRecipe, None, **settings(tower, model=fields, teach_classes=True))
     )
     audiosep.start_queries(model, start, processor)
-    names, values = list(model.config.query_classes), model.query_network.values.weight.detach()
-    before = start.query_network.values.weight.detach()
+    taught: Any = model.query_network
+    first: Any = start.query_network
+    names, values = list(model.config.query_classes), taught.values.weight.detach()
+    before = first.values.weight.detach()
     torch.testing.assert_close(values[:, names.index("rain")], before[:, 0])
     rows = [phrase for phrase, number in class_phrases(names) if names[number] == "dog barking"]
     effect = start.query_network(embed(model, processor, rows)).mean(dim=0)

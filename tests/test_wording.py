@@ -137,7 +137,7 @@ def separate() -> Any:
 
 
 def test_what_is_left_out_and_the_rest_are_the_recording(separate: Any):
-    mixture = {"array": recording(9_000), "sampling_rate": 8_000}
+    mixture: dict[str, Any] = {"array": recording(9_000), "sampling_rate": 8_000}
     rain, bell = audio(separate(mixture, queries=["rain", "bell"]))
     sources = separate(mixture, queries=["no rain", "rain", "everything but the rain and the bell"], residual=True)
     assert [source["understood_as"] for source in sources[:3]] == [
@@ -183,7 +183,7 @@ def classed() -> Any:
     with torch.no_grad():
         words = ["rain", "dog", "bell", "car"]
         embeds = model.encode_text(**processor(text=words, return_tensors="pt"))
-        network = model.query_network
+        network: Any = model.query_network
         hidden = torch.nn.functional.leaky_relu(network.linear1(network.norm(embeds)), 0.01)
         network.linear2.weight.copy_(torch.linalg.lstsq(hidden, 40 * torch.eye(4)).solution.T)
         network.linear2.bias.zero_()

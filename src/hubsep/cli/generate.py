@@ -62,8 +62,8 @@ def generate(
     away = negative and as_text(negative)
     sampling = {"num_inference_steps": steps, "guidance_scale": guidance, "negative_prompt": away}
     order = Order(way, sampling, seconds, say and as_text(say), candidates, checked_seed(seed))
-    kept = {"kept": candidates if write_all else 1, "plot": plot, "overwrite": overwrite}
-    places = checked_places(output, len(texts), recording=way.recording, **kept)
+    form, kept = {"plot": plot, "overwrite": overwrite}, candidates if write_all else 1
+    places = checked_places(output, len(texts), kept, recording=way.recording, **form)
     recording = read_channel(way.recording, channel) if way.recording is not None else None
     make_all(load(checked_model(model), device, dtype, low_memory), order, texts, recording, places, plot=plot)
 

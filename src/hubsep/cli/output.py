@@ -103,7 +103,7 @@ def forgiving() -> Iterator[None]:
     for stream in streams:
         if hasattr(stream, "reconfigure"):  # a terminal or locale that lacks a letter gets its escape
             stream.reconfigure(errors="backslashreplace")
-    sys.stdout, sys.stderr = (Forgiving(stream) for stream in streams)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = (Forgiving(stream) for stream in streams)
     try:
         yield
     finally:
