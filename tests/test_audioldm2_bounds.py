@@ -26,7 +26,7 @@ from hubsep.pipelines.audioldm2_folder import read_index
 
 
 MEGABYTES = 300  # of memory that a refusal may take; the issue of each case was seconds or gigabytes
-SECONDS = 5.0
+SECONDS = 30  # of the processor: without a bound it is more than a minute, or all memory
 BIG = 2**20
 Fields = dict[str, Any]
 

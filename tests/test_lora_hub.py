@@ -207,7 +207,7 @@ def test_wrong_adapters_are_refused_at_once_and_the_unet_stays_as_it_was(
     before, start = weights(pipe), time.process_time()
     with pytest.raises(CheckpointError, match=words):
         pipe.load_lora_weights(folder)
-    assert time.process_time() - start < 5
+    assert time.process_time() - start < 30, "a hang is what is looked for"
     assert same(pipe, before)
 
 
