@@ -13,9 +13,10 @@ from rounding import TINY_MODEL, assert_same
 from tiny_conv_tasnet import tiny_conv_tasnet
 from torch import Tensor, nn
 
-from hubsep import ConvTasNetConfig, ConvTasNetForAudioSeparation, ConvTasNetStream
+from hubsep import ConvTasNetConfig, ConvTasNetForAudioSeparation, ConvTasNetStream, SepFormerConfig
 from hubsep.errors import AudioError, CheckpointError
 from hubsep.models.conv_tasnet import inference_conv_tasnet
+from hubsep.models.conv_tasnet.configuration_conv_tasnet import LOSSES
 from hubsep.models.conv_tasnet.modeling_conv_tasnet import ConvTasNetNorm, NormState, overlap_add
 
 
@@ -278,6 +279,12 @@ def test_what_the_pipeline_asks_a_configuration():
     assert (config.unordered_sources, config.free_scale, config.is_text_queried) == (True, True, False)
     alone = ConvTasNetConfig(num_sources=1)
     assert (alone.source_names, alone.unordered_sources) == (("speech",), False)
+
+
+@pytest.mark.parametrize("config_class", [ConvTasNetConfig, SepFormerConfig])
+def test_a_loss_that_knows_levels_leaves_them_alone(config_class: type[Any]):
+    free = {loss for loss in LOSSES if config_class(loss=loss).free_scale}
+    assert free == {"pit_si_snr", "si_sdr"}, "gains fitted afterwards would bring a silent output back"
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from hubsep.data.prompts import (
     random_prompt,
     taught_absent,
 )
-from hubsep.data.recordings import Clip, load_clips, read_metadata, split_clips
+from hubsep.data.recordings import Clip, groups_of, load_clips, read_metadata, split_clips
 from hubsep.errors import DataError
 from hubsep.evaluation import evaluate_pairs, pair_mixtures
 
@@ -153,6 +153,22 @@ def test_training_and_validation_share_no_group(clips: list[Clip]):
     assert len(training) + len(validation) == len(clips)
     assert {clip.labels[0] for clip in validation} >= {"dog barking", "rain"}
     assert split_clips(clips, 0.3)[1] == validation
+
+
+def test_what_shares_a_speaker_or_a_source_stays_together():
+    rows = [
+        {"path": "a", "speaker": "ann", "source_id": "book 1"},
+        {"path": "b", "speaker": "ann", "source_id": "book 2"},
+        {"path": "c", "speaker": "bob", "source_id": "book 3"},
+        {"path": "d", "speaker": "", "source_id": "book 2"},
+        {"path": "f", "speaker": "cid", "group": "choir"},
+        {"path": "g", "speaker": "dan", "group": "choir"},
+        {"path": "h"},
+        {"path": "i"},
+    ]
+    groups = groups_of(rows)
+    assert groups == ["ann", "ann", "bob", "ann", "cid", "cid", "h", "i"]
+    assert groups_of(rows[1:]) == groups[1:], "names do not hang on how many rows there are"
 
 
 def test_a_folder_more_moves_nothing_of_the_others(tmp_path: Path):

@@ -21,6 +21,7 @@ from hubsep.losses_permutation import (
     permutation,
     pit_si_snr,
     pit_snr,
+    pit_snr_silence,
     reorder,
 )
 
@@ -54,7 +55,7 @@ def test_golden_losses(count: int):
         torch.testing.assert_close(item, expected, atol=DB, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["pit_si_snr", "pit_snr"])
+@pytest.mark.parametrize("name", ["pit_si_snr", "pit_snr", "pit_snr_silence"])
 def test_the_order_of_outputs_does_not_matter(name: str):
     labels, sources = noise(3, 4, 1, 500), noise(3, 4, 1, 500, seed=1)
     mixture = labels.sum(dim=1)
@@ -114,6 +115,20 @@ def test_snr_knows_levels_and_silence():
     pit_snr(both_on_one, labels, mixture).backward()
     assert both_on_one.grad is not None
     assert both_on_one.grad.isfinite().all()
+
+
+def test_silence_is_rewarded_down_to_where_an_output_no_longer_counts():
+    labels = noise(1, 2, 1, 1_000)
+    labels[:, 1] = 0
+    mixture = labels.sum(dim=1)
+    losses = []
+    for level_db in (-20.0, -30.0, -60.0):
+        sources = labels.clone()
+        sources[:, 1] = 10 ** (level_db / 20) * mixture
+        losses.append([loss(sources, labels, mixture).item() for loss in (pit_snr_silence, pit_snr)])
+    assert losses[0][0] - losses[1][0] == pytest.approx(4.8, abs=0.3)  # half of 10 dB, less what the limit of 40 takes
+    assert losses[2][0] == pytest.approx(-35.0, abs=0.1)  # the voice is worth 30
+    assert losses[0][1] - losses[1][1] < 0.6, "to others a limit of 15 dB is enough"
 
 
 def test_gradients_are_those_of_the_best_pairs():

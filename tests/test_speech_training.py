@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from sounds import corpus
 from speakers import speakers
 from tiny_audioslots import tiny_audioslots
+from tiny_conv_tasnet import tiny_conv_tasnet
 
 from hubsep import AutoModelForAudioSeparation
 from hubsep.cli import main
@@ -28,7 +30,9 @@ from hubsep.data.speech import (
     fade,
     speech_mixtures,
 )
+from hubsep.data.voices import SpeakerSampler, SpeakerSettings
 from hubsep.errors import DataError
+from hubsep.modeling_outputs import AudioSeparationOutput
 from hubsep.training import speech
 from hubsep.training.recipe import load_recipe
 
@@ -112,6 +116,63 @@ def test_some_speakers_are_heard_for_a_part_or_not_at_all(clips: list[Clip]):
     counts = [int(items[i]["labels"].any(dim=-1).sum()) for i in range(40)]
     assert set(counts) == {1, 2, 3}
     assert items[0]["labels"].shape[0] == 4
+
+
+def test_a_lone_speaker_and_nobody_leave_outputs_silent(data: Path, clips: list[Clip]):
+    noises = load_clips([data / "noise"], RATE)
+    items = dataset(clips, fewer_probability=0.5, nobody_probability=0.2, hum_probability=0.5)
+    heard = [int(items[i]["labels"].any(dim=-1).sum()) for i in range(60)]
+    assert {count: heard.count(count) > 5 for count in (0, 1, 2)} == {0: True, 1: True, 2: True}
+    quiet = dataset(clips, noises, nobody_probability=1.0, noise_probability=0.5)
+    for i in range(10):
+        assert rms(quiet[i]["input_values"].numpy()) > 1e-3, "something is heard"
+        assert not quiet[i]["labels"].any()
+
+
+def test_a_hum_is_as_far_below_as_it_should_be_and_nobodys(clips: list[Clip]):
+    items = dataset(clips, hum_probability=1.0, hum_snr_db=(20.0, 20.0))
+    for i in range(5):
+        clean = items[i]["labels"].sum(dim=0)
+        ratio = 20 * np.log10(rms(clean.numpy()) / rms((items[i]["input_values"] - clean).numpy()))
+        assert ratio == pytest.approx(20, abs=0.1)
+
+
+@pytest.mark.parametrize("change", ["room_probability", "equaliser_probability"])
+def test_rooms_and_microphones_are_part_of_the_speakers(clips: list[Clip], change: str):
+    plain = dataset(clips, speed_probability=0.0)
+    changed = dataset(clips, speed_probability=0.0, **{change: 1.0})
+    for i in range(5):
+        item = changed[i]
+        torch.testing.assert_close(item["labels"].sum(dim=0), item["input_values"], atol=1e-6, rtol=0)
+        first, before = item["labels"][0, 0], plain[i]["labels"][0, 0]
+        likeness = torch.nn.functional.cosine_similarity(first, before, dim=0).abs()
+        assert likeness < 0.999
+
+
+def test_who_speaks_together(clips: list[Clip]):
+    def kinds(**settings: float) -> list[tuple[str, ...]]:
+        sampler = SpeakerSampler(by_speaker(clips), RATE, SpeakerSettings(**settings))
+        drawn = [sampler.draw(2, random.Random(i)) for i in range(200)]
+        assert all(first[0].group != second[0].group for first, second in drawn)
+        return [tuple(sorted(speaker[0].gender for speaker in pair)) for pair in drawn]
+
+    assert set(kinds(women=1.0)) == {("f", "f")}
+    assert set(kinds(men=1.0)) == {("m", "m")}
+    assert kinds(women=0.4).count(("f", "f")) > kinds().count(("f", "f")) + 20
+    assert len(SpeakerSampler(by_speaker(clips[:2]), RATE, SpeakerSettings(women=1.0)).draw(1, random.Random(0))) == 1
+
+
+def test_speakers_of_one_corpus_and_those_who_say_little(clips: list[Clip]):
+    seconds = len(clips[0].samples) / RATE
+    few = by_speaker(clips)["speaker-1"][:1]
+    both = [*few, *(Clip(c.samples, c.labels, c.group + "b", "other", c.path, c.gender) for c in clips), *clips[10:]]
+    speakers = by_speaker(both)
+    sampler = SpeakerSampler(speakers, RATE, SpeakerSettings(one_corpus=1.0, full_seconds=4 * seconds))
+    pairs = [sampler.draw(2, random.Random(i)) for i in range(400)]
+    assert all(first[0].corpus == second[0].corpus for first, second in pairs)
+    weights = dict(zip(sampler.pools["", ""].names, np.diff([0, *sampler.pools["", ""].totals]), strict=True))
+    assert weights["speaker-1"] == pytest.approx(0.5)  # a quarter of what counts in full
+    assert weights["speaker-1b"] == pytest.approx(0.5**0.5)
 
 
 def test_mixtures_of_mixtures(clips: list[Clip]):
@@ -206,6 +267,47 @@ def test_a_run_starts_from_another_model_and_learns(data: Path, tmp_path: Path):
     assert all(torch.equal(tensor, saved[name]) for name, tensor in model.state_dict().items() if name in saved)
 
 
+def test_a_lone_speaker_is_judged_as_a_pipeline_counts(clips: list[Clip]):
+    class Copies(torch.nn.Module):
+        """Gives the mixture, and so much of it on a second output."""
+
+        def __init__(self, share: float):
+            super().__init__()
+            self.config = tiny_conv_tasnet(sampling_rate=RATE, loss="pit_snr_silence")[0].config
+            self.share, self.device = share, torch.device("cpu")
+
+        def forward(self, mixture: torch.Tensor) -> AudioSeparationOutput:
+            sources = torch.stack([mixture, self.share * mixture.roll(RATE // 2, -1)], dim=1)
+            return AudioSeparationOutput(sources=sources)
+
+    mixtures = speech_mixtures(clips, RATE, count=4, seconds=1.0)
+    quiet, loud = (speech.validate(Copies(share), mixtures) for share in (1e-4, 1.0))
+    assert (quiet["lone_counted"], quiet["all_counted"]) == (1, 0)
+    assert (loud["lone_counted"], loud["all_counted"]) == (0, 1)
+    assert quiet["lone"] > 60
+
+
+def test_a_model_with_one_output_is_judged_under_noise(tmp_path: Path):
+    data = tmp_path / "data"
+    speakers(data / "speech")
+    corpus(data / "noise")
+    settings = run_settings(
+        model_type="conv_tasnet", model=tiny_conv_tasnet(num_sources=1, sampling_rate=RATE)[0].config.to_diff_dict(),
+        noise_folders=["noise"], mixing={"seconds": 0.25, "noise_probability": 1.0}, steps=2,
+    )  # fmt: skip
+    point = speech.main(None, data, tmp_path / "run", **settings)
+    assert abs(point["si_snri"]) < 60
+    assert not {"lone", "same_gender"} & point.keys()
+
+
+def test_speakers_who_are_several_people_are_left_out(data: Path):
+    recipe = load_recipe(speech.SpeechRecipe, None, **run_settings(left_out=["speaker-3", "speaker-4"]))
+    training, validation, *_ = speech.load_speakers(recipe, data, RATE)
+    names = {clip.group for clip in [*training, *validation]}
+    assert not names & {"speaker-3", "speaker-4"}
+    assert "speaker-5" in names
+
+
 def test_parts_that_a_recipe_adds_start_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     first, _ = tiny_audioslots(slot_init="learned")
     first.save_pretrained(tmp_path / "first")
@@ -231,7 +333,10 @@ def test_the_command_line_knows_the_recipe(data: Path, tmp_path: Path, capsys: p
     assert "unknown recipe setting 'no_such'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["conv-tasnet-small", "sepformer-small", "audioslots-small"])
+@pytest.mark.parametrize(
+    "name",
+    ["conv-tasnet-small", "conv-tasnet-live", "speech-separation-small", "sepformer-small", "audioslots-small"],
+)
 def test_shipped_recipes_can_be_read(name: str):
     recipe = load_recipe(speech.SpeechRecipe, Path(speech.__file__).parent / "recipes" / f"{name}.yaml", minutes=1.0)
     assert speech.build_model(recipe).config.sampling_rate == 16_000

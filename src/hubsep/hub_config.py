@@ -31,6 +31,7 @@ KNOWN_KEYS = frozenset(
 )
 
 
+FREE_SCALE_LOSSES = ("pit_si_snr", "si_sdr")  # of `hubsep.losses`: they leave the level of the sources open
 MAX_SEGMENT_SAMPLES = 2**26
 MAX_SEGMENT_NUMBERS = 2**30  # 4 GiB in float32
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .losses_permutation import SILENCE_LIMIT_DB, mixit_loss, pit_si_snr, pit_snr
+from .losses_permutation import SILENCE_LIMIT_DB, mixit_loss, pit_si_snr, pit_snr, pit_snr_silence
 
 
 def energy(waveform: Tensor) -> Tensor:
@@ -60,6 +60,7 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "si_sdr": si_sdr_loss,
     "pit_si_snr": pit_si_snr,
     "pit_snr": pit_snr,
+    "pit_snr_silence": pit_snr_silence,
     "mixit": mixit_loss,
 }
 

@@ -23,6 +23,7 @@ EPSILON = 1e-8
 EXHAUSTIVE_SOURCES = 4
 MIXIT_SOURCES = 16
 SILENCE_LIMIT_DB = 15.0
+COUNTED_LIMIT_DB = 40.0
 
 
 def _si_snr(sources: Tensor, labels: Tensor) -> Tensor:
@@ -36,14 +37,14 @@ def _si_snr(sources: Tensor, labels: Tensor) -> Tensor:
     return 10 * torch.log10(target.square().sum(dim=(-2, -1)) / (noise + EPSILON) + EPSILON)
 
 
-def _snr_loss(sources: Tensor, labels: Tensor, mixture: Tensor, limit_db: float) -> Tensor:
-    """Negative SNR in dB, flat at `limit_db`; against silence the output's level over the mixture's, flat at 15 dB."""
+def _snr_loss(sources: Tensor, labels: Tensor, mixture: Tensor, limit_db: float, silence_limit_db: float) -> Tensor:
+    """Negative SNR in dB, flat at a limit; against silence the output's level over the mixture's, with its own."""
     noise = (sources.float() - labels.float()).square().sum(dim=(-2, -1))
     target = labels.float().square().sum(dim=(-2, -1))
     whole = mixture.float().square().sum(dim=(-2, -1)) + EPSILON
     present = target > 0
     ratio = noise / torch.where(present, target, whole).clamp_min(EPSILON)
-    limit = noise.new_tensor([10 ** (-SILENCE_LIMIT_DB / 10), 10 ** (-limit_db / 10)])
+    limit = noise.new_tensor([10 ** (-silence_limit_db / 10), 10 ** (-limit_db / 10)])
     return 10 * torch.log10(ratio + limit[present.long()])
 
 
@@ -146,6 +147,7 @@ def pit_snr(
     mixture: Tensor,
     *,
     limit_db: float = 30.0,
+    silence_limit_db: float = SILENCE_LIMIT_DB,
     threshold_db: float | None = None,
 ) -> Tensor:
     """Negative signal-to-noise ratio under the best permutation: keeps levels and knows silent targets.
@@ -155,17 +157,28 @@ def pit_snr(
         labels: targets of the same shape; all zeros where a speaker says nothing.
         mixture: (batch, channels, samples).
         limit_db: no reward beyond this ratio, so that easy items do not drown hard ones (Wisdom et al., 2020, eq. 3).
+        silence_limit_db: no reward for an output further below the mixture than this, where the target is silent.
         threshold_db: items whose loss is not above this are left out of the mean.
 
     Returns:
         Mean over sources, then over the batch, in dB.
     """
     _check(sources, labels)
-    whole = mixture.unsqueeze(1)
+    whole, limits = mixture.unsqueeze(1), (limit_db, silence_limit_db)
     with torch.no_grad():
-        pairs = [_snr_loss(sources, label.unsqueeze(1), whole, limit_db) for label in labels.unbind(1)]
+        pairs = [_snr_loss(sources, label.unsqueeze(1), whole, *limits) for label in labels.unbind(1)]
         order = assign(-torch.stack(pairs, dim=2))
-    return _mean_above(_snr_loss(reorder(sources, order), labels, whole, limit_db).mean(dim=1), threshold_db)
+    losses = _snr_loss(reorder(sources, order), labels, whole, *limits)
+    return _mean_above(losses.mean(dim=1), threshold_db)
+
+
+def pit_snr_silence(sources: Tensor, labels: Tensor, mixture: Tensor) -> Tensor:
+    """`pit_snr` that goes on rewarding silence down to `COUNTED_LIMIT_DB`: for models whose outputs are counted.
+
+    An output counts as a speaker down to 25 dB below the mixture (`pipelines.scores`), so 15 dB leave a lone speaker
+    counted as two.
+    """
+    return pit_snr(sources, labels, mixture, silence_limit_db=COUNTED_LIMIT_DB)
 
 
 @torch.no_grad()
@@ -221,5 +234,6 @@ def mixit_loss(sources: Tensor, mixtures: Tensor, mixture: Tensor | None = None,
 
 
 __all__ = [
-    "assign", "mixit_assignment", "mixit_loss", "pairwise_si_snr", "permutation", "pit_si_snr", "pit_snr", "reorder",
+    "assign", "mixit_assignment", "mixit_loss", "pairwise_si_snr", "permutation", "pit_si_snr", "pit_snr",
+    "pit_snr_silence", "reorder",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ themselves in a column `audio`.
 | `label` | models asked with text | what is heard, in the words people will ask for it with |
 | `speaker` | models of speakers | who is heard, and nobody else |
 | `stems` | models of named sources | `drums bass other vocals`, or `ch0=accompaniment ch1=vocals` |
-| `source_id` or `group` | optional | recordings of one source are never split between training and validation |
+| `source_id` or `group` | optional | recordings of one source or speaker stay in one part: training or validation |
 | `licence`, `corpus`, `attribution` | optional; `licence` to push | what the card says of the recordings |
 | `commercial` | optional | False for recordings that weights for commercial use must not be trained on |
 
@@ -31,7 +31,7 @@ from tqdm.auto import tqdm
 
 from ..audio import SPLIT_IT, read_audio, resample
 from ..errors import DataError
-from .recordings import Clip
+from .recordings import Clip, groups_of
 from .tables import inside, is_file, is_folder, read_table
 
 
@@ -101,11 +101,6 @@ def _dataset(data: Any, kind: str) -> list[Row]:
     return rows
 
 
-def group_of_row(row: Row) -> str:
-    """What a recording must not be parted from."""
-    return row.get("source_id") or row.get("group") or row.get("speaker") or row["path"]
-
-
 def read_clips(rows: Sequence[Row], kind: str, sampling_rate: int, corpus: str) -> list[Clip]:
     """The recordings of rows, mixed down to mono by averaging, at one rate.
 
@@ -114,15 +109,15 @@ def read_clips(rows: Sequence[Row], kind: str, sampling_rate: int, corpus: str) 
         DataError: if nothing is to be heard in one.
     """
     clips = []
-    for row in tqdm(rows, desc="reading recordings", leave=False):
+    for row, group in tqdm(list(zip(rows, groups_of(rows), strict=True)), desc="reading recordings", leave=False):
         recording = read_audio(row.get("audio", row["path"]), way_out=SPLIT_IT)
         mono = recording.waveform.mean(axis=0, keepdims=True)
         mono = resample(mono, recording.sampling_rate, sampling_rate)[0]
         samples = (np.clip(mono, -1, 1 - 2**-15) * 32_768).astype(np.int16)
         if not samples.any():
             raise DataError(f"{row['path']} is silent; remove its row")
-        group = row["speaker"] if kind == "speakers" else group_of_row(row)
         label = "speech" if kind == "speakers" else row["label"].strip()
+        group = row["speaker"] if kind == "speakers" else group
         clips.append(Clip(samples, (label,), group, corpus, row["path"], row.get("gender") or ""))
     return clips
 
@@ -168,4 +163,4 @@ def check_commercial(rows: Iterable[Row], allowed: bool) -> bool:
     return not barred
 
 
-__all__ = ["FILE_COLUMNS", "KINDS", "Row", "check_commercial", "group_of_row", "hold_out", "read_clips", "read_rows"]
+__all__ = ["FILE_COLUMNS", "KINDS", "Row", "check_commercial", "hold_out", "read_clips", "read_rows"]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The dataset contract: a folder with a `metadata.csv`, and the recordings it names, held in memory at one rate.
 
-`metadata.csv` has at least `path` (relative to the folder) and `label`. `source_id`, `speaker` or `group` tells which
+`metadata.csv` has at least `path` (relative to the folder) and `label`. `speaker`, `source_id` or `group` tells which
 recordings belong together and must not be split between training and validation; `commercial`, `licence` and `corpus`
 say what may be done with them. `gender` and `age` of a speaker add labels. Recordings are kept as 16-bit integers, a
 quarter of an hour in 58 MB at 32 kHz.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,9 @@ from ..audio import SPLIT_IT, read_audio, resample
 from ..errors import DataError
 from .prompts import canonical_label
 from .tables import inside, read_table
+
+
+GROUPING = ("speaker", "source_id", "group")  # columns whose value two recordings of one group share
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,29 @@ def labels_of(row: dict[str, str]) -> tuple[str, ...]:
     return (label, "a man talking" if row["gender"] == "m" else "a woman talking")
 
 
+def groups_of(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """What each recording must not be parted from: all that share its speaker, its source or its group, by one name.
+
+    A speaker may be heard in several sources, and a source may hold several speakers; whatever hangs together stays
+    together. The name is the first recording's speaker, else its source, group or path.
+    """
+    members: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for number, row in enumerate(rows):
+        for column in GROUPING:
+            if row.get(column):
+                members[column, row[column]].append(number)
+    names: dict[int, str] = {}
+    for first, row in enumerate(rows):
+        name = next((row[column] for column in GROUPING if row.get(column)), row["path"])
+        waiting = [] if first in names else [first]
+        while waiting:
+            number = waiting.pop()
+            names[number] = name
+            for column in GROUPING:
+                waiting += members.pop((column, rows[number].get(column) or ""), [])
+    return [names[number] for number in range(len(rows))]
+
+
 def load_clips(folders: Iterable[Path], sampling_rate: int, *, commercial_only: bool = False) -> list[Clip]:
     """Reads every recording of the folders, mixed down to mono by averaging, at one rate.
 
@@ -94,13 +120,15 @@ def load_clips(folders: Iterable[Path], sampling_rate: int, *, commercial_only: 
         AudioError: if a recording cannot be read.
     """
     clips = []
-    rows = [(folder, row) for folder in folders for row in read_metadata(folder, commercial_only=commercial_only)]
-    for folder, row in tqdm(rows, desc="reading recordings", leave=False):
+    rows: list[tuple[Path, dict[str, str], str]] = []
+    for folder in folders:
+        found = read_metadata(folder, commercial_only=commercial_only)
+        rows += [(folder, row, group) for row, group in zip(found, groups_of(found), strict=True)]
+    for folder, row, group in tqdm(rows, desc="reading recordings", leave=False):
         recording = read_audio(row["path"], way_out=SPLIT_IT)
         mono = recording.waveform.mean(axis=0, keepdims=True)
         mono = resample(mono, recording.sampling_rate, sampling_rate)[0]
         samples = (np.clip(mono, -1, 1 - 2**-15) * 32_768).astype(np.int16)
-        group = row.get("source_id") or row.get("speaker") or row.get("group") or row["path"]
         told = row.get("corpus", ""), row["path"], row.get("gender") or ""
         clips.append(Clip(samples, labels_of(row), group, *told, folder=str(folder)))
     return clips
@@ -142,4 +170,4 @@ def heldout_groups(rows: Iterable[tuple[str, str]], fraction: float = 0.15) -> s
     return held
 
 
-__all__ = ["Clip", "heldout_groups", "labels_of", "load_clips", "read_metadata", "split_clips"]
+__all__ = ["Clip", "groups_of", "heldout_groups", "labels_of", "load_clips", "read_metadata", "split_clips"]

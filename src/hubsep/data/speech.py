@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 
 import numpy as np
@@ -22,8 +22,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..errors import DataError
+from .effects import equaliser, filtered, room_response, steady_noise
 from .mixing import excerpt, rms
 from .recordings import Clip
+from .voices import SpeakerSampler, SpeakerSettings
 
 
 Waveform = NDArray[np.float32]
@@ -46,6 +48,12 @@ class SpeechSettings:
         noise_probability: how often there is noise.
         noise_snr_db: speech against noise.
         fewer_probability: how often fewer speakers are there, from one up; the labels of the others are silent.
+        nobody_probability: how often nobody speaks, and there is noise alone.
+        hum_probability: how often there is steady noise: a room, a hiss.
+        hum_snr_db: speech against it.
+        room_probability: how often each speaker is heard from a place in a room, echo and all.
+        equaliser_probability: how often a speaker's microphone is another one.
+        speakers: fields of `SpeakerSettings`, by which speakers are drawn; without, all alike.
         num_outputs: labels of an item, silent ones beyond the speakers; 0 for as many as speakers.
         mixit: the labels are two mixtures of half of the speakers each, for mixture-invariant training.
     """
@@ -62,6 +70,12 @@ class SpeechSettings:
     noise_probability: float = 0.0
     noise_snr_db: tuple[float, float] = (5.0, 25.0)
     fewer_probability: float = 0.0
+    nobody_probability: float = 0.0
+    hum_probability: float = 0.0
+    hum_snr_db: tuple[float, float] = (15.0, 45.0)
+    room_probability: float = 0.0
+    equaliser_probability: float = 0.0
+    speakers: dict[str, float] = field(default_factory=dict)
     num_outputs: int = 0
     mixit: bool = False
 
@@ -138,7 +152,7 @@ class SpeechMixtureDataset(Dataset[dict[str, Tensor]]):
             raise DataError(f"mixtures of {settings.num_sources} speakers need as many, got {len(speakers)}")
         if settings.noise_probability > 0 and not noises:
             raise DataError("noise_probability is above 0 and there is no noise; name folders of it in noise_folders")
-        self.speakers = list(speakers.values())
+        self.speakers = SpeakerSampler(speakers, settings.sampling_rate, SpeakerSettings(**settings.speakers))
         self.settings, self.length, self.seed, self.noises = settings, length, seed, noises or []
         self.samples = int(settings.seconds * settings.sampling_rate)
 
@@ -149,16 +163,11 @@ class SpeechMixtureDataset(Dataset[dict[str, Tensor]]):
         if not 0 <= index < self.length:
             raise IndexError(f"item {index} of {self.length}")
         settings, rng = self.settings, random.Random(f"{self.seed}/{index}")
-        chosen = rng.sample(self.speakers, settings.num_sources)
-        if rng.random() < settings.fewer_probability:
-            chosen = chosen[: rng.randrange(1, max(2, settings.num_sources))]
+        chosen = self._speakers(rng)
         sources = np.zeros((max(settings.num_sources, settings.num_outputs), self.samples), np.float32)
         for source, clips in zip(sources, chosen, strict=False):
             source[:] = self._source(clips, rng)
-        mixture = sources.sum(axis=0)
-        if rng.random() < settings.noise_probability:
-            noise = excerpt(rng.choice(self.noises), self.samples, rng)
-            mixture += noise * (rms(mixture) / rms(noise) * 10 ** (-rng.uniform(*settings.noise_snr_db) / 20))
+        mixture = self._noisy(sources.sum(axis=0), not chosen, rng)
         gain = 10 ** (rng.uniform(*settings.loudness_db) / 20) / rms(mixture)
         gain = min(gain, 0.95 / max(float(np.abs(mixture).max()), 1e-6))
         if settings.mixit:
@@ -169,6 +178,25 @@ class SpeechMixtureDataset(Dataset[dict[str, Tensor]]):
             "labels": torch.from_numpy(sources * np.float32(gain))[:, None],
         }
 
+    def _speakers(self, rng: random.Random) -> list[list[Clip]]:
+        """Who speaks: mostly as many as there are sources, sometimes fewer, or nobody."""
+        settings, chosen = self.settings, self.speakers.draw(self.settings.num_sources, rng)
+        if rng.random() < settings.fewer_probability:
+            chosen = chosen[: rng.randrange(1, max(2, settings.num_sources))]
+        return [] if rng.random() < settings.nobody_probability else chosen
+
+    def _noisy(self, speech: Waveform, alone: bool, rng: random.Random) -> Waveform:
+        """Speech with what belongs to nobody; noise alone where nobody speaks."""
+        settings, mixture = self.settings, speech
+        level = 1.0 if alone else rms(speech)
+        if rng.random() < settings.noise_probability:
+            noise = excerpt(rng.choice(self.noises), self.samples, rng)
+            mixture = mixture + noise * (level / rms(noise) * 10 ** (-rng.uniform(*settings.noise_snr_db) / 20))
+        if rng.random() < settings.hum_probability or alone:
+            hum = steady_noise(rng, self.samples)
+            mixture = mixture + hum * np.float32(level * 10 ** (-rng.uniform(*settings.hum_snr_db) / 20))
+        return mixture.astype(np.float32)
+
     def _source(self, clips: list[Clip], rng: random.Random) -> Waveform:
         """One speaker at a level near 1, (samples,)."""
         settings = self.settings
@@ -177,6 +205,11 @@ class SpeechMixtureDataset(Dataset[dict[str, Tensor]]):
         waveform = speech_excerpt(clips, int(self.samples * speed) + 3 if changed else self.samples, rng)
         if changed:
             waveform = change_speed(waveform, speed)[: self.samples]
+        gain = equaliser(rng, self.samples // 2 + 1) if rng.random() < settings.equaliser_probability else None
+        room = rng.random() < settings.room_probability
+        if gain is not None or room:
+            response = room_response(rng, settings.sampling_rate) if room else None
+            waveform = filtered(waveform.astype(np.float32), gain, response)
         level = 10 ** (rng.uniform(-settings.level_range_db, settings.level_range_db) / 20)
         waveform = waveform * np.float32((level if rng.random() < 0.5 else -level) / rms(waveform))
         if rng.random() < settings.partial_probability:

@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..data.contract import Row, check_commercial, group_of_row, hold_out, read_clips, read_rows
+from ..data.contract import Row, check_commercial, hold_out, read_clips, read_rows
 from ..data.mixing import ClipSampler, MixingSettings, MixtureDataset
 from ..data.music import MusicMixtureDataset, MusicSettings, song_mixtures
 from ..data.prompts import dress, phrases
-from ..data.recordings import Clip, load_clips, read_metadata, split_clips
+from ..data.recordings import Clip, groups_of, load_clips, read_metadata, split_clips
 from ..data.speech import SpeechMixtureDataset, SpeechSettings, speech_mixtures
 from ..data.stems import assign_stems, read_song
 from ..errors import DataError
@@ -111,7 +111,8 @@ class FineTuneMixtures(MixtureDataset):
 
 def _sounds(model: Any, processor: Any, recipe: Any, rows: list[Row], background: Path | None) -> Material:
     rate, labels = model.config.sampling_rate, sorted({row["label"].strip() for row in rows})
-    held = hold_out(((row["label"].strip(), group_of_row(row)) for row in rows), recipe.validation_fraction, LEAST)
+    named = zip((row["label"].strip() for row in rows), groups_of(rows), strict=True)
+    held = hold_out(named, recipe.validation_fraction, LEAST)
     others = load_clips([background], rate) if background is not None else []
     others = known_sounds(others, model.config.known_sounds, labels)
     if len(labels) + len({clip.labels[0] for clip in others}) < 2:
@@ -229,10 +230,11 @@ def _songs(model: Any, processor: Any, recipe: Any, rows: list[Row], background:
     if background is not None:
         raise DataError("songs are mixed with each other; leave out --background")
     names, channels, rate = model.config.source_names, model.config.num_channels, model.config.sampling_rate
-    held = hold_out((("songs", group_of_row(row)) for row in rows), recipe.validation_fraction, LEAST, "artists")
+    groups = groups_of(rows)
+    held = hold_out((("songs", group) for group in groups), recipe.validation_fraction, LEAST, "artists")
     songs = []
-    for row in rows:
-        song = read_song({**row, "group": group_of_row(row)}, rate)
+    for row, group in zip(rows, groups, strict=True):
+        song = read_song({**row, "group": group}, rate)
         assign_stems(song.stems, names)
         songs.append(song)
     training, heldout = [s for s in songs if s.group not in held], [s for s in songs if s.group in held]

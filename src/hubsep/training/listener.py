@@ -30,7 +30,7 @@ from ..models.audiosep.configuration_audiosep import AudioSepConfig
 from ..models.audiosep.listener_audiosep import HOP, POOLING
 from ..models.audiosep.modeling_audiosep import AudioSepForAudioSeparation, frames_heard, smooth_maximum
 from .recipe import load_recipe
-from .trainer import TrainingRecipe, run_training
+from .trainer import TrainingRecipe, run_training, shipped_or_folder
 from .validation import CurveCallback, Judge
 
 
@@ -187,13 +187,15 @@ def build(recipe: ListenerRecipe) -> AudioSepForAudioSeparation:
     """
     if not recipe.initial_model:
         raise DataError("a listener needs initial_model, the AudioSep it is for")
-    earlier = AudioSepForAudioSeparation.from_pretrained(recipe.initial_model, dtype=torch.float32)
-    model = AudioSepForAudioSeparation(AudioSepConfig.from_pretrained(recipe.initial_model, **recipe.model))
+    start = shipped_or_folder(recipe.initial_model)
+    earlier = AudioSepForAudioSeparation.from_pretrained(start, dtype=torch.float32)
+    model = AudioSepForAudioSeparation(AudioSepConfig.from_pretrained(start, **recipe.model))
     if model.listener is None:
         raise DataError("the recipe's model has no listener; set listener_channels under model")
     model.load_state_dict(earlier.state_dict(), strict=False)
     if recipe.listener_from:
-        take_over(model, AudioSepForAudioSeparation.from_pretrained(recipe.listener_from, dtype=torch.float32))
+        other = shipped_or_folder(recipe.listener_from)
+        take_over(model, AudioSepForAudioSeparation.from_pretrained(other, dtype=torch.float32))
     return model
 
 
@@ -256,7 +258,7 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
     calibrate(model, fresh, recipe.missed)
     model.config.presence_gate = True
     model.save_pretrained(output / "model")
-    AutoProcessor.from_pretrained(recipe.initial_model).save_pretrained(output / "model")
+    AutoProcessor.from_pretrained(shipped_or_folder(recipe.initial_model)).save_pretrained(output / "model")
     return {**point, **dict(zip(("listener", "head", "level", "offset"), model.config.presence_mix, strict=True))}
 
 

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from ..errors import DataError
-from ..registry import SYSTEMS, TASK, locate
+from ..registry import SHIPPED, SYSTEMS, TASK, locate
 from .validation import CurveCallback, last_checkpoint
 
 
@@ -32,7 +32,8 @@ class TrainingRecipe:
     Attributes:
         model_type: which system, by its name in the registry.
         model: fields of its configuration.
-        initial_model: a folder whose weights the run starts from; its configuration then counts, `model` changes it.
+        initial_model: a folder, or the name of a shipped model, whose weights the run starts from; its configuration
+            then counts, `model` changes it.
         mixing: fields of the settings mixtures are made with.
         folders: of recordings, under the data folder.
         commercial_only: whether the weights may be used commercially, and only such recordings be used.
@@ -81,6 +82,11 @@ def fixed_systems() -> list[str]:
     return sorted(row.model_type for row in rows if row.config and not locate(row.config).is_text_queried)
 
 
+def shipped_or_folder(name: str) -> str:
+    """The folder of a shipped model, or what was named."""
+    return str(SHIPPED.get(name, name))
+
+
 def build_model(recipe: TrainingRecipe, accepted: Collection[str], purpose: str) -> PreTrainedModel:
     """A new model of the recipe, or `initial_model` with the recipe's changes.
 
@@ -102,10 +108,11 @@ def build_model(recipe: TrainingRecipe, accepted: Collection[str], purpose: str)
     model_class, config_class = locate(system.model), locate(system.config)
     if not recipe.initial_model:
         return model_class(config_class(**recipe.model))
-    earlier = model_class.from_pretrained(recipe.initial_model, dtype=torch.float32)
+    start = shipped_or_folder(recipe.initial_model)
+    earlier = model_class.from_pretrained(start, dtype=torch.float32)
     if not recipe.model:
         return earlier
-    model = model_class(config_class.from_pretrained(recipe.initial_model, **recipe.model))
+    model = model_class(config_class.from_pretrained(start, **recipe.model))
     try:
         new, lost = model.load_state_dict(earlier.state_dict(), strict=False)
     except RuntimeError as error:
@@ -164,5 +171,5 @@ def run_training(
 
 __all__ = [
     "Collator", "InOrderTrainer", "TrainingRecipe", "build_model", "collate", "fixed_systems", "run_training",
-    "training_arguments",
+    "shipped_or_folder", "training_arguments",
 ]  # fmt: skip

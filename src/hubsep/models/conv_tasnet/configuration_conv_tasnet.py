@@ -12,13 +12,13 @@ from transformers import PreTrainedConfig
 
 from ...errors import CheckpointError
 from ...hub_bounds import bounded, one_of, true_or_false
-from ...hub_config import HubsepConfigMixin
+from ...hub_config import FREE_SCALE_LOSSES, HubsepConfigMixin
 
 
 ENCODER_ACTIVATIONS = ("linear", "relu", "sigmoid", "tanh")
 MASK_ACTIVATIONS = ("relu", "sigmoid", "softmax", "tanh", "linear")
 NORMS = ("gln", "cln", "cgln")
-LOSSES = ("pit_si_snr", "pit_snr", "si_sdr", "sdr", "l1")
+LOSSES = ("pit_si_snr", "pit_snr", "pit_snr_silence", "si_sdr", "sdr", "l1")
 
 
 class ConvTasNetConfig(HubsepConfigMixin, PreTrainedConfig):
@@ -73,7 +73,11 @@ class ConvTasNetConfig(HubsepConfigMixin, PreTrainedConfig):
     is_text_queried = False
     num_channels = 1
     known_sounds = ()
-    free_scale = True  # a scale-invariant loss leaves the level of the sources open
+
+    @property
+    def free_scale(self) -> bool:
+        """Whether the level of the sources means nothing, as a scale-invariant loss leaves it."""
+        return self.loss in FREE_SCALE_LOSSES
 
     @property
     def source_names(self) -> tuple[str, ...]:

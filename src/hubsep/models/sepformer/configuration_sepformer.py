@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig
 
 from ...errors import CheckpointError
 from ...hub_bounds import bounded, one_of
-from ...hub_config import HubsepConfigMixin
+from ...hub_config import FREE_SCALE_LOSSES, HubsepConfigMixin
 
 
 class SepFormerConfig(HubsepConfigMixin, PreTrainedConfig):
@@ -58,8 +58,12 @@ class SepFormerConfig(HubsepConfigMixin, PreTrainedConfig):
 
     num_channels = 1
     is_text_queried = False
-    free_scale = True
     known_sounds = ()
+
+    @property
+    def free_scale(self) -> bool:
+        """Whether the level of the sources means nothing, as a scale-invariant loss leaves it."""
+        return self.loss in FREE_SCALE_LOSSES
 
     @property
     def minimum_samples(self) -> int:
@@ -113,7 +117,7 @@ class SepFormerConfig(HubsepConfigMixin, PreTrainedConfig):
         bounded("layer_norm_eps", self.layer_norm_eps, 1e-12, 1.0, kind=float)
         bounded("global_norm_eps", self.global_norm_eps, 1e-12, 1.0, kind=float)
         self.check_segments()
-        one_of("loss", self.loss, ("pit_si_snr", "pit_snr", "si_sdr", "sdr", "l1"))
+        one_of("loss", self.loss, ("pit_si_snr", "pit_snr", "pit_snr_silence", "si_sdr", "sdr", "l1"))
         self._check_divisors()
 
     def _check_divisors(self) -> None:
