@@ -39,6 +39,8 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         count = min(cores(), free_bytes() // PROCESS_BYTES, MAX_PROCESSES)
         options.numprocesses = count if count > 1 else 0
         options.dist = "worksteal"  # neighbours share their fixtures, so each process begins with a row of them
+        if count > 1:
+            print(f"{count} processes find the tests: about half a minute until the first dots", flush=True)
 
 
 def cores() -> int:

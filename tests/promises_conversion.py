@@ -216,6 +216,7 @@ class ConversionPromises:
         with pytest.raises(ConversionError, match="absent"):
             convert(self.model_type, tmp_path / "absent.ckpt")
 
+    @pytest.mark.slow
     def test_killed_conversions_leave_a_whole_folder_or_none(
         self, tmp_path: Path, source: Path, converted: Path, overrides: dict[str, Any]
     ):
@@ -253,16 +254,6 @@ class ConversionPromises:
         assert False in found[1::2], "every kill came after the folder was there"
         assert digests(target) == digests(converted)
         assert [path.name for path in target.parent.iterdir()] == ["model"], "litter was not removed"
-
-
-class LaterConversionPromises(ConversionPromises):
-    """The same, with kills left to `make test-slow`: one place writes all folders, and AudioSep's test kills it."""
-
-    @pytest.mark.slow
-    def test_killed_conversions_leave_a_whole_folder_or_none(
-        self, tmp_path: Path, source: Path, converted: Path, overrides: dict[str, Any]
-    ):
-        super().test_killed_conversions_leave_a_whole_folder_or_none(tmp_path, source, converted, overrides)
 
 
 def kill_newest(child: Children, delay: float) -> None:

@@ -73,6 +73,7 @@ def saved(model: Any, folder: Path, *, base: str = "org/base", classes: list[str
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", SYSTEMS)
 def test_every_matrix_learns_and_merging_changes_nothing(build: Build, tmp_path: Path) -> None:
     model, _ = build()

@@ -406,6 +406,7 @@ def test_full_disks(ending: str, room_bytes: int, seconds: float, child: Childre
     assert path.read_bytes() == b"what was there before"
 
 
+@pytest.mark.slow
 @pytest.mark.needs_shared
 def test_healthy_recordings_are_read(shared: Path) -> None:
     paths = sorted(path for path in (shared / "data").rglob("*") if path.suffix in (".ogg", ".wav", ".flac", ".mp3"))

@@ -63,6 +63,7 @@ def folder(published: Path, tmp_path: Path) -> Path:
     return shutil.copytree(published, tmp_path / "audioldm2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("prompts", "negatives", "guidance"),
     [
@@ -88,6 +89,7 @@ def test_every_prompt_of_a_batch_equals_diffusers_alone(
         assert np.abs(ours.audios[index] - theirs).max() < CLOSE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -174,6 +176,7 @@ def test_the_unconditional_loa_is_zeros_unless_asked_for(pipe: Any) -> None:
         pipe(["rain", "a dog"], negative_prompt=["a", "b", "c"])
 
 
+@pytest.mark.slow
 def test_candidates_are_ranked_among_those_of_their_prompt(pipe: Any) -> None:
     prompts = ["hail in the yard", "rain"]
     given: dict[str, Any] = {"num_inference_steps": 2, "solver": "scheduler", "guidance_scale": 1.0}

@@ -57,6 +57,7 @@ def lazy(published: Path) -> Any:
     return loaded(published, on_demand=True)
 
 
+@pytest.mark.slow
 def test_on_demand_makes_the_same_and_keeps_nothing(pipe: Any, lazy: Any) -> None:
     seen: list[set[str]] = []
 
@@ -169,6 +170,7 @@ def test_blocks_that_let_go_run_as_fast(published: Path, monkeypatch: pytest.Mon
         assert not runs_here(lazy.vocoder, states)
 
 
+@pytest.mark.slow
 def test_what_does_not_go_with_on_demand(published: Path, lazy: Any, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="works on one device"):
         AudioLDM2Pipeline.from_pretrained(published, on_demand=True, strict=False)

@@ -86,6 +86,7 @@ def test_which_items_are_settled() -> None:
     assert as_mask(torch.ones(1, 3)) is None
 
 
+@pytest.mark.slow
 def test_what_guidance_adds_can_be_kept(pipe: Any) -> None:
     sizes: list[int] = []
     given: dict[str, Any] = {"output_type": "latent", "num_inference_steps": 7}

@@ -83,6 +83,7 @@ def test_levels_are_drawn(data: Path, monkeypatch: pytest.MonkeyPatch):
     assert max(np.abs(waveform).max() for waveform in heard) <= 0.951
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bits(data: Path, tmp_path: Path):
     whole = audiomae.main(None, data, tmp_path / "whole", **run_settings())
     shutil.copytree(tmp_path / "whole", tmp_path / "resumed")
@@ -100,6 +101,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(data: Path, tmp_path: Path):
     assert AutoFeatureExtractor.from_pretrained(tmp_path / "resumed" / "best").num_frames == 96
 
 
+@pytest.mark.slow
 def test_it_learns_from_another_model_on(data: Path, tmp_path: Path):
     settings = run_settings(steps=12, eval_every=12, batch_size=8, learning_rate=0.01, average_decay=0.0)
     recipe = load_recipe(audiomae.AudioMAERecipe, None, **settings)

@@ -184,6 +184,7 @@ def test_training_leaves_the_query_encoder_alone():
     assert all(parameter.grad is None for parameter in model.query_encoder.parameters())
 
 
+@pytest.mark.slow
 def test_the_presence_head_learns_what_is_there():
     model, _ = small()
     embeds, mixture = queries(2), noise(4, 1, 4_000)

@@ -283,6 +283,7 @@ def test_an_unused_slot_learns_silence_and_sources_are_counted():
     assert (output.presence_logits.amin(dim=1) < -8).all(), "24 dB below the threshold of -25 dB"
 
 
+@pytest.mark.slow
 def test_mixtures_of_mixtures_teach():
     for fields in ({}, {"sequential": True}):
         model, _ = tiny_audioslots(num_sources=4, slot_init="learned", loss="mixit", refinement=True, **fields)

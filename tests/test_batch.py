@@ -161,6 +161,7 @@ def test_lines_cut_off_by_a_kill_do_no_harm(model: Path, tmp_path: Path) -> None
     assert read_manifest(output)["001/separated.json"]["found"]
 
 
+@pytest.mark.slow
 def test_other_weights_and_options_are_not_done(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -184,6 +185,7 @@ def test_other_weights_and_options_are_not_done(
     assert "other settings (clip, residual)" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_parts_of_a_folder(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = command(model, recordings(tmp_path / "in", 5), tmp_path / "out")
     for part, names in (("2/2", ["001", "003"]), ("1/2", ["000", "001", "002", "003", "004"])):
@@ -269,6 +271,7 @@ def test_manifests_are_merged_by_time(tmp_path: Path) -> None:
     second.close()
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_page_are_commands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -39,6 +39,7 @@ def segmentations(draw: st.DrawFn) -> Segments:
     return Segments(samples, overlap, draw(st.integers(0, overlap // 2)))
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(
     segments=segmentations(),
@@ -55,6 +56,7 @@ def test_identity_is_exact(segments: Segments, samples: int, channels: int, bloc
     assert (sources[1] + 0.5 * mixture).abs().max() <= 1e-6
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     extra=st.integers(1, 50),
@@ -183,6 +185,7 @@ def test_samples_leave_as_soon_as_they_are_final():
     assert arrived == [0, 1], "the first segment is final once one sample beyond it has arrived"
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_length():
     """A hundred times the audio, in blocks made on the fly: 400 MB would show."""
 
@@ -196,6 +199,7 @@ def test_memory_does_not_grow_with_length():
     assert peak_after(1_000) - short <= 20_000  # kB
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     lengths=st.lists(st.tuples(st.integers(1, 2), st.integers(1, 200)), min_size=1, max_size=5),

@@ -231,6 +231,7 @@ def test_a_peak_that_does_not_fit_becomes_float(loud: list[str], capsys: pytest.
     assert {sf.info(path).subtype for path in Path("out/loud").glob("*.wav")} == {"FLOAT"}
 
 
+@pytest.mark.slow
 def test_clamp_and_rescale_are_only_done_when_asked_for(loud: list[str]) -> None:
     assert main([*loud, "float", "--overwrite"]) == 0
     exact_rain, exact_residual = waveforms()
@@ -305,6 +306,7 @@ def test_a_model_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Traceback" not in error
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_leaves_no_half_file(model: Path) -> None:
     record("in/long.wav", seconds=600)
     record("in/a.wav")

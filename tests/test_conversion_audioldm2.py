@@ -131,6 +131,7 @@ class TestAudioLDM2(ConversionPromises):
         super().test_killed_conversions_leave_a_whole_folder_or_none(tmp_path, source, converted, overrides)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_part_makes_what_it_makes_in_the_original_layout(kind: str, pipes: dict[str, Any]):
@@ -203,6 +204,7 @@ def test_speech_is_spoken(pipes: dict[str, Any]):
     assert made.shape == (1, tiny.SAMPLES)
 
 
+@pytest.mark.slow
 def test_the_48_khz_kind_becomes_a_folder_diffusers_loads(tmp_path: Path, tokenizers: dict[str, dict[str, Any]]):
     source = published.write(tmp_path / "audioldm_48k.pth", published.tensors("48k"))
     convert("audioldm2", source, tmp_path / "out", licence="MIT", **published.told("48k"), **tokenizers["48k"])
@@ -214,6 +216,7 @@ def test_the_48_khz_kind_becomes_a_folder_diffusers_loads(tmp_path: Path, tokeni
         convert("audioldm2", source, **published.told("48k"), **tokenizers["t5"])
 
 
+@pytest.mark.slow
 def test_the_command_line_converts_there_and_back(
     tmp_path: Path, tokenizers: dict[str, dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ):
@@ -320,6 +323,7 @@ def test_what_is_missing_or_unknown_is_named(state: Any, message: str, tmp_path:
         converting(tmp_path, state(), **told)
 
 
+@pytest.mark.slow
 def test_t5_can_come_from_a_folder(tmp_path: Path, told: dict[str, Any], pipes: dict[str, Any]):
     state = {
         name: tensor
@@ -385,6 +389,7 @@ SIZES: list[Any] = [  # millions of parameters, as published
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "fields", "millions"), SIZES, ids=["base", "large", "speech", "48k"])
 def test_every_tensor_of_a_published_unet_has_its_place(kind: str, fields: dict[str, Any], millions: float):
     with torch.device("meta"):

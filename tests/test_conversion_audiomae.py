@@ -10,7 +10,7 @@ from typing import Any
 import published_audiomae as published
 import pytest
 import torch
-from promises_conversion import LaterConversionPromises
+from promises_conversion import ConversionPromises
 from safetensors.torch import save_file
 from tiny_audiomae import spectrograms, tiny_pretraining
 from torch import Tensor
@@ -23,7 +23,7 @@ from hubsep.models.audiomae.configuration_audiomae import AudioMAEConfig
 from hubsep.models.audiomae.modeling_audiomae import AudioMAEForPreTraining, AudioMAEModel
 
 
-class TestAudioMAE(LaterConversionPromises):
+class TestAudioMAE(ConversionPromises):
     model_type = "audiomae"
     tensors = staticmethod(published.tensors)
     write = staticmethod(published.write)

@@ -155,6 +155,7 @@ def manifest(shared: Path) -> dict[str, Any]:
     return json.loads((shared / "golden" / "audiosep" / "manifest_full.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.needs_shared
 def test_separator_at_the_published_size(shared: Path, manifest: dict[str, Any], tmp_path: Path):
     folder = shared / "golden" / "audiosep"

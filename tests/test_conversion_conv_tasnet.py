@@ -10,7 +10,7 @@ from typing import Any
 import published_conv_tasnet as published
 import pytest
 import torch
-from promises_conversion import LaterConversionPromises
+from promises_conversion import ConversionPromises
 from rounding import assert_same
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -25,7 +25,7 @@ from hubsep.errors import ConversionError
 SUMS = {"terms": 32 * 3, "layers": 30}  # channels times taps; six blocks of five sums
 
 
-class TestAsteroid(LaterConversionPromises):
+class TestAsteroid(ConversionPromises):
     model_type = "conv_tasnet"
     tensors = staticmethod(published.tensors)
     write = staticmethod(published.write_asteroid)

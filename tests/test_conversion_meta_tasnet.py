@@ -10,7 +10,7 @@ from typing import Any
 import published_meta_tasnet as published
 import pytest
 import torch
-from promises_conversion import LaterConversionPromises
+from promises_conversion import ConversionPromises
 from rounding import rounding
 from safetensors.torch import load_file, save_file
 
@@ -20,7 +20,7 @@ from hubsep.conversion import common, convert, meta_tasnet
 from hubsep.errors import ConversionError
 
 
-class TestMetaTasNet(LaterConversionPromises):
+class TestMetaTasNet(ConversionPromises):
     model_type = "meta_tasnet"
     tensors = staticmethod(published.tensors)
     write = staticmethod(published.write)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from promises_conversion import Canary, LaterConversionPromises, digests
+from promises_conversion import Canary, ConversionPromises, digests
 from published_sepformer import (
     GOLDEN,
     HYPERPARAMETERS,
@@ -41,7 +41,7 @@ from hubsep.models.sepformer.modeling_sepformer import SepFormerForAudioSeparati
 SUMS = {"terms": 50, "layers": 30}  # frames that attention adds up; up to four layers of six sums, filterbanks
 
 
-class TestPromises(LaterConversionPromises):
+class TestPromises(ConversionPromises):
     model_type = "sepformer"
     tensors = staticmethod(golden_tensors)
     write = staticmethod(write_file)

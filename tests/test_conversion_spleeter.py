@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from promises_conversion import LaterConversionPromises, digests
+from promises_conversion import ConversionPromises, digests
 from published_spleeter import (
     DATA,
     bundle,
@@ -73,7 +73,7 @@ def golden_tensors() -> dict[str, Tensor]:
     return read(files["model.index"], files[DATA])
 
 
-class TestPromises(LaterConversionPromises):
+class TestPromises(ConversionPromises):
     model_type = "spleeter"
     tensors = staticmethod(golden_tensors)
     write = staticmethod(write_published)

@@ -121,6 +121,7 @@ def run(page: str, folder: Path, *, generator: bool) -> None:
             assert main(words[1:]) == 0, f"{page}.md, line {block.line}: {line}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_the_code_of_a_page_runs(page: str, folder: Path):
     if not any(block.runs and not block.needs_generator for block in blocks_of(page)):

@@ -62,6 +62,7 @@ def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return published_folder(tmp_path_factory.mktemp("models") / "tiny")
 
 
+@pytest.mark.slow
 def test_a_classifier_does_not_hear_the_level(trained: Path):
     model = SoundClassifier.from_pretrained(trained / "model").eval()
     waveforms = torch.randn(3, SAMPLES, generator=torch.Generator().manual_seed(0))
@@ -87,6 +88,7 @@ def test_fields_of_a_classifier_are_bounded(changes: dict[str, Any], message: st
         SoundClassifierConfig(**changes)
 
 
+@pytest.mark.slow
 def test_a_resumed_classifier_is_the_same(data: Path, trained: Path, tmp_path: Path):
     classifier.main(None, data, tmp_path / "run", **settings(steps=30, minutes=1e-9))  # stops after the first step
     assert (tmp_path / "run" / "checkpoint-1").is_dir()
@@ -171,6 +173,7 @@ def test_intervals_of_proportions():
     assert wilson(10, 10)[0] == pytest.approx(0.7225, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_sound_does_not_depend_on_what_is_made_beside_it(generator: Path):
     pipe = AudioLDM2Pipeline.from_pretrained(generator)
     pipe.set_progress_bar_config(disable=True)
@@ -184,6 +187,7 @@ def test_a_sound_does_not_depend_on_what_is_made_beside_it(generator: Path):
     assert [label for label, _ in unseen_prompts(["no such sound", "rain"], 2)] == [1, 1]
 
 
+@pytest.mark.slow
 def test_the_command_measures_a_generator(
     data: Path, trained: Path, generator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

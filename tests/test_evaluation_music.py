@@ -187,6 +187,7 @@ def test_what_is_measured_is_what_training_holds_out(data: Path):
     assert len(heldout_songs([data], all_recordings=True)) == 21
 
 
+@pytest.mark.slow
 def test_the_command_measures_on_songs_held_out(
     data: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -208,6 +209,7 @@ def test_the_command_measures_on_songs_held_out(
     assert "**all**" not in table
 
 
+@pytest.mark.slow
 def test_the_command_measures_on_musdb_hq(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     root, report = write_musdb_hq(tmp_path / "musdb"), tmp_path / "result.json"
     command = ["evaluate", str(folder), "--dataset", "musdb", "--data", str(root), "--json", str(report)]

@@ -62,6 +62,7 @@ def test_every_example_is_tested() -> None:
     assert sorted(path.stem for path in EXAMPLES.glob("*.py")) == NAMES
 
 
+@pytest.mark.slow
 def test_continuation(folder: Path, tmp_path: Path, sound: tuple[Path, np.ndarray]) -> None:
     made = run("continuation", folder, tmp_path / "out.wav", "--recording", sound[0], "--seconds", 0.1)
     assert made.shape == (2_400 + 1_600,)

@@ -233,6 +233,7 @@ def test_a_wrong_name_lists_models_and_recipes(tmp_path: Path, capsys: pytest.Ca
     assert "--lora is for fine-tuning" in re.sub(r"[\s│]+", " ", capsys.readouterr().err)
 
 
+@pytest.mark.slow
 def test_all_weights_of_a_model_of_songs(tmp_path: Path) -> None:
     tiny_spleeter(segment_frames=64)[0].save_pretrained(tmp_path / "base")
     data = songs(tmp_path / "songs")
@@ -324,6 +325,7 @@ class Interrupting(FineTuneCallback):
         super().on_step_end(args, state, control, model=model, **kwargs)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_same_bits(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -361,6 +363,7 @@ def test_a_run_killed_before_its_first_step_begins_anew(place: Path, children: C
     assert (place / "early/adapter/adapter_model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_a_run_that_no_longer_improves_ends_early_and_stays_ended(place: Path, tmp_path: Path) -> None:
     settings = {**SETTINGS, "steps": 20, "eval_every": 1, "save_every": 10, "patience": 2, "learning_rate": 1e-12}
     given: list[Any] = [str(place / "base"), place / "data", tmp_path / "run"]

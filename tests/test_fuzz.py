@@ -55,6 +55,7 @@ def test_planted_faults_are_noticed(name: str, children: Children) -> None:
     assert re.search(EXPECTED[name], verdict["fault"]), verdict["fault"]
 
 
+@pytest.mark.slow
 def test_a_case_is_the_same_every_time(children: Children) -> None:
     for kind in WEIGHTS:
         first, second = (run_one(children, kind, 3) for _ in range(2))

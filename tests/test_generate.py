@@ -73,6 +73,7 @@ def made(pipe: Any, prompt: str, recording: str | None = None, **asked: Any) -> 
     return waveforms[0]
 
 
+@pytest.mark.slow
 def test_prompts_candidates_and_pictures(folder: Path, pipe: Any, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ("rain", "a dog", "-o", "new/out.wav", "--seconds", "0.1", "--seed", "3", "--candidates", "2")
     assert run(folder, *asked, "--all", "--plot") == 0
@@ -91,6 +92,7 @@ def test_prompts_candidates_and_pictures(folder: Path, pipe: Any, capsys: pytest
     assert min(np.abs(found - other).mean() for other in alone) < 1e-2
 
 
+@pytest.mark.slow
 def test_in_little_memory(folder: Path) -> None:
     assert run(folder, "rain", "-o", "rain.wav") == 0
     assert run(folder, "rain", "-o", "same.wav", "--low-memory") == 0
@@ -111,6 +113,7 @@ def test_files_that_exist_are_kept(folder: Path, capsys: pytest.CaptureFixture[s
     assert [path.name for path in sorted(Path().iterdir())] == ["rain.flac", "wind.png"]
 
 
+@pytest.mark.slow
 def test_recordings_vary_and_are_filled_in(pipe: Any) -> None:
     sound, file = hum("hum.wav"), Path("hum.wav")
     span: dict[str, Any] = {"from": 0.05, "to": 0.1}
@@ -127,6 +130,7 @@ def test_recordings_vary_and_are_filled_in(pipe: Any) -> None:
     assert np.abs(made(pipe, "rain", interpolate="a dog", mix=0.25) - wanted).max() < CLOSE
 
 
+@pytest.mark.slow
 def test_a_channel_goes_on(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sound = hum("two.wav", channels=2)
     assert run(folder, "--continue", "two.wav", "-o", "on.wav") == 1
@@ -211,6 +215,7 @@ def test_the_shipped_model_is_the_default(capsys: pytest.CaptureFixture[str]) ->
     assert DEFAULT_GENERATOR in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_pipeline_of_transformers(folder: Path, pipe: Any) -> None:
     """Its own class and output; what a call is told goes into `forward_params`."""
     make = transformers.pipeline("text-to-audio", model=str(folder), device="cpu")
@@ -227,6 +232,7 @@ def test_pipeline_of_transformers(folder: Path, pipe: Any) -> None:
         make("rain", generate_kwargs=told)
 
 
+@pytest.mark.slow
 def test_pipeline_of_hubsep(folder: Path, pipe: Any, tmp_path: Path) -> None:
     """Folders of diffusers' too, and pipelines; plain arguments, and those of transformers."""
     told: dict[str, Any] = {"num_inference_steps": 2, "seconds": 0.1}

@@ -102,6 +102,7 @@ def test_what_it_refuses(vocoder: Any) -> None:
             GriffinLimVocoderConfig(**{field: value})
 
 
+@pytest.mark.slow
 def test_a_pipeline_takes_it(tmp_path: Path) -> None:
     parts: dict[str, Any] = tiny_components()
     trained = parts["vocoder"].config

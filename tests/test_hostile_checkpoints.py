@@ -76,6 +76,7 @@ def test_a_name_that_is_not_utf8_can_be_shown(folder: Path) -> None:
     str(caught.value).encode("utf-8")
 
 
+@pytest.mark.slow
 def test_memory_of_refusals_is_bounded(original: Path, child: Children, tmp_path: Path) -> None:
     cases = ["header: 100 MB of spaces", "header: 100 000 tensors", "index: 10^6 keys", "config: deep", "config: 2 MB"]
     folders = []
@@ -290,6 +291,7 @@ def test_bounded() -> None:
         one_of("n", ["a"], ("a", "b"))
 
 
+@pytest.mark.slow
 def test_config_from_keywords_is_checked() -> None:
     with pytest.raises(CheckpointError, match="num_sources is 0"):
         TinyConfig(num_sources=0)

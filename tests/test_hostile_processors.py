@@ -311,6 +311,7 @@ def test_shipped_models_pass(name: str) -> None:
     check_folder(SHIPPED[name], finite=False)
 
 
+@pytest.mark.slow
 def test_trust_remote_code_is_refused_everywhere(folder: Path) -> None:
     for load in (hubsep.pipeline, lambda model, **kwargs: AudioSepProcessor.from_pretrained(model, **kwargs)):
         with pytest.raises(CheckpointError, match="trust_remote_code=True is refused"):

@@ -108,6 +108,7 @@ def test_more_saves_that_are_killed(seed: int, child: Children, tmp_path: Path) 
     kills(child, tmp_path / "model", 20, seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exchange", [True, False])
 def test_killed_before_every_change(exchange: bool, child: Children, tmp_path: Path) -> None:
     target = tmp_path / "model"
@@ -283,6 +284,7 @@ def test_same_model_same_bytes(tmp_path: Path) -> None:
     assert (first / "manifest.json").read_bytes() == (second / "manifest.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_content_is_on_the_disk_before_the_rename(tmp_path: Path) -> None:
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed")

@@ -211,6 +211,7 @@ def test_wrong_adapters_are_refused_at_once_and_the_unet_stays_as_it_was(
     assert same(pipe, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [{}, {"use_rslora": True}, {"init_lora_weights": "gaussian", "lora_dropout": 0.5}])
 def test_adapters_count_as_peft_says_and_leave_nothing_behind(good: Path, tmp_path: Path, fields: Any) -> None:
     """Compared with the layers' weights, to which the product of the matrices is added by hand."""

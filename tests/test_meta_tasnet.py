@@ -120,6 +120,7 @@ def in_chunks(model: Any, mixtures: list[Tensor], chunks: int, context: int) -> 
     return [torch.cat(part, dim=-1) for part in parts]
 
 
+@pytest.mark.slow
 @pytest.mark.needs_shared
 @torch.no_grad()
 @pytest.mark.parametrize(("case", "chunks"), [("meta_tasnet", 3), ("meta_tasnet-biased", 2)])

@@ -220,6 +220,7 @@ def test_labels_cannot_lead_out_of_the_folder(separate: AudioSeparationPipeline,
         separate.separate_file(mixture, tmp_path / "out", queries=["dog?", "dog!"])
 
 
+@pytest.mark.slow
 def test_memory_of_streams_and_files_does_not_grow(split: AudioSeparationPipeline, tmp_path: Path):
     """Ten minutes after one minute: their three sources are 115 MB."""
     ten_seconds = recording(160_000).T
@@ -238,6 +239,7 @@ def test_memory_of_streams_and_files_does_not_grow(split: AudioSeparationPipelin
     assert peak_after(10) - first <= 20_000  # kB
 
 
+@pytest.mark.slow
 def test_memory_of_a_call_is_the_result(split: AudioSeparationPipeline):
     """Five minutes: their three sources are 58 MB, and NumPy never holds a fifth more than that."""
     mixture = np.tile(recording(160_000), 30)
@@ -270,6 +272,7 @@ def test_resampling_there_and_back_moves_nothing(split: AudioSeparationPipeline)
     assert np.abs(error).max() <= 0.5e-3
 
 
+@pytest.mark.slow
 def test_a_checked_folder_becomes_a_pipeline(separate: AudioSeparationPipeline, tmp_path: Path):
     separate.save_pretrained(tmp_path / "saved")
     mixture = recording(9_000)

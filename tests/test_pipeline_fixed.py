@@ -176,6 +176,7 @@ def test_without_rescaling_the_model_has_its_way():
     assert np.abs(total - mixture).max() <= 1e-4  # float32 next to sources 1000 times as large
 
 
+@pytest.mark.slow
 def test_a_stream_and_any_batch_give_the_samples_of_a_call():
     mixture = {"array": voices(20, channels=2, seed=1).sum(axis=0), "sampling_rate": RATE}
     separate = shuffler()
@@ -187,6 +188,7 @@ def test_a_stream_and_any_batch_give_the_samples_of_a_call():
         assert_same(audio(result), called, terms=64, layers=4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("speakers", "seconds"), [((), 6), ((0,), 6), ((1,), 6), ((0, 1), 6), ((0, 1), 60)])
 def test_speakers_are_counted(speakers: tuple[int, ...], seconds: float):
     tracks = voices(seconds, seed=2)

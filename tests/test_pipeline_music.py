@@ -53,6 +53,7 @@ class TestMetaTasNetPipeline(PipelinePromises):
         return tiny_meta_tasnet(segment_samples=6_144, overlap_samples=1_536)[0], None
 
 
+@pytest.mark.slow
 class TestSurveyedMetaTasNetPipeline(PipelinePromises):
     half_db = TestMetaTasNetPipeline.half_db
 
@@ -406,6 +407,7 @@ def test_command_lines_that_cannot_be_followed(
     assert not list(Path("out").rglob("*.*"))
 
 
+@pytest.mark.slow
 def test_the_readme_for_people_coming_from_spleeter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """What it says runs, with a model of few channels and a low rate under that name."""
     text = README.split("## Coming from Spleeter")[1].split("\n## ")[0]

@@ -42,6 +42,7 @@ def test_the_size_of_the_blocks_does_not_matter() -> None:
     assert pieces.level == pytest.approx(whole.level, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_an_hour_needs_no_more_columns_than_minutes() -> None:
     picture = Picture(RATE)
     minute = np.concatenate([tone(500, 59), tone(3_000, 1)], axis=1)

@@ -224,6 +224,7 @@ def test_too_few_speakers_and_no_noise(clips: list[Clip], data: Path, tmp_path: 
         speech.main(None, few, tmp_path / "run", **run_settings(folders=["."]))
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bits(data: Path, tmp_path: Path):
     noisy = run_settings(noise_folders=["noise"], mixing={"seconds": 0.25, "noise_probability": 0.5})
     whole = speech.main(None, data, tmp_path / "whole", **noisy)
@@ -242,6 +243,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(data: Path, tmp_path: Path):
     assert (tmp_path / "resumed" / "curve.png").stat().st_size > 1_000
 
 
+@pytest.mark.slow
 def test_a_run_may_stop_by_the_clock_and_go_on_with_more_steps(data: Path, tmp_path: Path):
     point = speech.main(None, data, tmp_path / "run", **run_settings(minutes=1e-6))
     assert point["step"] == 1
@@ -250,6 +252,7 @@ def test_a_run_may_stop_by_the_clock_and_go_on_with_more_steps(data: Path, tmp_p
     assert point["step"] == 3
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_another_model_and_learns(data: Path, tmp_path: Path):
     settings = run_settings(steps=16, eval_every=8, batch_size=4, learning_rate=0.01, average_decay=0.0)
     point = speech.main(None, data, tmp_path / "first", **settings)

@@ -167,6 +167,7 @@ FORMS: list[tuple[str, str | None]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_same_samples_are_the_same_bytes_at_any_time() -> None:
     sound = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 24_000)).astype(np.float32)
 

@@ -80,6 +80,7 @@ def settings(tower: Path, **changes: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_whole_tower_is_its_encoder(encoder: Path, tower: Path):
     texts = ["a dog barking", "rain", "someone talking in the rain"]
@@ -165,6 +166,7 @@ def test_classes_are_taught_and_taken_over(tower: Path, tmp_path: Path):
     assert not any(parameter.requires_grad for parameter in network.linear2.parameters())
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bits(tower: Path, tmp_path: Path):
     data = corpus(tmp_path / "sounds")
     audiosep.main(None, data, tmp_path / "whole", **settings(tower))

@@ -30,6 +30,7 @@ def gradients(recompute: bool) -> tuple[dict[str, torch.Tensor], int]:
     return {name: weight.grad for name, weight in adapted.named_parameters() if weight.grad is not None}, len(calls)
 
 
+@pytest.mark.slow
 def test_gradients_of_what_is_computed_again() -> None:
     pytest.importorskip("peft")
     (kept, once), (again, twice) = gradients(recompute=False), gradients(recompute=True)

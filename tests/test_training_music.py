@@ -53,6 +53,7 @@ def settings(**changes: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bits(data: Path, tmp_path: Path):
     whole = music.main(None, data, tmp_path / "whole", **settings())
     shutil.copytree(tmp_path / "whole", tmp_path / "resumed")

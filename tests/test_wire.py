@@ -366,6 +366,7 @@ def test_space(hub: HubServer, tmp_path: Path) -> None:
     assert Path(snapshot_download("org/demo", repo_type="space"), "app.py").read_bytes() == app.read_bytes()
 
 
+@pytest.mark.slow
 def test_diffusion_pipeline(hub: HubServer) -> None:
     """AudioLDM 2 in diffusers' layout: a folder a component, all of them in one commit."""
     from tiny_audioldm2 import CLOSE, SECONDS, tiny_components
