@@ -28,8 +28,6 @@ THREADS = ("1", "2")
 NUMBERS = re.compile(
     r"atol|rtol|approx\(|rounding|TOLERANCE|CLOSE|close\(|\de-\d|equal\(|sdr|snr|decibel|[<>]=? -?\d*\.\d"
 )
-    r"atol|rtol|approx\(|rounding|TOLERANCE|CLOSE|close\(|\de-\d|equal\(|sdr|snr|decibel|[<>]=? -?\d*\.\d"
-)
 
 
 def main(arguments: list[str]) -> int:
