@@ -41,8 +41,8 @@ setup(
     package_data={"hubsep": ["py.typed", "checkpoints/**", "data/*.json", "demo/*.css", "training/recipes/*.yaml"]},
     entry_points={"console_scripts": ["hubsep = hubsep.cli:main"]},
     install_requires=[
-        "accelerate>=1.15",
-        "diffusers>=0.38",  # below: CVE-2026-44513
+        "accelerate>=1.15,<2",
+        "diffusers>=0.38,<0.43",  # below: CVE-2026-44513; each release may move what the pipeline is built on
         "huggingface_hub>=1.33,<3",
         "matplotlib>=3.9",  # `--plot` is part of the first command a reader runs, so it has no extra of its own
         "numpy>=2",
