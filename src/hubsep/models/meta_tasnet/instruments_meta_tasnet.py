@@ -26,128 +26,148 @@ from .losses_meta_tasnet import si_sdr
 
 
 if TYPE_CHECKING:
-    from .modeling_meta_tasnet import MetaTasNetForAudioSeparation
+    from typing_extensions import Self
 
 SHARES_TOLERANCE = 1e-6
 
 
-@torch.no_grad()
-def materialised(model: MetaTasNetForAudioSeparation) -> MetaTasNetForAudioSeparation:
-    """A copy whose instruments have weights of their own, the ones that `model` generates.
+class InstrumentsMixin(nn.Module):
+    """What a Meta-TasNet can do because its weights are generated."""
 
-    Raises:
-        QueryError: if `model` generates nothing.
-    """
-    _check_generated(model)
-    config = copy.deepcopy(model.config)
-    config.generated = False
-    state = model.state_dict()
-    for index, stage in enumerate(_stages(model)):
-        del state[f"stages.{index}.embedding"]
-        for name, layer in stage.named_modules(prefix=f"stages.{index}"):
-            if isinstance(layer, InstrumentLayer):
-                state = {key: tensor for key, tensor in state.items() if not key.startswith(f"{name}.")}
-                dtype = layer.bottleneck.weight.dtype
-                for part, tensor in layer(stage.embedding).items():
-                    state[f"{name}.tensors.{part}"] = tensor.to(dtype)
-    return _built(model, config, state)
+    config: MetaTasNetConfig
+    stages: nn.ModuleList
 
+    if TYPE_CHECKING:
 
-@torch.no_grad()
-def with_instrument(
-    model: MetaTasNetForAudioSeparation, name: str, shares: Mapping[str, float]
-) -> MetaTasNetForAudioSeparation:
-    """A copy with one more instrument, the last, whose embeddings are a weighted mean of learnt ones.
+        def prepare(self, waveform: Tensor) -> list[Tensor]:
+            """Waveforms (batch, samples) at the rate of each stage."""
 
-    Args:
-        model: with generated weights.
-        name: of the new instrument.
-        shares: weights of the instruments it lies between, by name; they add up to 1. Negative ones lead beyond.
+    @torch.no_grad()
+    def materialised(self) -> Self:
+        """A copy whose instruments have weights of their own, the ones that this model generates.
 
-    Raises:
-        QueryError: if the shares are wrong, or `model` generates nothing.
-        CheckpointError: if the name is no name, or is taken.
-    """
-    _check_generated(model)
-    names = model.config.source_names
-    for instrument, share in shares.items():
-        if instrument not in names:
-            raise QueryError(f"there is no instrument {shown(instrument)}; there are {', '.join(names)}")
-        if not isinstance(share, int | float) or not math.isfinite(share):
-            raise QueryError(f"the share of {shown(instrument)} is {shown(share)}; it must be a finite number")
-    if abs(sum(shares.values()) - 1) > SHARES_TOLERANCE:
-        raise QueryError(f"the shares add up to {sum(shares.values()):g}; they must add up to 1")
-    config = copy.deepcopy(model.config)
-    config.instruments = [*names, name]
-    config.check_fields()
-    state = model.state_dict()
-    for index, stage in enumerate(_stages(model)):
-        embedding = stage.embedding
-        weights = torch.tensor([shares.get(each, 0.0) for each in names], device=embedding.device)
-        row = (weights @ embedding.float()).to(embedding.dtype)
-        state[f"stages.{index}.embedding"] = torch.cat([embedding, row[None]])
-    return _built(model, config, state)
+        Raises:
+            QueryError: if the model generates nothing.
+        """
+        self._check_generated()
+        config = copy.deepcopy(self.config)
+        config.generated = False
+        state = self.state_dict()
+        for index, stage in enumerate(self._stages()):
+            del state[f"stages.{index}.embedding"]
+            for name, layer in stage.named_modules(prefix=f"stages.{index}"):
+                if isinstance(layer, InstrumentLayer):
+                    state = {key: tensor for key, tensor in state.items() if not key.startswith(f"{name}.")}
+                    dtype = layer.bottleneck.weight.dtype
+                    for part, tensor in layer(stage.embedding).items():
+                        state[f"{name}.tensors.{part}"] = tensor.to(dtype)
+        return self._built(config, state)
 
+    @torch.no_grad()
+    def with_instrument(self, name: str, shares: Mapping[str, float]) -> Self:
+        """A copy with one more instrument, the last, whose embeddings are a weighted mean of learnt ones.
 
-def fit_instrument(
-    model: MetaTasNetForAudioSeparation,
-    name: str,
-    mixtures: Tensor,
-    targets: Tensor,
-    *,
-    shares: Mapping[str, float] | None = None,
-    steps: int = 100,
-    learning_rate: float = 0.05,
-) -> tuple[MetaTasNetForAudioSeparation, list[float]]:
-    """A copy with one more instrument, the last, whose embeddings are fitted to examples; nothing else changes.
+        Args:
+            name: of the new instrument.
+            shares: weights of the instruments it lies between, by name; they add up to 1. Negative ones lead beyond.
 
-    These are `num_stages * embedding_size` numbers, found with Adam on the ratio of every stage in dB.
+        Raises:
+            QueryError: if the shares are wrong, or the model generates nothing.
+            CheckpointError: if the name is no name, or is taken.
+        """
+        self._check_generated()
+        names = self.config.source_names
+        for instrument, share in shares.items():
+            if instrument not in names:
+                raise QueryError(f"there is no instrument {shown(instrument)}; there are {', '.join(names)}")
+            if not isinstance(share, int | float) or not math.isfinite(share):
+                raise QueryError(f"the share of {shown(instrument)} is {shown(share)}; it must be a finite number")
+        if abs(sum(shares.values()) - 1) > SHARES_TOLERANCE:
+            raise QueryError(f"the shares add up to {sum(shares.values()):g}; they must add up to 1")
+        config = copy.deepcopy(self.config)
+        config.instruments = [*names, name]
+        config.check_fields()
+        state = self.state_dict()
+        for index, stage in enumerate(self._stages()):
+            embedding = stage.embedding
+            weights = torch.tensor([shares.get(each, 0.0) for each in names], device=embedding.device)
+            row = (weights @ embedding.float()).to(embedding.dtype)
+            state[f"stages.{index}.embedding"] = torch.cat([embedding, row[None]])
+        return self._built(config, state)
 
-    Args:
-        model: with generated weights, in float32.
-        name: of the new instrument.
-        mixtures: (batch, 1, samples).
-        targets: the new instrument in each mixture, (batch, 1, samples).
-        shares: where the search begins, as for `with_instrument`; without, in the middle of all instruments.
-        steps: of the search; the best point is kept.
-        learning_rate: of the search.
+    def fit_instrument(
+        self,
+        name: str,
+        mixtures: Tensor,
+        targets: Tensor,
+        *,
+        shares: Mapping[str, float] | None = None,
+        steps: int = 100,
+        learning_rate: float = 0.05,
+    ) -> tuple[Self, list[float]]:
+        """A copy with one more instrument, the last, whose embeddings are fitted to examples; nothing else changes.
 
-    Returns:
-        The copy, in evaluation mode, and the loss before each step and after the last, in dB.
+        These are `num_stages * embedding_size` numbers, found with Adam on the ratio of every stage in dB.
 
-    Raises:
-        AudioError: if mixtures or targets have the wrong shape.
-        QueryError: if the shares are wrong, or `model` generates nothing.
-    """
-    _check_generated(model)
-    if targets.shape != mixtures.shape:
-        raise AudioError(f"targets are {tuple(targets.shape)}, the mixtures {tuple(mixtures.shape)}; they must match")
-    check_waveform(model.config, mixtures, lower=LOWER_LIMIT)
-    names = model.config.source_names
-    fitted = with_instrument(model, name, dict.fromkeys(names, 1 / len(names)) if shares is None else shares)
-    with torch.no_grad():
-        waveforms, wanted = fitted.prepare(mixtures[:, 0]), fitted.prepare(targets[:, 0])
-    trained = {parameter: parameter.requires_grad for parameter in fitted.parameters()}
-    for parameter in trained:
-        parameter.requires_grad_(False)
-    rows, losses = _descend(fitted, waveforms, wanted, steps, learning_rate)
-    with torch.no_grad():
-        for stage, row in zip(_stages(fitted), rows, strict=True):
-            stage.embedding[-1:] = row
-    for parameter, needed in trained.items():
-        parameter.requires_grad_(needed)
-    return fitted, losses
+        Args:
+            name: of the new instrument.
+            mixtures: (batch, 1, samples).
+            targets: the new instrument in each mixture, (batch, 1, samples).
+            shares: where the search begins, as for `with_instrument`; without, in the middle of all instruments.
+            steps: of the search; the best point is kept.
+            learning_rate: of the search.
+
+        Returns:
+            The copy, in evaluation mode, and the loss before each step and after the last, in dB.
+
+        Raises:
+            AudioError: if mixtures or targets have the wrong shape.
+            QueryError: if the shares are wrong, or the model generates nothing.
+        """
+        self._check_generated()
+        if targets.shape != mixtures.shape:
+            raise AudioError(
+                f"targets are {tuple(targets.shape)}, the mixtures {tuple(mixtures.shape)}; they must match"
+            )
+        check_waveform(self.config, mixtures, lower=LOWER_LIMIT)
+        names = self.config.source_names
+        fitted = self.with_instrument(name, dict.fromkeys(names, 1 / len(names)) if shares is None else shares)
+        with torch.no_grad():
+            waveforms, wanted = fitted.prepare(mixtures[:, 0]), fitted.prepare(targets[:, 0])
+        trained = {parameter: parameter.requires_grad for parameter in fitted.parameters()}
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        rows, losses = _descend(fitted, waveforms, wanted, steps, learning_rate)
+        with torch.no_grad():
+            for stage, row in zip(fitted._stages(), rows, strict=True):
+                stage.embedding[-1:] = row
+        for parameter, needed in trained.items():
+            parameter.requires_grad_(needed)
+        return fitted, losses
+
+    def _stages(self) -> list[Any]:
+        return list(self.stages)
+
+    def _check_generated(self) -> None:
+        if not self.config.generated:
+            raise QueryError("this model has weights of its own for each instrument, and no embeddings to work with")
+
+    def _built(self, config: MetaTasNetConfig, state: dict[str, Tensor]) -> Self:
+        with torch.device("meta"):
+            built = type(self)(config)
+        built.load_state_dict({name: tensor.detach().clone() for name, tensor in state.items()}, assign=True)
+        return built.eval()
 
 
 def _descend(
-    model: MetaTasNetForAudioSeparation,
+    model: InstrumentsMixin,
     mixtures: list[Tensor],
     targets: list[Tensor],
     steps: int,
     learning_rate: float,
 ) -> tuple[list[Tensor], list[float]]:
     """The best embeddings of the last instrument, (1, embedding_size) a stage, and the loss on the way."""
-    learnt = [stage.embedding for stage in _stages(model)]
+    learnt = [stage.embedding for stage in model._stages()]
     rows = [nn.Parameter(embedding[-1:].clone()) for embedding in learnt]
     optimizer = torch.optim.Adam(rows, lr=learning_rate)
     best = [row.detach().clone() for row in rows]
@@ -167,32 +187,14 @@ def _descend(
 
 
 def _loss_of_last(
-    model: MetaTasNetForAudioSeparation, embeddings: list[Tensor], mixtures: list[Tensor], targets: list[Tensor]
+    model: InstrumentsMixin, embeddings: list[Tensor], mixtures: list[Tensor], targets: list[Tensor]
 ) -> Tensor:
     """Minus the ratio of the last instrument, mean over stages, as a function of the embeddings."""
     hidden, ratios = None, []
-    for stage, embedding, mixture, target in zip(_stages(model), embeddings, mixtures, targets, strict=True):
+    for stage, embedding, mixture, target in zip(model._stages(), embeddings, mixtures, targets, strict=True):
         hidden = stage.masker(stage.encoder(mixture), hidden, embedding)
         ratios.append(si_sdr(stage.decoder(hidden[-1])[None], target[None]))
     return -torch.cat(ratios).mean()
 
 
-def _stages(model: MetaTasNetForAudioSeparation) -> list[Any]:
-    return list(model.stages)
-
-
-def _check_generated(model: MetaTasNetForAudioSeparation) -> None:
-    if not model.config.generated:
-        raise QueryError("this model has weights of its own for each instrument, and no embeddings to work with")
-
-
-def _built(
-    model: MetaTasNetForAudioSeparation, config: MetaTasNetConfig, state: dict[str, Tensor]
-) -> MetaTasNetForAudioSeparation:
-    with torch.device("meta"):
-        built = type(model)(config)
-    built.load_state_dict({name: tensor.detach().clone() for name, tensor in state.items()}, assign=True)
-    return built.eval()
-
-
-__all__ = ["fit_instrument", "materialised", "with_instrument"]
+__all__ = ["InstrumentsMixin"]

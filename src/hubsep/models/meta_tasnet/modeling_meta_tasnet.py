@@ -31,8 +31,8 @@ from ...hub import HubsepModelMixin
 from ...modeling_inputs import check_keywords, check_waveform
 from ...modeling_outputs import AudioSeparationOutput
 from ...plain import touched
-from . import instruments_meta_tasnet as instruments
 from .configuration_meta_tasnet import LOWER_LIMIT, MetaTasNetConfig
+from .instruments_meta_tasnet import InstrumentsMixin
 from .layers_meta_tasnet import (
     InstrumentHead,
     InstrumentTensors,
@@ -146,7 +146,7 @@ def _init_tensor(name: str, tensor: Tensor, shape: Sequence[int]) -> None:
     init.copy_(tensor, start.flatten() if tensor.ndim == 1 else start.expand_as(tensor))
 
 
-class MetaTasNetForAudioSeparation(MetaTasNetPreTrainedModel):
+class MetaTasNetForAudioSeparation(InstrumentsMixin, MetaTasNetPreTrainedModel):
     """Separates the instruments of a song. Source: 2002.07016."""
 
     def __init__(self, config: MetaTasNetConfig):
@@ -276,38 +276,6 @@ class MetaTasNetForAudioSeparation(MetaTasNetPreTrainedModel):
             statistics.append(stage_statistics(output.sources, label, reconstruction, mixture, latents))
         weights = (config.reconstruction_weight, config.dissimilarity_weight, config.similarity_weight)
         return torch.stack([weighted_loss(each, *weights) for each in statistics]).sum(), statistics
-
-    def materialised(self) -> MetaTasNetForAudioSeparation:
-        """The same model with its generated weights written out: same output, about two thirds of the mask weights.
-
-        Its config says `generated=False`. It can be trained further, but no instrument can be added to it.
-        """
-        return instruments.materialised(self)
-
-    def with_instrument(self, name: str, shares: Mapping[str, float]) -> MetaTasNetForAudioSeparation:
-        """A model with one more instrument, whose embedding lies between learnt ones; not part of the paper.
-
-        See `instruments_meta_tasnet.with_instrument`.
-        """
-        return instruments.with_instrument(self, name, shares)
-
-    def fit_instrument(
-        self,
-        name: str,
-        mixtures: Tensor,
-        targets: Tensor,
-        *,
-        shares: Mapping[str, float] | None = None,
-        steps: int = 100,
-        learning_rate: float = 0.05,
-    ) -> tuple[MetaTasNetForAudioSeparation, list[float]]:
-        """A model with one more instrument, whose embedding is fitted to a few examples; not part of the paper.
-
-        See `instruments_meta_tasnet.fit_instrument`.
-        """
-        return instruments.fit_instrument(
-            self, name, mixtures, targets, shares=shares, steps=steps, learning_rate=learning_rate
-        )
 
     def prepare(self, waveform: Tensor) -> list[Tensor]:
         """What `separate_stages` takes, from waveforms (batch, samples) at the model's rate."""
