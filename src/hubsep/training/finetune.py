@@ -34,6 +34,7 @@ from .finetune_trainer import (
     synchronise,
     world_size,
 )
+from .memory import kept_memory
 from .new_classes import sounds_without_class, teach_new_classes
 from .recipe import load_recipe
 from .trainer import TrainingRecipe, collate
@@ -207,7 +208,8 @@ def learn(run: Run) -> FineTuneCallback:
     start = last_checkpoint(output)
     ended = start is not None and watch.curve and watch.curve[-1]["step"] <= int(start.rpartition("-")[2])
     if not (ended and watch.is_exhausted()):
-        trainer.train(resume_from_checkpoint=start)
+        with kept_memory():
+            trainer.train(resume_from_checkpoint=start)
     synchronise()
     if not (output / "best" / TRAINED).is_file():
         raise DataError(f"no validation gave a number; lower learning_rate, which is {recipe.learning_rate:g}")

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from ..errors import DataError
 from ..registry import SHIPPED, SYSTEMS, TASK, locate
+from .memory import kept_memory
 from .validation import CurveCallback, last_checkpoint
 
 
@@ -164,7 +165,8 @@ def run_training(
             part = model.get_submodule(name)
             for module in part if isinstance(part, nn.ModuleList) else [part]:
                 module.compile(dynamic=False)
-    trainer.train(resume_from_checkpoint=last_checkpoint(output))
+    with kept_memory():
+        trainer.train(resume_from_checkpoint=last_checkpoint(output))
     watch.save(model, output / "model")
     return watch.curve[-1]
 
