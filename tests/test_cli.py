@@ -21,6 +21,7 @@ from tiny_audiosep import tiny_audiosep
 from hubsep import AudioSepForAudioSeparation
 from hubsep.cli import main
 from hubsep.hub_processes import host
+from hubsep.registry import SHIPPED
 
 
 SOURCES = Path(__file__).resolve().parents[1] / "src"
@@ -374,6 +375,16 @@ def test_list_tells_licence_use_and_training_data(capsys: pytest.CaptureFixture[
     for card in listed["models"]:
         assert (f"{card['name']}  " in text) == card["commercial"]
         assert not card["commercial"] or f"licence {card['licence']}" in text
+
+
+def test_how_the_shipped_models_were_trained(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "--training"]) == 0
+    told = capsys.readouterr()
+    lines = (told.out + told.err).splitlines()
+    for name, folder in SHIPPED.items():
+        start = next(i for i, line in enumerate(lines) if line.startswith(f"# {name}: about "))
+        assert float(lines[start].split()[3]) >= 0.5, "hours"
+        assert any(line.startswith("hubsep train ") for line in lines[start:]), folder
 
 
 @pytest.mark.parametrize(

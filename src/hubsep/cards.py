@@ -8,7 +8,8 @@ converted and fine-tuned models have the same fields:
 
 - `name`, `model_type`, `system`, `paper`, `summary`, `use` (Python), `pipeline_tag`, `tags`;
 - `licence`, an SPDX id, with `licence_name` where that is "other"; `commercial`, true, false, or null if nobody said;
-- `training_data`, entries of `name`, `what`, `licence` and `attribution`; `training` and `commands`, how it was made;
+- `training_data`, entries of `name`, `what`, `licence` and `attribution`; `training` and `commands`, how it was
+  made, and of a shipped one `training_minutes`;
 - `limits`, `known_sounds`; `measured_on`, said of the results of `evaluation_command`;
 - of a converted model `authors` of the original and `converted_from`, entries of `name`, `bytes` and `sha256`;
 - of a fine-tuned one `base_model`.

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -59,13 +60,19 @@ def models(
         str | None,
         typer.Option("--sounds", metavar="MODEL", help="All sounds a text-queried model knows."),
     ] = None,
+    training: Annotated[
+        bool, typer.Option("--training", help="The commands that trained each model, and how long they took.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List shipped models and known systems, or the sounds a model knows."""
+    """List shipped models and known systems, the sounds a model knows, or how the models were trained."""
     if sounds is not None:
         show_sounds(sounds)
         return
     cards = [card for card in shipped_cards() if card["commercial"] or not commercial]
+    if training and not as_json:
+        show_training(cards)
+        return
     if as_json:
         systems = [
             {name: getattr(system, name) for name in ("model_type", "task", "sampling_rate", "paper", "status")}
@@ -85,6 +92,12 @@ def models(
     print("\nSystems")
     for system in SYSTEMS.values():
         print(f"  {system.model_type}  {system.task}, {system.sampling_rate} Hz, {system.paper}")
+
+
+def show_training(cards: Sequence[Mapping[str, Any]]) -> None:
+    """Prints how long each model was trained, and the commands; a run that is stopped goes on with --resume."""
+    for card in cards:
+        say(f"# {card['name']}: about {card['training_minutes'] / 60:.1f} hours of one CPU core", *card["commands"])
 
 
 def _figure(name: str, value: float) -> str:
