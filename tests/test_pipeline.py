@@ -6,7 +6,7 @@ from __future__ import annotations
 import io
 import resource
 import tracemalloc
-from functools import partialmethod
+from functools import partial, partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -297,6 +297,34 @@ def test_saving_keeps_the_card_and_replaces_the_weights(split: AudioSeparationPi
     loaded = build("audio-separation", model=str(tmp_path / "saved"), device="cpu")
     assert loaded.processor is None
     assert "custom_pipelines" not in (tmp_path / "saved" / "config.json").read_text()
+
+
+def test_transformers_tells_the_task_and_the_model_of_a_folder(separate: AudioSeparationPipeline, tmp_path: Path):
+    separate.save_pretrained(tmp_path / "saved")
+    assert "custom_pipelines" not in (tmp_path / "saved" / "config.json").read_text()
+    build: Any = transformers.pipeline
+    loaded = build(model=str(tmp_path / "saved"), device="cpu")
+    assert isinstance(loaded, AudioSeparationPipeline)
+    assert loaded.task == "audio-separation"
+    mixture = {"array": recording(9_000), "sampling_rate": 8_000}
+    assert np.array_equal(audio(loaded(mixture, queries="rain")), audio(separate(mixture, queries="rain")))
+    assert type(transformers.AutoModel.from_pretrained(tmp_path / "saved")) is type(separate.model)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_name_given_to_transformers_is_answered_with_its_folder(name: str, tmp_path: Path):
+    build: Any = transformers.pipeline
+    loads: list[Any] = [
+        transformers.AutoConfig.from_pretrained, transformers.AutoModel.from_pretrained,
+        transformers.AutoProcessor.from_pretrained, partial(build, "audio-separation"), build,
+    ]  # fmt: skip
+    for load in loads:
+        options = {"model": name} if load in loads[3:] else {"pretrained_model_name_or_path": name}
+        with pytest.raises(OSError, match=rf'hubsep\.SHIPPED\["{name}"\], which is the folder, or call hubsep'):
+            load(**options)
+    with pytest.raises(OSError, match="cached files") as error:
+        transformers.AutoConfig.from_pretrained("a-name-of-nobody", cache_dir=tmp_path)
+    assert "hubsep" not in str(error.value), "only the error about a shipped name is ours"
 
 
 def test_a_broken_folder_is_one_clear_error(split: AudioSeparationPipeline, tmp_path: Path):

@@ -16,6 +16,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 from .errors import CheckpointError, HubsepError
 from .hub_bounds import bounded, shown
+from .registry import SYSTEMS
 
 
 if TYPE_CHECKING:
@@ -36,8 +37,25 @@ MAX_SEGMENT_SAMPLES = 2**26
 MAX_SEGMENT_NUMBERS = 2**30  # 4 GiB in float32
 
 
+class _TaskWithoutCode(dict[str, Any]):
+    """One task by its name; asked whether the folder brings code for it, the answer is no.
+
+    `transformers.pipeline(model=folder)` takes the task from `config.custom_pipelines`, if there is one, and then runs
+    the folder's code if that task is in it. Else it would ask the Hub, which knows no folder.
+    """
+
+    def __contains__(self, task: object) -> bool:
+        return False
+
+
 class HubsepConfigMixin(_Config):
     """First base of a configuration, before `PreTrainedConfig`; override `check_fields`."""
+
+    @property
+    def custom_pipelines(self) -> dict[str, Any]:
+        """The task of the model, for `transformers.pipeline(model=folder)`; no part of `config.json`."""
+        system = SYSTEMS.get(self.model_type)
+        return _TaskWithoutCode({system.task: {}} if system is not None and system.pipeline is not None else {})
 
     def check_fields(self) -> None:
         """Check every field of the configuration, with `bounded` and its neighbours of `hubsep.hub_checks`.

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One row per system, and how transformers comes to know them.
 
-Decisions: a row names its classes by dotted path, so reading the table imports nothing and `import hubsep` costs
-milliseconds where PyTorch costs seconds. transformers is told about the systems when it has imported the module that
-holds the table in question, and is given stand-ins, which import the real class on first use: importing that right
-away would run into the middle of transformers' own imports.
+Decisions: a row names its classes by dotted path: reading the table imports nothing, and `import hubsep` costs
+milliseconds. transformers is told about the systems when it has imported the module that holds the table in question,
+and gets stand-ins, which import the real class on first use, not in the middle of transformers' own imports.
 """
 
 from __future__ import annotations
@@ -19,6 +18,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from .registration_errors import name_folders
+
 
 @dataclass(frozen=True)
 class System:
@@ -27,14 +28,14 @@ class System:
     Attributes:
         model_type: name in `config.json` and on the command line.
         config: configuration class, or None where the pipeline is put together from several models.
-        model: model class, or None where the pipeline is put together from several models.
+        model: model class, likewise.
         processor: processor class, or None where the model takes bare waveforms.
         sampling_rate: of the published weights, in Hz; if none were published, of the default configuration.
         task: what `pipeline(task, ...)` calls it; of a part of another system, the Hub's tag.
         pipeline: class that users call, or None for a part of another system.
         converter: module with a `convert` function for the authors' checkpoints, or None if none were published.
         paper: where the system was published.
-        status: "trained" if weights are shipped, "converted" if the authors' can be, "implemented" if neither.
+        status: "trained" if weights are shipped, "converted" if authors' can be, else "implemented".
         feature_extractor: class that prepares waveforms, where that alone is asked of a processor.
         pretraining: model class with the parts that only training needs.
     """
@@ -212,7 +213,7 @@ def _register_configs(auto: ModuleType) -> None:
 def _register_processors(auto: ModuleType) -> None:
     for system in SYSTEMS.values():
         if system.processor is not None and system.config is not None:
-            # keyed by a stand-in too: processors are found by the class name their folder holds
+            # keyed by a stand-in too: found by the class name in the folder
             auto.PROCESSOR_MAPPING.register(_StandIn(system.config), _StandIn(system.processor), exist_ok=True)
 
 
@@ -224,9 +225,9 @@ def _register_feature_extractors(auto: ModuleType) -> None:
 
 
 def _register_models(auto: ModuleType) -> None:
-    # found by the class of a configuration, so the real one is needed; separation models have their own auto class
+    # found by the class of a configuration, so the real one is needed
     for system in SYSTEMS.values():
-        if system.task != TASK and system.model is not None and system.config is not None:
+        if system.model is not None and system.config is not None:
             config = locate(system.config)
             auto.MODEL_MAPPING.register(config, _StandIn(system.model), exist_ok=True)
             if system.pretraining is not None:
@@ -261,15 +262,14 @@ STEPS: dict[str, Callable[[ModuleType], None]] = {
     "transformers.models.auto.processing_auto": _register_processors,
     "transformers.models.auto.tokenization_auto": _register_reader,
     "transformers.pipelines": _register_pipelines,
+    "transformers.utils.hub": lambda hub: name_folders(hub, SHIPPED),
 }
 
 
 class _AfterImport(MetaPathFinder):
     """Runs the step that belongs to a module of transformers right after that was imported."""
 
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: Any = None) -> ModuleSpec | None:
         step = STEPS.get(fullname)
         spec = PathFinder.find_spec(fullname, path, target) if step is not None else None
         if step is None or spec is None or spec.loader is None:
