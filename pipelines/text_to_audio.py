@@ -18,6 +18,7 @@ from transformers.pipelines.text_to_audio import TextToAudioPipeline as Base
 
 from hubsep.errors import CheckpointError
 from hubsep.hub import HUB_OPTIONS
+from hubsep.hub_fetch import fetch
 from hubsep.hub_wire import wire_errors
 from hubsep.models.audioldm2.modeling_audioldm2 import AudioLDM2ForTextToWaveform
 from hubsep.models.audioldm2.tokenization_audioldm2 import AudioLDM2TextReader
@@ -77,7 +78,7 @@ def is_audioldm2(model: Any, hub: dict[str, Any]) -> bool:
 
     with wire_errors(f"there is no folder {name!r}, and it could not be fetched from the Hub", hub.get("token")):
         try:
-            hf_hub_download(name, INDEX, **hub)
+            fetch(hf_hub_download, name, INDEX, **hub)
         except EntryNotFoundError:
             return False
     return True

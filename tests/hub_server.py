@@ -5,6 +5,7 @@ Decisions: `.safetensors` go the way of large files (LFS: batch, PUT, then a lin
 commit. A Space is a repository `spaces/OWNER/NAME`. Xet is not spoken, so clients switch it off. Only 127.0.0.1 is
 listened on. A fault meets requests whose "METHOD /path" a pattern finds, as often as it says: the connection is cut
 halfway through the body, the request's for PUT and POST and the answer's for GET, or another status is answered.
+A Hub that is hostile answers such requests in ways of its own.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import re
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -47,6 +49,7 @@ class HubServer(ThreadingHTTPServer):
         self.repositories: dict[str, Repository] = {}
         self.large: dict[str, bytes] = {}
         self.faults: list[Fault] = []
+        self.attacks: dict[str, Callable[[Handler], None]] = {}
         self.requests: list[tuple[str, dict[str, str]]] = []
         self.connections: list[socket.socket] = []
         self.lock = threading.Lock()
@@ -100,7 +103,10 @@ class Handler(BaseHTTPRequestHandler):
         self.halved = fault is not None and fault.status == CUT
         self.server.requests.append((request, {name.lower(): value for name, value in self.headers.items()}))
         body = self.body()
-        if self.halved and self.command in ("POST", "PUT"):
+        attacks = [attack for pattern, attack in self.server.attacks.items() if re.search(pattern, request)]
+        if attacks:
+            attacks[0](self)
+        elif self.halved and self.command in ("POST", "PUT"):
             self.close_connection = True
         elif fault is not None and fault.status != CUT:
             self.refuse(fault.status, "", "made to fail")
@@ -286,4 +292,4 @@ ROUTES = (
 )
 
 
-__all__ = ["READER", "WRITER", "HubServer"]
+__all__ = ["READER", "WRITER", "Handler", "HubServer"]

@@ -20,6 +20,7 @@ from .errors import CheckpointError
 from .hub_bounds import shown
 from .hub_cards import CARD, FACTS
 from .hub_copies import copy_file, file_names, is_named, opened
+from .hub_fetch import fetch
 from .hub_manifest import MANIFEST, write_manifest
 from .hub_wire import check_token, wire_errors
 
@@ -169,7 +170,7 @@ def _own_card(repo_id: str, revision: str | None, token: str | bool | None) -> P
 
     try:
         # forced, because a Hub that does not answer would else mean the card of an earlier time, or none
-        path = hf_hub_download(repo_id, CARD, revision=revision, token=token, force_download=True)
+        path = fetch(hf_hub_download, repo_id, CARD, revision=revision, token=token, force_download=True)
     except RemoteEntryNotFoundError:
         return None
     return Path(path) if ModelCard.load(path).data.library_name != "transformers" else None

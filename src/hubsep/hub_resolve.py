@@ -15,6 +15,7 @@ from .errors import CheckpointError
 from .hub_atomic import recover
 from .hub_bounds import shown
 from .hub_checks import check_folder
+from .hub_fetch import fetch
 from .hub_wire import check_token, wire_errors
 from .near import did_you_mean, near
 from .registry import SHIPPED
@@ -89,7 +90,8 @@ def _download(
 
     hint = did_you_mean(name, [*SHIPPED, *_cached(cache_dir)])
     with wire_errors(f"there is no folder {shown(name)}, and it could not be fetched from the Hub", token, hint):
-        folder = snapshot_download(
+        folder = fetch(
+            snapshot_download,
             name,
             revision=revision,
             token=token,
