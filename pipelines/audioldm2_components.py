@@ -17,6 +17,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from hubsep.errors import CheckpointError
+from hubsep.hub_bars import without_bar
 from hubsep.hub_bounds import shown
 from hubsep.hub_budget import budget
 from hubsep.hub_files import is_weights
@@ -85,7 +86,7 @@ def load_component(
         if not issubclass(kind, torch.nn.Module):
             return _plain_component(folder, kind, class_name)
         options["torch_dtype" if hasattr(kind, "load_config") else "dtype"] = dtype
-        with budget(shown(folder.name), *_stored(folder)):
+        with budget(shown(folder.name), *_stored(folder)), without_bar():
             model, info = kind.from_pretrained(
                 folder, use_safetensors=True, local_files_only=True, output_loading_info=True, **options
             )

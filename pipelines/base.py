@@ -73,7 +73,17 @@ class AudioPipeline(Pipeline):
 
 
 def many(inputs: Any) -> Iterable[Any] | None:
-    """The recordings of a list, dataset or generator; None if `inputs` is one recording."""
+    """The recordings of a list, dataset or generator; None if `inputs` is one recording.
+
+    Raises:
+        AudioError: if it is a table of `datasets`, whose rows are no recordings.
+    """
+    columns = getattr(inputs, "column_names", None)
+    if isinstance(columns, list) and hasattr(inputs, "features"):
+        raise AudioError(
+            f"a dataset has rows, with {', '.join(map(str, columns)) or 'no columns'}; pass the column of the "
+            'recordings, as in separate(dataset["audio"]), or (row["audio"] for row in dataset)'
+        )
     if isinstance(inputs, str | bytes | bytearray | memoryview | Mapping) or hasattr(inputs, "read"):
         return None
     if isinstance(inputs, Dataset) and not isinstance(inputs, IterableDataset):

@@ -77,6 +77,18 @@ def output_paths(
     return paths
 
 
+def check_free(paths: Sequence[Path], *, overwrite: bool) -> None:
+    """Refuses to write where something is; it is told as Python is asked, a command has a rule of its own.
+
+    Raises:
+        AudioError: naming the first such file.
+    """
+    there = [path for path in paths if os.path.lexists(path)]
+    if there and not overwrite:
+        others = f" (and {len(there) - 1} more)" if len(there) > 1 else ""
+        raise AudioError(f"{there[0]}{others} is there already; pass overwrite=True to replace it, or another output")
+
+
 def file_name(label: str) -> str:
     """A label as part of a file name: letters, digits and hyphens stay, everything else is an underscore.
 
@@ -91,4 +103,4 @@ def portable(name: str) -> Path:
     return Path(*(RESERVED.sub(r"\1_", part) if RESERVED.match(part) else part for part in Path(name).parts))
 
 
-__all__ = ["check_fields", "file_name", "output_paths", "portable"]
+__all__ = ["check_fields", "check_free", "file_name", "output_paths", "portable"]

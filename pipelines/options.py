@@ -47,6 +47,7 @@ class SeparationOptions:
     duration_s: float | None = None
     sampling_rate: int | None = None
     on_short: OnShort = "raise"
+    check_voices: bool = True
     on_progress: Callable[[int, int | None], None] | None = None
 
     @property

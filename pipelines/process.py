@@ -17,9 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hubsep.audio import AudioReader
 from hubsep.chunking import Segments, cut
 from hubsep.pipelines.base import check_output, from_rows, to_rows
 from hubsep.pipelines.queries import Plan
+from hubsep.pipelines.tracks import Track
 from hubsep.pipelines.unordered import (
     Arranger,
     Carrier,
@@ -29,6 +31,24 @@ from hubsep.pipelines.unordered import (
     order_channels,
     set_levels,
 )
+from hubsep.pipelines.voices import voice_detector
+
+
+def make_track(reader: AudioReader, plan: Plan) -> Track:
+    """The way of a recording through a call."""
+    config = plan.model.config
+    unordered = is_unordered(config)
+    return Track(
+        reader,
+        config.sampling_rate,
+        len(plan.targets.labels),
+        plan.segments.samples,
+        residual=plan.options.residual,
+        unordered=unordered,
+        voices=voice_detector(config) if unordered and plan.options.check_voices else None,
+        mixture_shares=None if plan.targets.sums is None else plan.targets.sums.mixture,
+        exact=plan.exact,
+    )
 
 
 class Process:
@@ -132,4 +152,4 @@ def _piece(last: bool | None) -> dict[str, Any]:
     return {} if last is None else {"piece": "last" if last else "inner"}
 
 
-__all__ = ["Process"]
+__all__ = ["Process", "make_track"]

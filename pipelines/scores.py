@@ -9,7 +9,8 @@ was named beforehand has its share of the mixture's energy. Sources in no order 
 looks at the frames of 32 ms in which the source is the loudest of all: leakage of another voice, however strong, is
 never louder than that voice. Their energy in the source's best second, r, against that of the mixture's loudest one,
 gives r / (r + `UNHEARD`): 0.5 at 25 dB below the mixture, 0.24 at 30, 0.03 at 40, 0 for silence. One second of speech
-in an hour counts like an hour of it.
+in an hour counts like an hour of it. Of speakers only voices count: the score is times how likely the loudest four
+seconds of the source are a voice (`voices.py`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from hubsep.pipelines.voices import Loudest, VoiceDetector
 
 
 ACTIVE_SCORE = 0.5
@@ -37,10 +40,20 @@ class Scores:
         sampling_rate: of the recording, in Hz.
         residual: whether the residual is one source more; it always has its share of energy.
         unordered: whether the sources come in no order.
+        voices: tells whether a source is a voice; None if that does not matter.
     """
 
-    def __init__(self, num_sources: int, sampling_rate: int, *, residual: bool, unordered: bool):
-        self.num_sources = num_sources
+    def __init__(
+        self,
+        num_sources: int,
+        sampling_rate: int,
+        *,
+        residual: bool,
+        unordered: bool,
+        voices: VoiceDetector | None = None,
+    ):
+        self.num_sources, self.sampling_rate = num_sources, sampling_rate
+        self._voices, self._loudest = voices, Loudest(num_sources, sampling_rate)
         self._energies = np.zeros(1 + num_sources + residual)  # of the mixture and everything handed out
         self._presence: Tensor | None = None
         self._shares = _Shares(num_sources, max(1, round(STRETCH_S * sampling_rate)))
@@ -62,6 +75,8 @@ class Scores:
         self._shares.add(waveforms)
         if self._activity is not None:
             self._activity.add(waveforms)
+        if self._voices is not None:
+            self._loudest.add(sources[: self.num_sources])
 
     def values(self) -> list[float]:
         """For each source, the residual last, from 0 to 1."""
@@ -73,6 +88,9 @@ class Scores:
         elif self._activity is not None:
             share = self._activity.shares()
             scores[: self.num_sources] = (share / (share + UNHEARD)).tolist()
+        if self._voices is not None:
+            chances = self._voices(self._loudest.waveforms(), self.sampling_rate)
+            scores[: self.num_sources] = np.multiply(scores[: self.num_sources], chances).tolist()
         return scores
 
 

@@ -28,12 +28,11 @@ from hubsep.audio_writer import Clip
 from hubsep.chunking import overlap_add_many
 from hubsep.errors import AudioError
 from hubsep.pipelines.base import AudioPipeline, many
-from hubsep.pipelines.names import output_paths
+from hubsep.pipelines.names import check_free, output_paths
 from hubsep.pipelines.options import SeparationOptions, check_names
-from hubsep.pipelines.process import Process
+from hubsep.pipelines.process import Process, make_track
 from hubsep.pipelines.queries import Plan, make_plan
 from hubsep.pipelines.tracks import Tape, Track, Waveform, resampled_blocks
-from hubsep.pipelines.unordered import is_unordered
 
 
 QUERIES = {"queries", "query_audio", "query_embeds"}
@@ -66,6 +65,7 @@ class AudioSeparationPipeline(AudioPipeline):
         duration_s: float | None = None,
         sampling_rate: int | None = None,
         on_short: OnShort | None = None,
+        check_voices: bool | None = None,
         on_progress: Callable[[int, int | None], None] | None = None,
         **unknown: Any,
     ) -> Any:
@@ -97,6 +97,8 @@ class AudioSeparationPipeline(AudioPipeline):
             duration_s: how many seconds of it to separate at most; all by default, however many there are.
             sampling_rate: of recordings given as bare arrays, in Hz.
             on_short: "raise" or "warn" when a file holds less audio than it claims.
+            check_voices: whether a speaker's score hangs on a voice being heard in it, which is the default; False for
+                other sounds that are separated as speakers.
             on_progress: called with the samples of the current recording that are done, and all of them if known.
                 What it raises stops the call.
             **unknown: nothing; here for an error that says which option was meant.
@@ -154,6 +156,7 @@ class AudioSeparationPipeline(AudioPipeline):
         subtype: str | None = None,
         clip: Clip = "raise",
         bitrate: int | str | None = None,
+        overwrite: bool = False,
         **options: Any,
     ) -> list[dict[str, Any]]:
         """Separates one recording into files; memory does not grow with its length.
@@ -170,6 +173,7 @@ class AudioSeparationPipeline(AudioPipeline):
                 a source may peak above 1 where the recording does not.
             clip: "raise" or "clamp", for samples that do not fit the subtype.
             bitrate: of MP3 files, such as "256k" or 256; by default the highest.
+            overwrite: whether files that are there may be replaced.
             **options: as in a call.
 
         Returns:
@@ -177,7 +181,8 @@ class AudioSeparationPipeline(AudioPipeline):
 
         Raises:
             QueryError: as a call does.
-            AudioError: as a call does, and if two outputs, or an output and the source, are the same file.
+            AudioError: as a call does, and if two outputs, or an output and the source, are the same file, or a file
+                is there already.
         """
         plan = replace(self._plan(**options), exact=True)
         cut_out = [label in plan.targets.from_recording for label in plan.labels]
@@ -188,12 +193,10 @@ class AudioSeparationPipeline(AudioPipeline):
             for track, block, _ in self._run([source], plan):
                 if not writers:
                     paths = output_paths(source, track.reader.name, plan.labels, output, template)
-                    form: dict[str, Any] = {"subtype": subtype, "clip": clip, "bitrate_kbps": kbps}
-                    for path in paths:
-                        path.parent.mkdir(parents=True, exist_ok=True)
-                        shape = (track.sampling_rate, track.channels)
-                        writer = AudioWriter(path, *shape, samples=track.total_samples, **form)
-                        writers.append(files.enter_context(writer))
+                    check_free(paths, overwrite=overwrite)
+                    writers = track.writers(paths, subtype=subtype, clip=clip, bitrate_kbps=kbps)
+                    for writer in writers:
+                        files.enter_context(writer)
                 write_together(writers, list(block), **together)
             results: list[dict[str, Any]] = []
             for facts, writer in zip(plan.facts(track.scores()), writers, strict=True):
@@ -205,16 +208,7 @@ class AudioSeparationPipeline(AudioPipeline):
 
     def preprocess(self, input_: Any, plan: Plan) -> Track:
         """Opens a recording."""
-        return Track(
-            open_audio(input_, **plan.options.opening),
-            plan.model.config.sampling_rate,
-            len(plan.targets.labels),
-            plan.segments.samples,
-            residual=plan.options.residual,
-            unordered=is_unordered(plan.model.config),
-            mixture_shares=None if plan.targets.sums is None else plan.targets.sums.mixture,
-            exact=plan.exact,
-        )
+        return make_track(open_audio(input_, **plan.options.opening), plan)
 
     def _forward(self, input_tensors: dict[str, Any], run: Callable[..., Any]) -> dict[str, Tensor]:
         """Runs the model on equally long segments; only what the pipeline uses leaves the device."""

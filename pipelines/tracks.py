@@ -10,7 +10,8 @@ rounding (`audio_integers.py`).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hubsep.audio import AudioReader, StreamResampler
+from hubsep.audio import AudioReader, AudioWriter, StreamResampler
 from hubsep.pipelines.offsets import without_offset
 from hubsep.pipelines.scores import Scores
+from hubsep.pipelines.voices import VoiceDetector
 
 
 Waveform = NDArray[np.float32]
@@ -42,6 +44,7 @@ class Track:
         segment: samples of a segment at the model's rate; a constant is found in the first one.
         residual: whether the residual follows as one more source.
         unordered: whether the model's sources come in no order; their scores then say how many there are.
+        voices: tells whether a source is a voice; then only voices count.
         mixture_shares: how much of the mixture belongs to each source, (num_sources,); nothing by default.
         exact: whether what is cut out of the mixture, and the residual, come in float64.
     """
@@ -55,6 +58,7 @@ class Track:
         *,
         residual: bool,
         unordered: bool = False,
+        voices: VoiceDetector | None = None,
         mixture_shares: NDArray[np.float32] | None = None,
         exact: bool = False,
     ):
@@ -73,7 +77,7 @@ class Track:
         self._waiting: deque[NDArray[np.floating]] = deque()
         self._backward = StreamResampler(model_rate, self.sampling_rate, num_sources * self.channels)
         self._ahead = np.zeros((num_sources, self.channels, 0), np.float32)
-        self._scores = Scores(num_sources, self.sampling_rate, residual=residual, unordered=unordered)
+        self._scores = Scores(num_sources, self.sampling_rate, residual=residual, unordered=unordered, voices=voices)
 
     def blocks(self) -> Iterator[Tensor]:
         """The mixture at the model's rate, less its constant, (channels, samples) each, and at least one sample."""
@@ -122,6 +126,13 @@ class Track:
     def entry(self, label: str, audio: Waveform) -> dict[str, Any]:
         """What is handed out of one source."""
         return {"label": label, "audio": audio, "sampling_rate": self.sampling_rate}
+
+    def writers(self, paths: Sequence[Path], **form: Any) -> list[AudioWriter]:
+        """Writers of files with the recording's rate and channels, in folders that are made."""
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        shape = (self.sampling_rate, self.channels)
+        return [AudioWriter(path, *shape, samples=self.total_samples, **form) for path in paths]
 
     def scores(self) -> list[float]:
         """For each source, from 0 to 1, whether it is there at all; see `scores.py`."""

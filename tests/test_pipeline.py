@@ -146,6 +146,26 @@ def test_lists_tuples_and_datasets(split: AudioSeparationPipeline):
         assert all(np.array_equal(audio(r), e) for r, e in zip(results, expected, strict=True))
 
 
+def test_a_table_of_datasets_is_answered_with_its_column(split: AudioSeparationPipeline):
+    class Table:
+        """What a `datasets` dataset is to us."""
+
+        features: dict[str, Any] = {}
+
+        def __init__(self) -> None:
+            self.column_names = ["audio", "label"]
+
+        def __getitem__(self, name: str) -> list[Any]:
+            return [{"array": recording(5_000), "sampling_rate": 8_000}]
+
+    table = Table()
+    with pytest.raises(
+        AudioError, match=r'rows, with audio, label; pass the column .* separate\(dataset\["audio"\]\)'
+    ):
+        split(table)
+    assert len(split(table["audio"])) == 1
+
+
 def test_a_local_model_gives_the_same_whatever_the_segments(split: AudioSeparationPipeline):
     mixture = recording(40_000, 2)
     whole = audio(split(mixture, sampling_rate=8_000, segment_s=10, overlap_s=0))
@@ -209,6 +229,20 @@ def test_names_of_files(split: AudioSeparationPipeline, tmp_path: Path):
         with pytest.raises(AudioError, match=says):
             split.separate_file(tmp_path / "a.wav", **options)
     assert (tmp_path / "a.wav").read_bytes() == before
+
+
+def test_files_that_are_there_are_replaced_only_if_that_is_said(split: AudioSeparationPipeline, tmp_path: Path):
+    mixture = {"array": recording(5_000), "sampling_rate": 8_000}
+    mine = tmp_path / "high.wav"
+    mine.write_bytes(b"mine")
+    with pytest.raises(AudioError, match=r"high\.wav is there already; pass overwrite=True"):
+        split.separate_file(mixture, tmp_path, template="{label}.wav")
+    assert mine.read_bytes() == b"mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["high.wav"], "nor is another file left"
+    first = split.separate_file(mixture, tmp_path, template="{label}.wav", overwrite=True)
+    with pytest.raises(AudioError, match=r"low\.wav \(and 1 more\) is there already"):
+        split.separate_file(mixture, {source["label"]: source["path"] for source in first})
+    assert sf.info(mine).frames == 5_000
 
 
 def test_labels_cannot_lead_out_of_the_folder(separate: AudioSeparationPipeline, tmp_path: Path):
@@ -309,6 +343,31 @@ def test_transformers_tells_the_task_and_the_model_of_a_folder(separate: AudioSe
     mixture = {"array": recording(9_000), "sampling_rate": 8_000}
     assert np.array_equal(audio(loaded(mixture, queries="rain")), audio(separate(mixture, queries="rain")))
     assert type(transformers.AutoModel.from_pretrained(tmp_path / "saved")) is type(separate.model)
+
+
+def test_loading_shows_no_bar_over_weights(separate: AudioSeparationPipeline, tmp_path: Path):
+    """Not to who just wants a pipeline; bars of other models, and hooks of others, stay as they were."""
+    from transformers.utils import logging
+
+    from hubsep.hub_bars import without_bar
+
+    shown: list[Any] = []
+
+    def hook(factory: Any, args: Any, kwargs: Any) -> Any:
+        shown.append((kwargs.get("desc"), kwargs.get("disable")))
+        return factory(*args, **kwargs)
+
+    before = logging.set_tqdm_hook(hook)
+    try:
+        separate.save_pretrained(tmp_path / "saved")
+        pipeline(model=tmp_path / "saved")
+        assert [disabled for text, disabled in shown if text == "Loading weights"] == [True]
+        with without_bar():
+            list(logging.tqdm([1], desc="something else"))
+        assert shown[-1] == ("something else", None)
+        assert logging.set_tqdm_hook(hook) is hook
+    finally:
+        logging.set_tqdm_hook(before)
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import CheckpointError, HubsepError
 from .hub_atomic import atomic_folder, recover, verify_manifest
+from .hub_bars import without_bar
 from .hub_bounds import shown
 from .hub_cards import carry_card
 from .hub_checks import check_folder
@@ -73,7 +74,7 @@ class HubsepModelMixin(_Model):
         if kwargs.get("config") is None:
             _check_config(cls, folder, tensors)
         stored = sum(tensor.elements for tensor in tensors) if strict else None
-        with memory_errors(shown(folder.name)), _budget(stored):
+        with memory_errors(shown(folder.name)), _budget(stored), without_bar():
             model, info = super().from_pretrained(
                 folder,
                 *model_args,

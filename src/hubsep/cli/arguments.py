@@ -55,6 +55,13 @@ Residual = Annotated[bool, typer.Option("--residual", help="Also write what is l
 OnlyActive = Annotated[
     bool, typer.Option("--only-active", help="Write no file for a speaker who is not there (score of at most 0.5).")
 ]
+CheckVoices = Annotated[
+    bool | None,
+    typer.Option(
+        "--check-voices/--no-check-voices",
+        help="Count as a speaker only what a voice is heard in, as is done by default, or every sound.",
+    ),
+]
 Output = Annotated[Path, typer.Option("--output", "-o", file_okay=False, metavar="FOLDER", help="For the results.")]
 Model = Annotated[
     str,
@@ -101,6 +108,7 @@ __all__ = [
     "Adapter",
     "BatchSize",
     "Bitrate",
+    "CheckVoices",
     "Clip",
     "Device",
     "Dtype",

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 
 WITHOUT_EFFECT = {"query_audio", "batch_size", "on_short"}  # on what a finished output holds
+KEEPS = {"float": "; --clip rescale keeps the format, and turns all sources down alike"}
 SAID = ("label", "score", "understood_as", "nearest")
 
 
@@ -82,6 +83,7 @@ def separate(
     stems: given.Stems = None,
     residual: given.Residual = False,
     only_active: given.OnlyActive = False,
+    check_voices: given.CheckVoices = None,
     offset: given.Offset = 0.0,
     duration: given.Duration = None,
     on_short: given.OnShort = "raise",
@@ -112,11 +114,10 @@ def separate(
     place = find_place(shard)
     asked = {"queries": as_texts(query), "negative_queries": as_texts(negative), "query_audio": example or None}
     chosen = {"sources": stems, "model_options": parse_settings(set_ or []) or None, "residual": residual}
-    part = {"offset_s": offset, "duration_s": duration, "on_short": on_short}
-    options = {**asked, **chosen, **part, "only_active": only_active, "batch_size": batch_size}
+    part = {"offset_s": offset, "duration_s": duration, "on_short": on_short, "batch_size": batch_size}
+    options = {**asked, **chosen, **part, "only_active": only_active, "check_voices": check_voices}
     loading = {"device": check_device(device) or own_device(place), "dtype": dtype, "adapter": adapter}
-    writing = {**storage(format_, subtype, bitrate), "clip": clip, "plot": plot}
-    run = Run(model, options, loading, writing, output, template)
+    run = Run(model, options, loading, storage(format_, subtype, bitrate, clip=clip, plot=plot), output, template)
     jobs = find_jobs(run, inputs, overwrite=overwrite, quiet=not place.leader)
     finish(*work_through(run, jobs, place, overwrite=overwrite))
 
@@ -126,8 +127,8 @@ def as_texts(words: list[str] | None) -> list[str] | None:
     return [as_text(word) for word in words or ()] or None
 
 
-def storage(extension: str | None, subtype: str | None, bitrate: str | None) -> dict[str, Any]:
-    """How files are stored, as `Form` takes it.
+def storage(extension: str | None, subtype: str | None, bitrate: str | None, **others: Any) -> dict[str, Any]:
+    """How files are stored, as `Form` takes it, and what else is said of writing.
 
     Raises:
         typer.BadParameter: if the format or the bitrate is none.
@@ -145,6 +146,7 @@ def storage(extension: str | None, subtype: str | None, bitrate: str | None) -> 
         "extension": extension,
         "subtype": subtype and subtype.upper(),
         "bitrate": kbps,
+        **others,
     }
 
 
@@ -211,7 +213,7 @@ def separate_one(run: Run, separator: Any, job: Job, *, quiet: bool = False) -> 
     if not quiet:
         say(*lines, *count_of(separator.model.config, job, results))
     if remark:
-        warn(f"{job.source}: {remark}")
+        warn(f"{job.source}: {remark}{KEEPS.get(run.writing['clip'], '')}")
     return record
 
 

@@ -11,6 +11,7 @@ a third of a second, each of which also sees the mean over the whole excerpt, si
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -52,6 +53,14 @@ def listener_features(waveform: Tensor, sampling_rate: int) -> Tensor:
     mel = (spectrum @ filters(sampling_rate).to(spectrum.device)).clamp_min(1e-7).log()
     relative = mel - mel.amax(dim=(-2, -1), keepdim=True)
     return (relative.clamp_min(-RANGE_NEPERS) * (2 / RANGE_NEPERS) + 1).unsqueeze(1)
+
+
+def smooth_maximum(evidence: Tensor) -> Tensor:
+    """Presence logits of recordings, (...), from the evidence in their frames, (..., frames).
+
+    A smooth maximum over time: one bark in ten seconds is a dog.
+    """
+    return (torch.logsumexp(2 * evidence, dim=-1) - math.log(evidence.shape[-1])) / 2
 
 
 class ListenerBlock(nn.Module):
@@ -98,4 +107,4 @@ class Listener(nn.Module):
         return logits
 
 
-__all__ = ["HOP", "POOLING", "Listener", "listener_features"]
+__all__ = ["HOP", "POOLING", "Listener", "listener_features", "smooth_maximum"]

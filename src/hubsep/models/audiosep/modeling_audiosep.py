@@ -10,7 +10,6 @@ Nyquist bin of the output is exactly zero, as in the original.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import torch
@@ -29,7 +28,7 @@ from ...modeling_outputs import AudioSeparationOutput
 from ...plain import dtype_of, is_plain
 from .configuration_audiosep import AudioSepConfig
 from .inference_audiosep import can_fuse, decode, encode, statistics, transform
-from .listener_audiosep import Listener
+from .listener_audiosep import Listener, smooth_maximum
 
 
 class FilmGain(nn.Linear):
@@ -226,14 +225,6 @@ class AudioSepPreTrainedModel(HubsepModelMixin, PreTrainedModel):
             bias = torch.zeros(self.config.num_channels, 3, self.config.frequency_fold)
             bias[:, 1] = 2.0
             init.copy_(module.bias, bias.flatten())
-
-
-def smooth_maximum(evidence: Tensor) -> Tensor:
-    """Presence logits of recordings, (...), from the evidence in their frames, (..., frames).
-
-    A smooth maximum over time: one bark in ten seconds is a dog.
-    """
-    return (torch.logsumexp(2 * evidence, dim=-1) - math.log(evidence.shape[-1])) / 2
 
 
 def frames_heard(labels: Tensor, frame_samples: int, frames: int) -> tuple[Tensor, Tensor]:
