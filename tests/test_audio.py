@@ -129,7 +129,7 @@ def test_what_is_read_belongs_to_the_reader(waveform: np.ndarray) -> None:
         (np.zeros((65, 99), np.float32), {"sampling_rate": RATE}, "got 65"),
         (np.zeros((2, 9), np.int16), {"sampling_rate": RATE}, "divide 16-bit integers by 32768"),
         (np.zeros((2, 9), np.complex64), {"sampling_rate": RATE}, "complex64"),
-        (np.full((1, 9), np.nan), {"sampling_rate": RATE}, "sample 0 is nan"),
+        (np.full((1, 9), np.nan), {"sampling_rate": RATE}, "sample 0 is nan; that is no sound; replace such samples"),
         (np.zeros((2, 9), np.float32), {"sampling_rate": 999}, "got 999"),
         (np.zeros((2, 9), np.float32), {"sampling_rate": 768_001}, "got 768001"),
         (np.zeros((2, 9), np.float32), {"sampling_rate": 44_100.5}, "got 44100.5"),

@@ -223,9 +223,20 @@ def waveforms() -> tuple[np.ndarray, np.ndarray]:
     return sf.read("out/loud/rain.wav")[0], sf.read("out/loud/residual.wav")[0]
 
 
+def test_another_container_than_the_one_of_the_recording_is_said(
+    loud: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*loud, "float", "--format", "flac"]) == 0
+    assert "written as wav with 32-bit floating point samples, which flac cannot hold; --clip rescale keeps" in (
+        capsys.readouterr().err
+    )
+    assert sorted(path.suffix for path in Path("out/loud").iterdir()) == [".json", ".wav", ".wav"]
+
+
 def test_a_peak_that_does_not_fit_becomes_float(loud: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*loud, "float"]) == 0
-    assert "does not fit into PCM_16: written as 32-bit floating point" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "does not fit into PCM_16: written as 32-bit floating point; --clip rescale keeps the format" in said
     rain, residual = waveforms()
     assert np.abs(residual).max() > 1
     assert np.abs(rain + residual - sf.read("loud.wav")[0]).max() <= 1e-6
@@ -367,11 +378,13 @@ def test_list_tells_licence_use_and_training_data(capsys: pytest.CaptureFixture[
     assert "audiosep" in [system["model_type"] for system in listed["systems"]]
     research = {card["name"]: card for card in listed["models"] if not card["commercial"]}
     assert main(["list"]) == 0
-    text = capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert max(len(line) for line in printed.splitlines() if "measured: " not in line) <= 100
+    text = " ".join(printed.split()).replace(" (", "  (")
     for card in research.values():
         assert f"{card['name']}  ({card['model_type']}; licence {card['licence_name']}; no commercial use)" in text
     assert main(["list", "--commercial"]) == 0
-    text = capsys.readouterr().out
+    text = " ".join(capsys.readouterr().out.split()).replace(" (", "  (")
     for card in listed["models"]:
         assert (f"{card['name']}  " in text) == card["commercial"]
         assert not card["commercial"] or f"licence {card['licence']}" in text

@@ -96,6 +96,8 @@ class AudioLimits:
         value = float(block[int(np.argmax(bad[:, sample])), sample])
         what = f"{value:.4g}, above the limit of {limit:g}" if np.isfinite(value) else str(value)
         hint = "it looks damaged" if lossy else "full scale is 1; rescale it"
+        if not np.isfinite(value) and not lossy:
+            hint = "that is no sound; replace such samples, with silence for instance, or export the recording again"
         raise AudioError(f"{name}: sample {start + sample} is {what}; {hint}")
 
 

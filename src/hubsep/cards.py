@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +160,7 @@ def finetuned_card(
         "base_model": base_model or base["name"],
         "licence": licence,
         "commercial": allowed,
-        "summary": f"{base['name']} ({base['system']}), trained further on {', '.join(e['name'] for e in data)}.",
+        "summary": f"{base['name']} ({base['system']}), trained further on {_names(data)}.",
         "use": use or default_use,
         "known_sounds": sounds,
         "limits": list(dict.fromkeys([*limits, *base.get("limits", ())])),
@@ -170,6 +170,11 @@ def finetuned_card(
         **({"authors": base["authors"]} if "authors" in base else {}),
         **({"results": dict(results)} if results else {}),
     }
+
+
+def _names(data: Iterable[Mapping[str, Any]]) -> str:
+    """The names of training data, each once: rows of one corpus may have licences of their own."""
+    return ", ".join(dict.fromkeys(str(entry["name"]) for entry in data))
 
 
 def both_allow(first: bool | None, second: bool | None) -> bool | None:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -14,6 +16,9 @@ from ..cards_results import COLUMNS, headline
 from ..errors import CheckpointError, DataError
 from ..registry import SHIPPED, SYSTEMS
 from .output import say
+
+
+MAX_WIDTH = 100  # characters of a line
 
 
 def shipped_cards() -> list[dict[str, Any]]:
@@ -82,13 +87,7 @@ def models(
         return
     print("Shipped models" + (" that allow commercial use" if commercial else ""))
     for card in cards:
-        use = "commercial use allowed" if card["commercial"] else "no commercial use"
-        print(f"  {card['name']}  ({card['model_type']}; licence {licence_of(card)}; {use})")
-        print(f"    {card['summary']}")
-        print(f"    trained on: {', '.join(_data_name(entry) for entry in card['training_data'])}")
-        if "results" in card:
-            print(f"    measured: {card['results']['command']}")
-            print(f"      {'; '.join(_figure(*figure) for figure in card['results']['figures'].items())}")
+        show_card(card)
     print("\nSystems")
     for system in SYSTEMS.values():
         print(f"  {system.model_type}  {system.task}, {system.sampling_rate} Hz, {system.paper}")
@@ -98,6 +97,24 @@ def show_training(cards: Sequence[Mapping[str, Any]]) -> None:
     """Prints how long each model was trained, and the commands; a run that is stopped goes on with --resume."""
     for card in cards:
         say(f"# {card['name']}: about {card['training_minutes'] / 60:.1f} hours of one CPU core", *card["commands"])
+
+
+def show_card(card: dict[str, Any]) -> None:
+    """Prints what a card says of a model, in lines that a terminal holds."""
+    use = "commercial use allowed" if card["commercial"] else "no commercial use"
+    show(f"{card['name']}  ({card['model_type']}; licence {licence_of(card)}; {use})", 2)
+    show(card["summary"], 4)
+    show("trained on: " + ", ".join(dict.fromkeys(_data_name(entry) for entry in card["training_data"])), 4)
+    if "results" in card:
+        print(f"    measured: {card['results']['command']}")  # in one line, to be copied
+        show("; ".join(_figure(*figure) for figure in card["results"]["figures"].items()), 6)
+
+
+def show(text: str, indent: int) -> None:
+    """Prints a text in lines of at most 100 characters, narrower where the terminal is; whole words only."""
+    width = min(MAX_WIDTH, max(40, shutil.get_terminal_size((MAX_WIDTH, 24)).columns))
+    options: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
+    print(textwrap.fill(text, width, initial_indent=" " * indent, subsequent_indent=" " * (indent + 2), **options))
 
 
 def _figure(name: str, value: float) -> str:

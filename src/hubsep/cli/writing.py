@@ -149,8 +149,8 @@ def deliver(
             raise AudioError(f"{problem}; use --subtype FLOAT, or --clip float, rescale or clamp")
         if clip == "rescale":
             gain = form.limit / peak
-        form = form.as_float() if clip == "float" else form
-        done = {"float": "written as 32-bit floating point", "clamp": "cut off", "rescale": f"all times {gain:.4g}"}
+        before, form = form, form.as_float() if clip == "float" else form
+        done = {"float": as_said(before, form), "clamp": "cut off", "rescale": f"all times {gain:.4g}"}
         remark = f"{problem}: {done[clip]}"
     paths = {label: place(label, form.extension) for label in waveforms}
     complete = {
@@ -159,6 +159,13 @@ def deliver(
     together = {"from_recording": [label in from_recording for label in waveforms], "residual": residual}
     _copy(list(waveforms.values()), list(complete.values()), form, gain, together)
     return {label: (path, complete[label]) for label, path in paths.items()}, remark
+
+
+def as_said(asked: Form, written: Form) -> str:
+    """What became of files that do not fit what was asked for."""
+    if asked.extension == written.extension:
+        return "written as 32-bit floating point"
+    return f"written as {written.extension} with 32-bit floating point samples, which {asked.extension} cannot hold"
 
 
 def move(files: Iterable[tuple[Path, Path]]) -> None:
