@@ -205,6 +205,7 @@ class AudioLDM2Pipeline(AdapterMixin, FolderMixin, OffloadingMixin, EditingMixin
         if found is not None:
             return found
         assert prompt is not None
+        self.warn_of_unknown(as_texts(prompt))
         return self.encode_prompt(prompt, transcription=transcription, max_new_tokens=max_new_tokens)
 
     def _start(self, latents: Tensor | None, batch: int, seconds: float, generator: Generator) -> Tensor:

@@ -45,6 +45,7 @@ from hubsep.pipelines.audioldm2_components import (
 )
 from hubsep.pipelines.audioldm2_devices import devices_of, placed
 from hubsep.pipelines.audioldm2_on_demand import UNUSED, Shelf, StoredComponent
+from hubsep.pipelines.audioldm2_understanding import sounds_of
 
 
 AttentionHeads = Literal["config", "original"]
@@ -123,6 +124,7 @@ class FolderMixin:
         pipe = cls(**given)
         pipe.register_to_config(_name_or_path=os.fspath(pretrained_model_name_or_path))  # type: ignore[attr-defined]
         pipe._shelf = shelf
+        pipe.known_sounds = sounds_of(folder)
         if devices and shelf is None:
             pipe.hf_device_map = devices  # type: ignore[attr-defined]
         return pipe

@@ -16,11 +16,10 @@ from torch import Tensor
 from hubsep.audio import resample
 from hubsep.errors import QueryError
 from hubsep.pipelines.audioldm2_decoding import DecodingMixin
-from hubsep.pipelines.audioldm2_hooks import ready
-from hubsep.pipelines.audioldm2_prompts import tokenised
+from hubsep.pipelines.audioldm2_understanding import UnderstandingMixin
 
 
-class RankingMixin(DecodingMixin):
+class RankingMixin(UnderstandingMixin, DecodingMixin):
     """The part of the pipeline that listens to what it made."""
 
     text_encoder: Any
@@ -42,14 +41,9 @@ class RankingMixin(DecodingMixin):
             QueryError: if the folder has no feature extractor, or CLAP's text part only.
         """
         self.check_ranking()
-        texts = tokenised(self.tokenizer, prompts).to(self._execution_device)
-        ready(self.text_encoder)
-        text = self.text_encoder.get_text_features(texts["input_ids"], attention_mask=texts["attention_mask"])
+        text = self.text_features(prompts)
         sound = self.text_encoder.get_audio_features(**self._features(waveforms))
-        text, sound = (
-            torch.nn.functional.normalize(getattr(found, "pooler_output", found).float(), dim=-1)
-            for found in (text, sound)
-        )
+        sound = torch.nn.functional.normalize(getattr(sound, "pooler_output", sound).float(), dim=-1)
         candidates = sound.unflatten(0, (len(prompts), -1))
         return (candidates @ text[:, :, None])[..., 0].cpu()
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +80,8 @@ def test_prompts_candidates_and_pictures(folder: Path, pipe: Any, capsys: pytest
     asked = ("rain", "a dog", "-o", "new/out.wav", "--seconds", "0.1", "--seed", "3", "--candidates", "2")
     assert run(folder, *asked, "--all", "--plot") == 0
     written = sorted(path.name for path in Path("new").iterdir())
-    assert written == [f"out-{name}" for p in (1, 2) for name in (f"{p}-1.png", f"{p}-1.wav", f"{p}-2.wav")]
+    sounds = [f"out-{name}" for p in (1, 2) for name in (f"{p}-1.png", f"{p}-1.wav", f"{p}-2.wav")]
+    assert written == [*sounds, "out.json"]
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"{Path('new/out-1-1.wav')}  0.10 s  score ")
     assert lines[2] == str(Path("new/out-1-1.png"))
@@ -110,7 +113,34 @@ def test_files_that_exist_are_kept(folder: Path, capsys: pytest.CaptureFixture[s
     assert sf.info("rain.flac").frames == SAMPLES
     Path("wind.png").write_text("mine")
     assert run(folder, "wind", "-o", "wind.wav", "--plot") == 1
-    assert [path.name for path in sorted(Path().iterdir())] == ["rain.flac", "wind.png"]
+    Path("storm.json").write_text("{}")
+    assert run(folder, "storm", "-o", "storm.wav") == 1
+    assert Path("storm.json").read_text() == "{}", "a record of somebody else is a file like others"
+    names = [path.name for path in sorted(Path().iterdir())]
+    assert names == ["rain.flac", "rain.json", "storm.json", "wind.png"]
+
+
+def test_what_the_same_command_made_is_known_by_its_record(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call = ("rain", "wind", "-o", "out.wav", "--seconds", "0.1", "--plot")
+    assert run(folder, *call) == 0
+    record = json.loads(Path("out.json").read_text())
+    assert record["complete"]
+    assert [output["path"] for output in record["outputs"]] == ["out-1.wav", "out-1.png", "out-2.wav", "out-2.png"]
+    assert record["outputs"][0]["bytes"] == Path("out-1.wav").stat().st_size
+    before = {path.name: path.stat().st_mtime_ns for path in Path().iterdir()}
+    capsys.readouterr()
+    assert run(folder, *call) == 0
+    assert "out-1.wav  made already by the same command" in capsys.readouterr().out
+    assert {path.name: path.stat().st_mtime_ns for path in Path().iterdir()} == before
+    assert run(folder, *call, "--seed", "1") == 1
+    assert "out-1.wav is there already, and not of this command: other settings (seed); --overwrite" in (
+        capsys.readouterr().err
+    )
+    Path("out-2.wav").unlink()  # as if the run had been killed
+    assert run(folder, *call) == 0
+    assert Path("out-2.wav").is_file()
+    assert run(folder, "rain", "-o", "out.wav", "--seconds", "0.1", "--overwrite") == 0
+    assert sorted(path.name for path in Path().iterdir()) == ["out.json", "out.wav"], "older files of ours are gone"
 
 
 @pytest.mark.slow
@@ -213,6 +243,41 @@ def test_the_shipped_model_is_the_default(capsys: pytest.CaptureFixture[str]) ->
     assert np.abs(sound).max() > 1e-3
     assert main(["list"]) == 0
     assert DEFAULT_GENERATOR in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(DEFAULT_GENERATOR not in SHIPPED, reason="this checkout has no trained model")
+def test_words_are_taken_for_what_the_model_knows() -> None:
+    pipe = AudioLDM2Pipeline.from_pretrained(DEFAULT_GENERATOR)
+    taken = {
+        "rain": "rain", "rain on a tin roof": "rain", "a dog barking": "dog barking", "a puppy yapping": "dog barking",
+        "xyzzy": None, "siren": None, "typing": None, "music": None, "noise": None, "Hund bellt": None, "pluie": None,
+        "\u4e0b\u96e8": None, "\u72d7\u53eb": None, "thunder": None, "a woman singing": None, "applause": None,
+    }  # fmt: skip
+    meanings = dict(zip(taken, pipe.understand(list(taken)), strict=True))
+    assert {word: meaning.understood_as for word, meaning in meanings.items()} == taken
+    assert all(meaning.nearest in pipe.known_sounds for meaning in meanings.values() if meaning.understood_as is None)
+    few: dict[str, Any] = {"num_inference_steps": 1, "seconds": 0.5}
+    with pytest.warns(UserWarning, match="'xyzzy' is no sound this model knows"):
+        pipe(["rain", "xyzzy"], **few)
+
+
+def test_a_command_says_what_it_took_words_for(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tiny model knows nothing; its card says rain, and words that are no copy of it are near or far by chance."""
+    place = tmp_path / "model"
+    shutil.copytree(folder, place)
+    shutil.copy(SHIPPED[DEFAULT_GENERATOR] / "card.json", place)
+    assert AudioLDM2Pipeline.from_pretrained(place).known_sounds[0] == "a child talking"
+    monkeypatch.setattr("hubsep.pipelines.audioldm2_understanding.NEAR", 0.999)
+    assert run(place, "rain", "xyzzy", "-o", "out.wav", "--seconds", "0.1") == 3
+    said = capsys.readouterr()
+    assert "taken as" not in said.out.splitlines()[0]
+    assert "  no sound this model knows; nearest: " in said.out.splitlines()[1]
+    assert said.err.startswith("not understood: 'xyzzy' is no sound this model knows; the nearest is ")
+    assert [each["understood_as"] for each in json.loads(Path("out.json").read_text())["outputs"]] == ["rain", None]
+    assert run(place, "rain", "xyzzy", "-o", "out.wav", "--seconds", "0.1") == 3, "said again, though it is made"
 
 
 @pytest.mark.slow

@@ -4,21 +4,20 @@
 Decisions: the same seed, model and settings give the same file, whatever other prompts stand beside it: each is made
 alone. Of several candidates the one that sounds most like the words is kept, or with `--all` every one of them, the
 best first. The sampling rate is the model's, nothing is turned up or down, and no file is replaced unless that is
-asked for. What is wrong with the command line or a recording is said before the model is loaded.
+asked for, or our own record lists it for the same command. What is wrong with the command line or a recording is said
+before the model is loaded; words that mean nothing the model was taught are made all the same, and said.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 from ..errors import AudioError, CheckpointError, QueryError
 from ..registry import DEFAULT_GENERATOR, SEPARATORS, SHIPPED
 from ..texts import as_text, printable
 from . import generate_arguments as given
-from .output import say
 from .places import check_device
 
 
@@ -52,8 +51,11 @@ def generate(
     dtype: given.Dtype = "float32",
     low_memory: given.LowMemory = False,
 ) -> None:
-    """Make a recording of words; or let a recording go on, vary it, or make a part of it anew."""
-    from .generate_files import checked_places
+    """Make a recording of words; or let a recording go on, vary it, or make a part of it anew.
+
+    Exit status: 0 done, 1 it failed, 2 the command line is wrong, 3 done, but words mean no sound the model knows.
+    """
+    from .generate_making import carry_out
 
     ways = {"--continue": go_on, "--variation": variation, "--inpaint": inpaint, "--interpolate": interpolate}
     details = {"--strength": strength, "--from": start, "--to": stop, "--mix": mix, "--channel": channel}
@@ -62,10 +64,9 @@ def generate(
     away = negative and as_text(negative)
     sampling = {"num_inference_steps": steps, "guidance_scale": guidance, "negative_prompt": away}
     order = Order(way, sampling, seconds, say and as_text(say), candidates, checked_seed(seed))
-    form, kept = {"plot": plot, "overwrite": overwrite}, candidates if write_all else 1
-    places = checked_places(output, len(texts), kept, recording=way.recording, **form)
-    recording = read_channel(way.recording, channel) if way.recording is not None else None
-    make_all(load(checked_model(model), device, dtype, low_memory), order, texts, recording, places, plot=plot)
+    loading = {"model": model, "device": device, "dtype": dtype, "low_memory": low_memory}
+    writing = {"kept": candidates if write_all else 1, "plot": plot, "overwrite": overwrite, "channel": channel}
+    carry_out(order, texts, output, loading, **writing)
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,11 @@ class Order:
     say: str | None
     candidates: int
     seed: int
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the sound, for a record."""
+        return {"way": self.way.option, "arguments": self.way.arguments, **self.sampling, "seconds": self.seconds,
+                "say": self.say, "candidates": self.candidates, "seed": self.seed}  # fmt: skip
 
     def made(self, pipe: Any, prompt: str, recording: Recording | None) -> Any:
         """What the pipeline makes of a prompt."""
@@ -231,35 +237,6 @@ def load(model: str, device: str | None, dtype: str, low_memory: bool) -> Any:
     options: dict[str, Any] = {"on_demand": True, "device_map": device} if low_memory else {}
     pipe = AudioLDM2Pipeline.from_pretrained(model, dtype=getattr(torch, dtype), **options)
     return pipe if low_memory else pipe.to(device)
-
-
-def make_all(
-    pipe: Any, order: Order, texts: list[str], recording: Recording | None, places: list[list[Path]], *, plot: bool
-) -> None:
-    """Makes the recordings of all prompts, one prompt after the other."""
-    from .generate_files import picture_of
-
-    for text, paths in zip(texts, places, strict=True):
-        make_one(pipe, order, text, recording, paths, picture=picture_of(paths) if plot else None)
-
-
-def make_one(
-    pipe: Any, order: Order, prompt: str, recording: Recording | None, paths: list[Path], picture: Path | None
-) -> None:
-    """Makes the recordings of one prompt, with its steps as a bar, and writes and names them."""
-    from .generate_files import draw, write
-
-    pipe.set_progress_bar_config(
-        desc=shorten(printable(prompt), 40, placeholder="...") or "steps", leave=False, disable=None
-    )
-    result = order.made(pipe, prompt, recording)
-    rate, waveforms = result.sampling_rate, result.audios[: len(paths)]
-    scores = [f"  score {score:.2f}" for score in result.scores[0]] if result.scores is not None else [""]
-    for path, waveform, score in zip(write(paths, waveforms, rate), waveforms, scores, strict=False):
-        say(f"{path}  {len(waveform) / rate:.2f} s{score}")
-    if picture is not None:
-        draw(picture, prompt, waveforms, rate, recording)
-        say(picture)
 
 
 __all__ = ["generate"]

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files of `hubsep generate`: what they are called, that none is replaced unasked, and how they are written."""
+"""The files of `hubsep generate`: what they are called, and how they are written; `generate_record.py` has the rule
+of what may be replaced."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..audio_formats import format_of
 from ..errors import AudioError
+from .generate_record import record_of
 from .output import warn
 from .overwriting import LONGEST_NAME, key_of
 from .writing import Form, deliver, move, scratch_folder, sweep
@@ -19,8 +22,8 @@ if TYPE_CHECKING:
 
 
 def checked_places(
-    output: Path, prompts: int, kept: int, *, plot: bool, overwrite: bool, recording: Path | None = None
-) -> list[list[Path]]:
+    output: Path, prompts: int, kept: int, *, plot: bool, recording: Path | None = None
+) -> tuple[list[list[Path]], list[Path]]:
     """Where the recordings of each prompt go; the folder is made.
 
     Args:
@@ -28,11 +31,13 @@ def checked_places(
         prompts: how many there are.
         kept: recordings of each.
         plot: whether pictures are drawn.
-        overwrite: whether files may be replaced.
         recording: that is read, and never replaced.
 
+    Returns:
+        The places, and every file that may be written, besides the record.
+
     Raises:
-        AudioError: if such a file cannot be written, or one is there.
+        AudioError: if such a file cannot be written.
     """
     format_of(output, None, None)
     several = [output] if prompts == 1 else numbered(output, prompts)
@@ -42,15 +47,13 @@ def checked_places(
     if form.limit != float("inf"):  # what does not fit is written as floating point
         targets += [path.with_suffix(f".{form.as_float().extension}") for path in targets]
     targets += [picture_of(paths) for paths in places if plot]
-    for path in targets:
+    for path in (*targets, record_of(output)):
         if len(os.fsencode(path.name)) > LONGEST_NAME:
             raise AudioError(f"{path.name[:60]}... is longer than a name may be; choose a shorter --output")
         if recording is not None and (key_of(path) == key_of(recording) or is_same(path, recording)):
             raise AudioError(f"{path} is the recording itself; choose another --output")
-        if path.exists() and not overwrite:
-            raise AudioError(f"{path} is there already; --overwrite replaces it")
     output.parent.mkdir(parents=True, exist_ok=True)
-    return places
+    return places, targets
 
 
 def is_same(first: Path, second: Path) -> bool:
@@ -73,8 +76,29 @@ def picture_of(paths: list[Path]) -> Path:
     return paths[0].with_suffix(".png")
 
 
-def write(paths: list[Path], waveforms: np.ndarray[Any, Any], sampling_rate: int) -> list[Path]:
-    """Writes recordings, all or none; what does not fit the format is written as floating point, which is said."""
+Note = Callable[[list[tuple[Path, Path]], Path], None]
+
+
+def write(
+    paths: list[Path],
+    waveforms: np.ndarray[Any, Any],
+    sampling_rate: int,
+    *,
+    picture: tuple[Path, Callable[[Path], None]] | None = None,
+    note: Note | None = None,
+) -> list[Path]:
+    """Writes recordings, all or none; what does not fit the format is written as floating point, which is said.
+
+    Args:
+        paths: of the recordings.
+        waveforms: (recordings, samples).
+        sampling_rate: in Hz.
+        picture: a file, and what draws it.
+        note: is told the files and their complete copies in a folder, before they get their names.
+
+    Returns:
+        The files of the recordings.
+    """
     from ..audio import write_audio
 
     sweep(paths[0].parent)
@@ -88,11 +112,17 @@ def write(paths: list[Path], waveforms: np.ndarray[Any, Any], sampling_rate: int
         def place(name: str, extension: str) -> Path:
             return names[name] if extension == form.extension else names[name].with_suffix(f".{extension}")
 
-        files, remark = deliver(sounds, place, form, "float", scratch)
-        move(files.values())
+        delivered, remark = deliver(sounds, place, form, "float", scratch)
+        files = list(delivered.values())
+        if picture is not None:
+            picture[1](scratch / "picture.png")
+            files.append((picture[0], scratch / "picture.png"))
+        if note is not None:
+            note(files, scratch)
+        move(files)
     if remark:
         warn(remark)
-    return [path for path, _ in files.values()]
+    return [path for path, _ in delivered.values()]
 
 
 def draw(

@@ -143,12 +143,12 @@ def check_template(template: str) -> None:
         raise HubsepError(f"template {template!r} leaves the output folder")
 
 
-def why_unfinished(marker: Path, source: Path, settings: Mapping[str, Any]) -> str | None:
+def why_unfinished(marker: Path, source: Path | None, settings: Mapping[str, Any]) -> str | None:
     """Why there is work to do for an input.
 
     Args:
         marker: the file that says it is finished.
-        source: the input.
+        source: the input; None for a sound that is made of words alone.
         settings: of this run.
 
     Returns:
@@ -158,7 +158,7 @@ def why_unfinished(marker: Path, source: Path, settings: Mapping[str, Any]) -> s
     try:
         record = json.loads(marker.read_text(encoding="utf-8"))
         was = record["settings"]
-        if record["source"] != describe_source(source):
+        if record["source"] != (None if source is None else describe_source(source)):
             return "the recording is another one"
         names = [name for name in {**was, **settings} if name != "model" and was.get(name) != settings.get(name)]
         if names:
@@ -180,7 +180,7 @@ def listed_files(marker: Path, record: Mapping[str, Any]) -> list[tuple[Path, in
 
 def write_marker(
     marker: Path,
-    source: dict[str, Any],
+    source: dict[str, Any] | None,
     settings: dict[str, Any],
     outputs: Iterable[tuple[Path, dict[str, Any]]],
     scratch: Path,
@@ -191,7 +191,7 @@ def write_marker(
 
     Args:
         marker: the file to write.
-        source: what `describe_source` said of the input before it was read.
+        source: what `describe_source` said of the input before it was read; None if there is none.
         settings: of this run.
         outputs: the files, and what to say of each, "bytes" among it.
         scratch: folder on the same disk for what is not complete.

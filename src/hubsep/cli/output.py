@@ -36,15 +36,20 @@ def result_line(path: object, facts: Mapping[str, Any]) -> str:
     """A file with its score, what its query was taken for if that is not what it says, and what the score means."""
     from ..pipelines.scores import ACTIVE_SCORE
 
-    line = f"{path}  score {facts['score']:.2f}"
-    if "understood_as" not in facts:
+    line = f"{path}  score {facts['score']:.2f}{taken_as(facts)}"
+    if facts.get("understood_as") is None or facts["score"] > ACTIVE_SCORE:
         return line
-    meaning, label = facts["understood_as"], str(facts["label"])
+    return f"{line}  probably not in this recording"
+
+
+def taken_as(facts: Mapping[str, Any]) -> str:
+    """The end of a line: what words were taken for, if that is not what they say; "" if nothing is known of it."""
+    if "understood_as" not in facts:
+        return ""
+    meaning = facts["understood_as"]
     if meaning is None:
-        return f"{line}  no sound this model knows; nearest: {facts['nearest']}"
-    if meaning.casefold() != label.casefold():
-        line += f"  taken as: {meaning}"
-    return line if facts["score"] > ACTIVE_SCORE else f"{line}  probably not in this recording"
+        return f"  no sound this model knows; nearest: {facts['nearest']}"
+    return "" if meaning.casefold() == str(facts["label"]).casefold() else f"  taken as: {meaning}"
 
 
 def finish(failures: list[tuple[str, str]], unknown: Mapping[str, str]) -> None:
@@ -112,4 +117,4 @@ def forgiving() -> Iterator[None]:
         sys.stdout, sys.stderr = streams
 
 
-__all__ = ["finish", "forgiving", "result_line", "say", "warn"]
+__all__ = ["finish", "forgiving", "result_line", "say", "taken_as", "warn"]

@@ -24,6 +24,7 @@ from .writing import Form, open_for_form
 
 
 MARKER, PICTURE = "separated", "spectrograms"
+UNLISTED = "it is in no record of ours"
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def check_kept(naming: Naming, forms: Mapping[Job, Form | None], settings: Mappi
     for job, form in forms.items():
         there = [path for paths in naming.files(job, form).values() for path in paths if os.path.lexists(path)]
         if there:  # asked before the record is read: it is written first
-            foreign += _foreign(naming.marker(job), job.source, settings, there)
+            foreign += not_ours(naming.marker(job), job.source, settings, there)
     if foreign:
         path, reason = foreign[0]
         others = f" (and {len(foreign) - 1} more)" if len(foreign) > 1 else ""
@@ -139,13 +140,23 @@ def check_kept(naming: Naming, forms: Mapping[Job, Form | None], settings: Mappi
         )
 
 
-def _foreign(marker: Path, source: Path, settings: Mapping[str, Any], there: Iterable[Path]) -> list[tuple[Path, str]]:
+def not_ours(
+    marker: Path, source: Path | None, settings: Mapping[str, Any], there: Iterable[Path]
+) -> list[tuple[Path, str]]:
+    """Which of the files that are there no record of ours lists for the same source and settings, and why.
+
+    Args:
+        marker: the record.
+        source: the input, None if there is none.
+        settings: of this run.
+        there: the files.
+    """
     reason = why_unfinished(marker, source, settings)
     if reason in (None, "", CHANGED) and marker.is_file():
         record = json.loads(marker.read_text(encoding="utf-8"))
         own = {key_of(path) for path, _ in listed_files(marker, record)} | {key_of(marker)}
-        return [(path, "it is in no record of ours") for path in there if key_of(path) not in own]
-    return [(path, reason or "it is in no record of ours") for path in there]
+        return [(path, UNLISTED) for path in there if key_of(path) not in own]
+    return [(path, reason or UNLISTED) for path in there]
 
 
 def _number(path: Path) -> tuple[int, int] | None:
@@ -157,4 +168,4 @@ def _number(path: Path) -> tuple[int, int] | None:
     return facts.st_dev, facts.st_ino
 
 
-__all__ = ["MARKER", "PICTURE", "Naming", "check_apart", "check_kept", "find_forms"]
+__all__ = ["MARKER", "PICTURE", "UNLISTED", "Naming", "check_apart", "check_kept", "find_forms", "not_ours"]

@@ -17,11 +17,7 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
-
-@lru_cache(maxsize=1)
-def catalogue() -> dict[str, Any]:
-    """The whole of `sounds.json`."""
-    return json.loads(files("hubsep.data").joinpath("sounds.json").read_text(encoding="utf-8"))
+from ..sounds import catalogue, phrases
 
 
 @lru_cache(maxsize=4096)
@@ -40,13 +36,6 @@ def canonical_label(label: str) -> str:
         if label.startswith(prefix) and not label[len(prefix) :][:1].isalpha()
     ]
     return known["label_prefixes"][max(prefixes, key=len)] if prefixes else label
-
-
-def phrases(label: str) -> list[str]:
-    """The phrases taught for a class; a class outside the catalogue is called by its name."""
-    known = catalogue()
-    entry = known["sounds"].get(label) or known["others"].get(label)
-    return entry["words"] if entry else [label]
 
 
 def heldout_phrases(label: str) -> list[str]:
