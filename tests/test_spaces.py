@@ -162,6 +162,38 @@ def test_limits_from_the_environment() -> None:
             DemoLimits.from_environment({"HUBSEP_DEMO_QUEUE_SIZE": wrong})
 
 
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(1, "1 second"), (45, "45 seconds"), (60, "1 minute"), (90, "1.5 minutes"), (600, "10 minutes")],
+)
+def test_times_in_words(seconds: float, words: str) -> None:
+    from hubsep.demo.page import duration, foot
+
+    assert duration(seconds) == words
+    said = foot(replace(LIMITS, keep_seconds=seconds), "What it does.", "hubsep <command>").value
+    assert f"deleted after {words}." in said
+    assert "hubsep &lt;command&gt;" in said
+
+
+def test_what_goes_wrong_stays_on_the_page(capsys: pytest.CaptureFixture[str]) -> None:
+    from hubsep.demo.page import answered, in_words
+
+    def fails(error: Exception) -> list[Any]:
+        def work() -> list[Any]:
+            with in_words():
+                raise error
+
+        return answered(work, lambda: ["rest"])
+
+    said, rest = fails(AudioError("there is no recording <b>yet</b>"))
+    assert "role='alert'>There is no recording &lt;b&gt;yet&lt;/b&gt;</div>" in said
+    assert rest == "rest"
+    assert "by no fault of yours" in fails(RuntimeError("a secret"))[0]
+    assert "a secret" not in fails(RuntimeError("a secret"))[0]
+    assert "RuntimeError: a secret" in capsys.readouterr().err, "which is for the log"
+    assert answered(lambda: ["done", 1], lambda: ["rest"]) == ["done", 1]
+
+
 def test_lists_of_sounds() -> None:
     assert split_words(" rain,\n dog  barking; Rain ,,\n") == ["rain", "dog barking"]
     assert split_words("") == []

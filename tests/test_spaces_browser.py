@@ -105,9 +105,9 @@ def asks_for(page: Page, word: str) -> None:
     wait(lambda: word in page.run("return document.querySelector('#queries textarea').value"), SOON)
 
 
-def shows(page: Page, text: str) -> None:
+def shows(page: Page, text: str, selector: str = "body") -> None:
     """Waits until a text can be read."""
-    wait(lambda: text in page.text(), PATIENCE)
+    wait(lambda: text in page.text(selector), PATIENCE)
 
 
 def downloaded(page: Page, selector: str, folder: Path) -> Path:
@@ -133,6 +133,8 @@ def test_a_person_separates_plays_and_downloads(separation: Demo, downloads: Pat
         wait(lambda: "Licence CC-BY-4.0" in page.text(), PATIENCE)
         assert "commercial use allowed" in page.text()
         page.upload(STREET)
+        wait(lambda: bool(page.find("#recording .waveform-container, #recording audio")), SOON)
+        assert page.width() <= width, "a recording does not widen the page"
         for word in ("dog barking", "rain"):
             page.click(".suggestions button", word)
             asks_for(page, word)
@@ -190,7 +192,11 @@ def test_wrong_files_are_explained(separation: Demo, downloads: Path, tmp_path: 
             page.click(".suggestions button", "rain")
             wait(lambda: bool(page.find("#recording button[aria-label='Clear']")), SOON)
             page.click("#go")
-            shows(page, reason)
+            shows(page, reason, "#status")
+            time.sleep(12)  # longer than a message in the corner stays
+            assert reason in page.text("#status")
+            assert "Error" not in page.text("#status")
+            assert "Ready." not in page.text("#status")
     finally:
         page.close()
 
@@ -202,7 +208,7 @@ def visitor(demo: Demo, **options: Any) -> Any:
     return gradio_client.Client(demo.url, verbose=False, httpx_kwargs={"timeout": PATIENCE}, **options)
 
 
-def ask(client: Any, path: Path, queries: str = "dog barking") -> list[Any]:
+def ask(client: Any, path: Path, queries: str = "dog barking") -> list[dict[str, Any]]:
     """Separates with the tiny model."""
     asked = client.submit(handle_file(path), "own", queries, True, api_name="/separate")
     return list(asked.result(timeout=PATIENCE))
@@ -218,26 +224,72 @@ def test_a_crowd_with_bad_files_among_them(separation: Demo, short: Path, tmp_pa
 
     def one(number: int) -> str:
         try:
-            return str(ask(clients[number], wrong if number % 5 == 0 else short)[0])
+            return str([sound["label"] for sound in ask(clients[number], wrong if number % 5 == 0 else short)])
         except Exception as error:
             return str(error)
 
     with ThreadPoolExecutor(20) as crowd:
         answers = list(crowd.map(one, range(20)))
     for number, answer in enumerate(answers):
-        assert ("This file cannot be used" if number % 5 == 0 else "2 sounds.") in answer
+        assert ("This file cannot be used" if number % 5 == 0 else "['dog barking', 'residual']") in answer
     assert separation.process.poll() is None
     grown = separation.peak_mb() - before
     assert grown < 200, f"{grown:.0f} MiB"
     assert "Traceback" not in separation.said()
 
 
-def test_what_is_not_there_is_said_to_be_not_there(separation: Demo, tmp_path: Path) -> None:
+def test_what_is_not_there_is_said_to_be_not_there(separation: Demo, downloads: Path, tmp_path: Path) -> None:
     silence = tmp_path / "silence.wav"
     sf.write(silence, np.zeros(8_000), 8_000)
-    page = " ".join(map(str, ask(visitor(separation, download_files=False), silence)))
-    assert "<span class='badge no'>probably not in this recording</span>" in page
-    assert "Probably not in this recording: dog barking." in page
+    page = Page(separation.url, downloads)
+    try:
+        page.upload(silence)
+        page.click(".suggestions button", "rain")
+        wait(lambda: bool(page.find("#recording button[aria-label='Clear']")), SOON)
+        page.click("#go")
+        shows(page, "Probably not in this recording: rain.")
+        assert "probably not in this recording" in page.text(".badge.no")
+    finally:
+        page.close()
+
+
+def test_a_program_gets_label_score_and_file_of_each_sound(separation: Demo, short: Path) -> None:
+    mixture = sf.read(short)[0]
+    sounds = ask(visitor(separation), short, "dog barking, rain")
+    assert [set(sound) for sound in sounds] == [{"label", "score", "file"}] * 3
+    assert [sound["label"] for sound in sounds] == ["dog barking", "rain", "residual"]
+    assert all(0 <= sound["score"] <= 1 for sound in sounds[:2])
+    assert sounds[2]["score"] is None
+    assert np.abs(sum(sf.read(sound["file"])[0] for sound in sounds) - mixture).max() < 1e-6
+    assert "<" not in str(ask(visitor(separation, download_files=False), short)), "no HTML"
+
+
+def test_the_sound_of_a_video_is_taken(separation: Demo, downloads: Path, tmp_path: Path) -> None:
+    av = pytest.importorskip("av", reason="needs av: pip install 'hubsep[video]'")
+    path = tmp_path / "film.mp4"
+    with av.open(str(path), "w") as film:
+        picture, sound = film.add_stream("mpeg4", rate=10), film.add_stream("aac", rate=16_000)
+        picture.width, picture.height, picture.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(10):
+            film.mux(picture.encode(av.VideoFrame(64, 48, "yuv420p")))
+        noise = 0.1 * np.random.default_rng(0).standard_normal((1, 16_000)).astype(np.float32)
+        frame = av.AudioFrame.from_ndarray(noise, format="fltp", layout="mono")
+        frame.sample_rate = 16_000
+        film.mux(sound.encode(frame))
+        for stream in (picture, sound):
+            film.mux(stream.encode(None))
+    assert [each["label"] for each in ask(visitor(separation), path)] == ["dog barking", "residual"]
+    page = Page(separation.url, downloads)
+    try:
+        wait(lambda: bool(page.find("#video input[type=file]")), SOON)
+        page.find("#video input[type=file]")[0].send_keys(str(path))
+        wait(lambda: "film" in page.text("#video"), SOON)
+        page.click(".suggestions button", "rain")
+        page.click("#go")
+        wait(lambda: "sounds. Play" in page.text("#status"), PATIENCE)
+        assert "film" in [element.text for element in page.find(".card h3")]
+    finally:
+        page.close()
 
 
 def test_too_many_are_told_so(separation: Demo, short: Path) -> None:
@@ -247,10 +299,10 @@ def test_too_many_are_told_so(separation: Demo, short: Path) -> None:
     answers = []
     for job in jobs:
         try:
-            answers.append(str(job.result(timeout=PATIENCE)[0]))
+            answers.append(str([sound["label"] for sound in job.result(timeout=PATIENCE)]))
         except Exception as error:
             answers.append(str(error).lower())
-    assert sum("1 sound." in answer for answer in answers) >= 20
+    assert sum(answer == "['rain']" for answer in answers) >= 20
     assert any("queue" in answer and "full" in answer for answer in answers)
 
 
@@ -319,6 +371,8 @@ def test_a_person_makes_a_sound(generation: Demo, downloads: Path, width: int) -
     page = Page(generation.url, downloads, width)
     try:
         page.click(".suggestions button", "rain")
+        tops = [slider.rect["y"] for slider in page.find("input[type=range]") if slider.is_displayed()]
+        assert width < 500 or tops[0] == tops[1], "sliders of a row stand at one height"
         page.click("#go")
         wait(lambda: "Made with seed" in page.text("#status"), PATIENCE)
         plays(page, "#result-0")
@@ -339,8 +393,9 @@ def test_candidates_seeds_and_recordings(generation: Demo, short: Path) -> None:
         prompt: str, path: Path | None = None, kind: str = from_words, count: int = 1, seed: int = 7
     ) -> list[Any]:
         heard = None if path is None else handle_file(path)
-        found = client.predict(prompt, "", 0.5, 2, count, seed, False, heard, kind, 0.5, api_name="/generate")
-        return [each["value"] for each in found if isinstance(each, dict) and str(each.get("value")).endswith("flac")]
+        found = client.predict(prompt, "", 0.5, 2, count, seed, heard, kind, 0.5, api_name="/generate")
+        assert all(set(sound) == {"label", "score", "file"} for sound in found)
+        return [sound["file"] for sound in found]
 
     once, again, other = (sf.read(make("rain", seed=seed)[0])[0] for seed in (7, 7, 8))
     assert np.array_equal(once, again)
@@ -353,3 +408,5 @@ def test_candidates_seeds_and_recordings(generation: Demo, short: Path) -> None:
         make(" ")
     with pytest.raises(Exception, match="at most 300"):
         make("rain " * 100)
+    with pytest.raises(Exception, match="Candidates must be from 1 to 4, got 64"):
+        make("rain", count=64)

@@ -21,7 +21,9 @@ from hubsep.demo.gpu import device, on_gpu, on_zero
 from hubsep.demo.intake import take_in
 from hubsep.demo.limits import DemoLimits
 from hubsep.demo.page import (
+    answered,
     card_of,
+    duration,
     facts,
     foot,
     heading,
@@ -37,6 +39,7 @@ from hubsep.demo.results import (
     BADGE_YES,
     Result,
     ResultCards,
+    answer,
     archive_of,
     delivered,
 )  # fmt: skip
@@ -94,8 +97,34 @@ def title_of(recording: Recording) -> str:
     return file_name(recording.name)[:40] or "recording"
 
 
+def take_apart(
+    path: str | None,
+    name: str,
+    queries: str,
+    residual: bool,
+    folder: Path,
+    told: tuple[gr.Progress, Callable[[], bool]] | None = None,
+) -> tuple[Recording, list[str], list[dict[str, Any]]]:
+    """A recording, what there is to say of it, and its sources in a folder.
+
+    Args:
+        path: of the recording, or of a video with one.
+        name: of the model.
+        queries: what to take out, in words.
+        residual: whether everything else comes out as well.
+        folder: for the files.
+        told: who hears how far it is, and what says whether it shall end; None if nobody looks on.
+    """
+    recording, notes = take_in(path, LIMITS, folder)
+    options = options_of(name, queries, residual)
+    if told is not None and not on_zero():
+        options["on_progress"] = reporter(*told)
+    return recording, notes, separate(name, recording, folder, options)
+
+
 def run(
     path: str | None,
+    video: str | None,
     name: str,
     queries: str,
     residual: bool,
@@ -103,24 +132,37 @@ def run(
     progress: gr.Progress = gr.Progress(),  # noqa: B008  # how gradio finds that progress is shown
 ) -> list[Any]:
     """What the button does: from a file to cards."""
-    with in_words(), WORKSPACE.run() as folder, RUNS.of(request.session_hash) as shall_stop:
-        progress(0, desc="reading the recording")
-        recording, notes = take_in(path, LIMITS, folder)
-        options = options_of(name, queries, residual)
-        if not on_zero():
-            options["on_progress"] = reporter(progress, shall_stop)
-        found = separate(name, recording, folder, options)
-        progress(1, desc="drawing")
-        whole = folder / f"{title_of(recording)}.wav"
-        write_audio(whole, recording.waveform, recording.sampling_rate)
-        results = [Result(recording.name, *delivered([whole])[0], ("the recording", BADGE_PLAIN))]
+
+    def work() -> list[Any]:
+        with in_words(), WORKSPACE.run() as folder, RUNS.of(request.session_hash) as shall_stop:
+            progress(0, desc="reading the recording")
+            recording, notes, found = take_apart(
+                path or video, name, queries, residual, folder, (progress, shall_stop)
+            )
+            progress(1, desc="drawing")
+            whole = folder / f"{title_of(recording)}.wav"
+            write_audio(whole, recording.waveform, recording.sampling_rate)
+            results = [Result(recording.name, *delivered([whole])[0], ("the recording", BADGE_PLAIN))]
+            files = delivered([source["path"] for source in found], residual=residual)
+            for source, (file, portrait) in zip(found, files, strict=True):
+                results.append(Result(source["label"], file, portrait, badge(name, source["label"], source["score"])))
+            archive = archive_of([result.path for result in results[1:]], folder / f"{title_of(recording)}.zip")
+        for note in notes:
+            gr.Warning(note)
+        return [status(told(results[1:])), *cards.filled(results, archive)]
+
+    return answered(work, cards.emptied)
+
+
+def answer_program(path: str | None, name: str, queries: str, residual: bool) -> list[dict[str, Any]]:
+    """Separates a recording or the sound of a video: for each source its label, score (0 to 1) and file."""
+    with in_words(), WORKSPACE.run() as folder:
+        _, _, found = take_apart(path, name, queries, residual, folder)
         files = delivered([source["path"] for source in found], residual=residual)
-        for source, (file, portrait) in zip(found, files, strict=True):
-            results.append(Result(source["label"], file, portrait, badge(name, source["label"], source["score"])))
-        archive = archive_of([result.path for result in results[1:]], folder / f"{title_of(recording)}.zip")
-    for note in notes:
-        gr.Warning(note)
-    return [status(told(results[1:])), *cards.filled(results, archive)]
+        return [
+            answer(source["label"], None if source["label"] == RESIDUAL else source["score"], file)
+            for source, (file, _) in zip(found, files, strict=True)
+        ]
 
 
 def options_of(name: str, queries: str, residual: bool) -> dict[str, Any]:
@@ -204,7 +246,11 @@ with gr.Blocks(title="Take a recording apart", delete_cache=(60, LIMITS.keep_sec
     first = next(iter(FOLDERS))
     recording = gr.Audio(
         sources=["upload", "microphone"], type="filepath", elem_id="recording", buttons=[], render=False,
-        label=f"Recording, at most {LIMITS.max_seconds / 60:g} min",
+        label=f"Recording, at most {duration(LIMITS.max_seconds)}",
+    )  # fmt: skip
+    video = gr.File(
+        label="Or a video, for its sound", file_types=["video"], type="filepath", height=110, elem_id="video",
+        render=False,
     )  # fmt: skip
     choices = [(label_of(name), name) for name in FOLDERS]
     model = gr.Dropdown(choices, value=first, label="Model", filterable=False, elem_id="model", render=False)
@@ -215,6 +261,7 @@ with gr.Blocks(title="Take a recording apart", delete_cache=(60, LIMITS.keep_sec
     with gr.Row():
         with gr.Column(scale=1, min_width=320):
             recording.render()
+            video.render()
             gr.Examples(
                 [[str(HERE / "examples" / file), *rest] for file, *rest in EXAMPLES.values()],
                 [recording, model, queries],
@@ -229,13 +276,18 @@ with gr.Blocks(title="Take a recording apart", delete_cache=(60, LIMITS.keep_sec
             always = gr.HTML(visible=False)
             residual = gr.Checkbox(True, label="Also give me everything else", elem_id="residual")
     explained(recording)
+    explained(video)
     with gr.Row():
         go = gr.Button("Separate", variant="primary", scale=4, elem_id="go")
         halt = gr.Button("Stop", scale=1, min_width=90)
     line = gr.HTML(status("Ready."), elem_id="status", padding=False)
     cards = ResultCards(LIMITS.max_queries + 2)
-    size = f"{LIMITS.max_seconds / 60:g} minutes and {LIMITS.max_upload_mb} MB"
-    foot(LIMITS, f"Recordings of up to {size}; one is worked on at a time, others wait.")
+    size = f"{duration(LIMITS.max_seconds)} and {LIMITS.max_upload_mb} MB"
+    foot(
+        LIMITS,
+        f"Recordings of up to {size}; one is worked on at a time, others wait.",
+        'hubsep separate recordings/ -q "dog barking" -q rain -o separated',
+    )
 
     model.change(
         choose, model, [about, queries, known, always], show_progress="hidden", queue=False, api_visibility="private"
@@ -244,8 +296,16 @@ with gr.Blocks(title="Take a recording apart", delete_cache=(60, LIMITS.keep_sec
         choose, model, [about, queries, known, always], show_progress="hidden", queue=False, api_visibility="private"
     )
     going = go.click(
-        run, [recording, model, queries, residual], [line, *cards.outputs], show_progress_on=line,
-        api_name="separate", concurrency_limit=1,
+        run, [recording, video, model, queries, residual], [line, *cards.outputs], show_progress_on=line,
+        api_visibility="private", concurrency_limit=1, concurrency_id="separate",
+    )  # fmt: skip
+    # whichever was chosen last is taken
+    for event in (recording.upload, recording.start_recording):
+        event(lambda: None, None, video, show_progress="hidden", queue=False, api_visibility="private")
+    video.upload(lambda: None, None, recording, show_progress="hidden", queue=False, api_visibility="private")
+    gr.Button(visible=False).click(
+        answer_program, [recording, model, queries, residual], gr.JSON(visible=False), api_name="separate",
+        concurrency_limit=1, concurrency_id="separate",
     )  # fmt: skip
     halt.click(stop, None, line, cancels=[going], queue=False, api_visibility="private")
 

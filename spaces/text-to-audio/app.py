@@ -21,8 +21,20 @@ from hubsep.audio import Recording, write_audio
 from hubsep.demo.gpu import device, on_gpu, on_zero
 from hubsep.demo.intake import take_in
 from hubsep.demo.limits import DemoLimits
-from hubsep.demo.page import card_of, facts, foot, heading, in_words, serve, status, suggestions, workspace
-from hubsep.demo.results import BADGE_PLAIN, BADGE_YES, Result, ResultCards, archive_of, delivered
+from hubsep.demo.page import (
+    answered,
+    card_of,
+    duration,
+    facts,
+    foot,
+    heading,
+    in_words,
+    serve,
+    status,
+    suggestions,
+    workspace,
+)
+from hubsep.demo.results import BADGE_PLAIN, BADGE_YES, Result, ResultCards, answer, archive_of, delivered
 from hubsep.demo.stopping import Runs
 from hubsep.demo.waiting import explained
 from hubsep.errors import AudioError, CheckpointError, QueryError
@@ -48,6 +60,7 @@ PROMPTS = (
     "a drum loop",
 )
 NEW, CONTINUE, VARY = "nothing: make it of words alone", "its end: let it go on", "all of it: vary it"
+MOST_SEEDS = 2**31 - 1
 HERE = Path(__file__).parent
 WORKSPACE = workspace(LIMITS)
 RUNS = Runs()
@@ -67,7 +80,7 @@ def generator() -> Any:
 
 @on_gpu(seconds=120)
 def generate(kind: str, prompt: str, recording: Recording | None, seed: int, options: dict[str, Any]) -> Any:
-    """Audios (candidates, samples), their scores or None, and the sampling rate."""
+    """Audios (candidates, samples), their scores or None, the sampling rate, and what the words were taken for."""
     import torch
 
     pipe = generator()
@@ -81,7 +94,59 @@ def generate(kind: str, prompt: str, recording: Recording | None, seed: int, opt
             made = pipe.continue_audio(heard, prompt, seconds=seconds, **options)
         else:
             made = pipe.vary(heard, prompt, strength=options.pop("strength"), variations=count, **options)
-    return made.audios, made.scores, made.sampling_rate
+    return made.audios, made.scores, made.sampling_rate, taken_for(pipe, prompt)
+
+
+def make(
+    prompt: str,
+    negative: str,
+    seconds: float,
+    steps: int,
+    count: int,
+    seed: int,
+    path: str | None,
+    kind: str,
+    strength: float,
+    folder: Path,
+    report: Any = None,
+) -> tuple[str, Any, Any, int, str]:
+    """The words, audios (candidates, samples), their scores or None, the rate, and what the words were taken for.
+
+    Args:
+        prompt: what is to be heard.
+        negative: what is not.
+        seconds: how long.
+        steps: of the solver.
+        count: candidates.
+        seed: of the noise it begins with.
+        path: of a recording to start from.
+        kind: what is kept of it.
+        strength: how much of it is made anew, where it is varied.
+        folder: for a temporary file.
+        report: is called after each step.
+    """
+    words = checked(prompt, path, kind)
+    recording = heard(path, kind, folder)
+    options: dict[str, Any] = {
+        "seconds": within("Seconds", seconds, 0.1, LIMITS.generated_seconds),
+        "candidates": int(within("Candidates", count, 1, LIMITS.candidates)),
+        "num_inference_steps": int(within("Steps", steps, 1, LIMITS.generated_steps)),
+        "negative_prompt": negative.strip()[: LIMITS.prompt_characters] or None,
+    }
+    if kind == CONTINUE and count > 1:
+        gr.Warning("A recording goes on in one way at a time; one candidate is made.")
+    if kind == VARY and recording is not None:
+        options["strength"] = within("How much is made anew", strength, 0.05, 1)
+    if report is not None and not on_zero():
+        options["callback_on_step_end"] = report
+    return (words, *generate(kind, words, recording, int(within("Seed", seed, 0, MOST_SEEDS)), options))
+
+
+def within(name: str, number: float, least: float, most: float) -> float:
+    """A number of a slider, which a program may have set to anything."""
+    if not least <= number <= most:
+        raise QueryError(f"{name} must be from {least:g} to {most:g}, got {number:g}.")
+    return float(number)
 
 
 def run(
@@ -99,29 +164,57 @@ def run(
     progress: gr.Progress = gr.Progress(),  # noqa: B008  # how gradio finds that progress is shown
 ) -> list[Any]:
     """What the button does: from words to cards."""
-    seed = random.randrange(2**31) if chance else int(seed)
-    with in_words(), WORKSPACE.run() as folder, RUNS.of(request.session_hash) as shall_stop:
-        words = checked(prompt, path, kind)
-        recording = heard(path, kind, folder)
-        options: dict[str, Any] = {
-            "seconds": float(seconds),
-            "candidates": int(count),
-            "num_inference_steps": int(steps),
-        }
-        options["negative_prompt"] = negative.strip()[: LIMITS.prompt_characters] or None
-        if kind == CONTINUE and count > 1:
-            gr.Warning("A recording goes on in one way at a time; one candidate is made.")
-        if kind == VARY and recording is not None:
-            options["strength"] = float(strength)
-        if not on_zero():
-            options["callback_on_step_end"] = reporter(progress, shall_stop, int(steps))
-        progress(0, desc="loading the model")
-        audios, scores, rate = generate(kind, words, recording, seed, options)
-        progress(1, desc="drawing")
+    drawn = random.randrange(MOST_SEEDS) if chance else int(seed or 0)
+
+    def work() -> list[Any]:
+        with in_words(), WORKSPACE.run() as folder, RUNS.of(request.session_hash) as shall_stop:
+            progress(0, desc="loading the model")
+            report = reporter(progress, shall_stop, int(steps))
+            words, audios, scores, rate, taken = make(
+                prompt, negative, seconds, steps, count, drawn, path, kind, strength, folder, report
+            )
+            progress(1, desc="drawing")
+            results = shown(folder, words, audios, scores, rate)
+            archive = archive_of([result.path for result in results], folder / f"{file_name(words) or 'sound'}.zip")
+        line = f"Made with seed {drawn}; the same words, settings and seed make the same sound again."
+        return [
+            status(f"{line} {taken}".strip()),
+            drawn,
+            *cards.filled(results, archive if len(results) > 1 else None),
+        ]
+
+    return answered(work, lambda: [gr.update(), *cards.emptied()])
+
+
+def answer_program(
+    prompt: str,
+    negative: str,
+    seconds: float,
+    steps: int,
+    count: int,
+    seed: int,
+    path: str | None,
+    kind: str,
+    strength: float,
+) -> list[dict[str, Any]]:
+    """Makes sounds of words: for each candidate, the best first, its label, score (None for one alone) and file."""
+    with in_words(), WORKSPACE.run() as folder:
+        words, audios, scores, rate, _ = make(
+            prompt, negative, seconds, steps, count, seed, path, kind, strength, folder
+        )
+        values = [None] * len(audios) if scores is None else [float(score) for score in scores[0]]
         results = shown(folder, words, audios, scores, rate)
-        archive = archive_of([result.path for result in results], folder / f"{file_name(words) or 'sound'}.zip")
-    line = f"Made with seed {seed}; the same words, settings and seed make the same sound again."
-    return [status(line), seed, *cards.filled(results, archive if len(results) > 1 else None)]
+        return [answer(words, score, result.path) for score, result in zip(values, results, strict=True)]
+
+
+def taken_for(pipe: Any, words: str) -> str:
+    """What the model took the words for, if that is another sound."""
+    meanings = pipe.understand([words]) if words else None
+    if not meanings or (meanings[0].understood_as or "").casefold() == words.casefold():
+        return ""
+    if meanings[0].understood_as is None:
+        return f"Not understood: this model knows no such sound; the nearest is {meanings[0].nearest}."
+    return f"Taken as: {meanings[0].understood_as}."
 
 
 def checked(prompt: str, path: str | None, kind: str) -> str:
@@ -201,26 +294,29 @@ with gr.Blocks(title="Make a sound of words", delete_cache=(60, LIMITS.keep_seco
             )
             negative = gr.Textbox(label="What is not to be heard", placeholder="voices, noise", lines=1)
         with gr.Column(scale=1, min_width=320):
+            # each with one line below its name: sliders of a row stand at one height
             with gr.Row():
                 seconds = gr.Slider(
-                    0.1,
-                    LIMITS.generated_seconds,
-                    min(5, LIMITS.generated_seconds),
-                    step=0.1,
-                    label="Seconds",
-                    min_width=140,
-                )
+                    0.1, LIMITS.generated_seconds, min(5, LIMITS.generated_seconds), step=0.1, label="Seconds",
+                    info="How long it lasts.", min_width=140,
+                )  # fmt: skip
                 steps = gr.Slider(
-                    1, LIMITS.generated_steps, min(25, LIMITS.generated_steps), step=1, label="Steps", min_width=140
-                )
+                    1, LIMITS.generated_steps, min(25, LIMITS.generated_steps), step=1, label="Steps",
+                    info="More: finer, slower.", min_width=140,
+                )  # fmt: skip
             with gr.Row():
-                count = gr.Slider(1, LIMITS.candidates, 1, step=1, label="Candidates", min_width=140)
-                seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1, min_width=140)
+                count = gr.Slider(
+                    1, LIMITS.candidates, 1, step=1, label="Candidates", info="To choose from.", min_width=140
+                )
+                seed = gr.Number(
+                    0, label="Seed", info="Other seed, other sound.", precision=0, minimum=0,
+                    maximum=MOST_SEEDS, min_width=140,
+                )  # fmt: skip
             chance = gr.Checkbox(True, label="A new seed every time")
     with gr.Accordion("Start from a recording", open=False), gr.Row():
         recording = gr.Audio(
             sources=["upload", "microphone"], type="filepath", elem_id="recording", min_width=300,
-            label=f"Recording, up to {LIMITS.generated_seconds} seconds",
+            label=f"Recording, up to {duration(LIMITS.generated_seconds)}",
         )  # fmt: skip
         with gr.Column(min_width=300):
             kind = gr.Radio([NEW, CONTINUE, VARY], value=NEW, label="What is kept of it")
@@ -231,12 +327,21 @@ with gr.Blocks(title="Make a sound of words", delete_cache=(60, LIMITS.keep_seco
         halt = gr.Button("Stop", scale=1, min_width=90)
     line = gr.HTML(status("Ready." if CARD else "No model."), elem_id="status", padding=False)
     cards = ResultCards(LIMITS.candidates)
-    foot(LIMITS, "One sound is made at a time, others wait.")
+    foot(
+        LIMITS,
+        "One sound is made at a time, others wait.",
+        'hubsep generate "rain on a roof" --seconds 30 --candidates 8 -o rain.wav',
+    )
 
     kind.change(choose, kind, [strength, seconds], show_progress="hidden", queue=False, api_visibility="private")
     going = go.click(
         run, [prompt, negative, seconds, steps, count, seed, chance, recording, kind, strength],
-        [line, seed, *cards.outputs], show_progress_on=line, api_name="generate", concurrency_limit=1,
+        [line, seed, *cards.outputs], show_progress_on=line, api_visibility="private", concurrency_limit=1,
+        concurrency_id="generate",
+    )  # fmt: skip
+    gr.Button(visible=False).click(
+        answer_program, [prompt, negative, seconds, steps, count, seed, recording, kind, strength],
+        gr.JSON(visible=False), api_name="generate", concurrency_limit=1, concurrency_id="generate",
     )  # fmt: skip
     halt.click(stop, None, line, cancels=[going], queue=False, api_visibility="private")
 

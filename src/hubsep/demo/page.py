@@ -9,7 +9,8 @@ own words; any other is a fault of ours, whose details stay in the log.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
 from pathlib import Path
@@ -33,6 +34,11 @@ from .workspace import Workspace
 FONTS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 MAX_SESSIONS = 1_000  # pages whose state is kept; gradio's own 10,000 are gigabytes
 CSS = Path(__file__).with_name("page.css")
+OURS = "Something went wrong here, by no fault of yours. Try it once more, or with another recording."
+AT_HOME = (
+    "On your own computer nothing is limited or sent away, and folders of long recordings are worked through: "
+    "pip install hubsep, then"
+)
 
 
 def card_of(folder: Path) -> dict[str, Any]:
@@ -71,13 +77,52 @@ def status(text: str) -> str:
     return f"<div class='status' role='status'>{escape(text)}</div>"
 
 
-def foot(limits: DemoLimits, what: str) -> gr.HTML:
-    """What happens to what people upload."""
-    minutes = max(1, limits.keep_seconds // 60)
+def counted(number: float, noun: str) -> str:
+    """A number and what it counts: "1 minute", "5 minutes", "1.5 minutes"."""
+    return f"{number:g} {noun}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """A time in words: in minutes, or in seconds where it is less than one."""
+    return counted(seconds, "second") if seconds < 60 else counted(round(seconds / 60, 1), "minute")
+
+
+def foot(limits: DemoLimits, what: str, command: str) -> gr.HTML:
+    """What happens to what people upload, and how they go on without this page's limits.
+
+    Args:
+        limits: of the page.
+        what: it does.
+        command: that does the same on a computer of one's own.
+    """
     return gr.HTML(
-        f"<div class='foot'>{escape(what)} Uploads and results are deleted after {minutes} minutes. Made with hubsep, "
-        "which runs the same on your own computer.</div>"
+        f"<div class='foot'>{escape(what)} Uploads and results are deleted after {duration(limits.keep_seconds)}. "
+        f"{AT_HOME}<br>"
+        f"<code>{escape(command)}</code></div>"
     )
+
+
+def wrong(text: str) -> str:
+    """What went wrong, as a line that stays on the page; the text is HTML already."""
+    return f"<div class='status wrong' role='alert'>{text}</div>"
+
+
+def answered(work: Callable[[], list[Any]], otherwise: Callable[[], list[Any]]) -> list[Any]:
+    """What a button does, and where that fails, the reason in place of the first of its outputs.
+
+    An error that is raised would be shown in a corner for a few seconds, and leave the word "Error" on the page.
+
+    Args:
+        work: gives values for the outputs.
+        otherwise: gives values for those behind the first.
+    """
+    try:
+        return work()
+    except gr.Error as error:
+        return [wrong(error.message), *otherwise()]
+    except Exception:
+        traceback.print_exc()
+        return [wrong(OURS), *otherwise()]
 
 
 @contextmanager
@@ -138,5 +183,6 @@ def serve(blocks: gr.Blocks, limits: DemoLimits) -> None:
 
 
 __all__ = [
-    "card_of", "facts", "foot", "heading", "in_words", "prose", "serve", "status", "suggestions", "workspace",
+    "answered", "card_of", "counted", "duration", "facts", "foot", "heading", "in_words", "prose", "serve", "status",
+    "suggestions", "workspace", "wrong",
 ]  # fmt: skip

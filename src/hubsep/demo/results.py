@@ -68,6 +68,12 @@ class ResultCards:
         """What `filled` gives values for."""
         return [*self.rows, *self.pictures, *self.players, self.archive]
 
+    def emptied(self) -> list[Any]:
+        """Updates that show no result."""
+        count = len(self.rows)
+        hidden = [gr.update(visible=False)] * count
+        return [*hidden, *[""] * count, *[gr.update(value=None)] * count, gr.update(value=None, visible=False)]
+
     def filled(self, results: Sequence[Result], archive: Path | None) -> list[Any]:
         """Updates that show the results; all pictures are scaled by the first."""
         reference = results[0].portrait
@@ -77,6 +83,19 @@ class ResultCards:
         players = [gr.update(value=str(result.path), label=result.label) for result in results]
         players += [gr.update(value=None)] * missing
         return [*rows, *pictures, *players, gr.update(value=archive and str(archive), visible=archive is not None)]
+
+
+def answer(label: str, score: float | None, path: Path, **more: Any) -> dict[str, Any]:
+    """One sound as a program gets it: {"label", "score", "file"}, and what else there is to say.
+
+    Args:
+        label: what it is.
+        score: of it, from 0 to 1; None where there is none.
+        path: of the file, which gradio hands out.
+        **more: further fields.
+    """
+    file = gr.FileData(path=str(path), orig_name=path.name, size=path.stat().st_size).model_dump()
+    return {"label": label, "score": score, **more, "file": file}
 
 
 def _card(result: Result, reference: Portrait) -> str:
@@ -129,4 +148,4 @@ def archive_of(paths: Sequence[Path], target: Path) -> Path:
     return target
 
 
-__all__ = ["BADGE_NO", "BADGE_PLAIN", "BADGE_YES", "Result", "ResultCards", "archive_of", "delivered"]
+__all__ = ["BADGE_NO", "BADGE_PLAIN", "BADGE_YES", "Result", "ResultCards", "answer", "archive_of", "delivered"]
