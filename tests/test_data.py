@@ -29,7 +29,8 @@ from hubsep.data.prompts import (
 )
 from hubsep.data.recordings import Clip, groups_of, load_clips, read_metadata, split_clips
 from hubsep.errors import DataError
-from hubsep.evaluation import evaluate_pairs, pair_mixtures
+from hubsep.evaluation import evaluate_pairs, pair_mixtures, separate
+from hubsep.pipelines import pipeline
 
 
 RATE = 8_000
@@ -246,6 +247,19 @@ def test_evaluation_of_a_model_that_does_nothing(clips: list[Clip]):
     assert result["missed"] == pytest.approx(sum(row["missed"] for row in result["classes"].values()) / 4)
     mean = sum(row["sdri"] for row in result["classes"].values()) / len(result["classes"])
     assert result["sdri"] == pytest.approx(mean, abs=0.02)
+
+
+def test_evaluation_asks_as_a_pipeline_does():
+    separator = pipeline(model="audiosep-small")
+    clips = torch.randn(1, 32_000, generator=torch.Generator().manual_seed(0)) * 0.1
+    queries = ["dog barking and rain", "rain", "a quantum of solace"]
+    sources, scores = separate(separator.model, separator.processor, clips[0], queries)
+    entries = separator({"array": clips.numpy(), "sampling_rate": 32_000}, queries=queries)
+    for entry, source, score in zip(entries, sources, scores, strict=True):
+        torch.testing.assert_close(torch.from_numpy(entry["audio"][0]), source, atol=1e-4, rtol=0)
+        assert entry["score"] == pytest.approx(score.item(), abs=1e-3)
+    alone, _ = separate(separator.model, separator.processor, clips[0], ["dog barking", "rain"])
+    torch.testing.assert_close(sources[0], alone.sum(dim=0), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(

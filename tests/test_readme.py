@@ -101,6 +101,7 @@ def test_the_index_of_cards_is_up_to_date():
             ("sdri", "si_sdri", "seen_sdri", "unseen_sdri", "absent_level", "score_present", "score_absent"),
         ),
         ("conv-tasnet-small", ("si_snri", "si_snri_median", "sdri", "sdri_median")),
+        ("speech-separation-small", ("si_snri", "si_snri_median", "sdri", "sdri_median")),
         ("audioslots-small", ("si_snri", "si_snri_median", "sdri", "sdri_median")),
     ],
 )

@@ -30,6 +30,7 @@ from .evaluation_conditions import format_table as format_conditions
 from .evaluation_report import Request, interval
 from .evaluation_trials import Trials, material, vain
 from .metrics import level_change, sdr_improvement, si_sdr
+from .pipelines.meanings import find_text_queries, sums_of
 from .pipelines.scores import ACTIVE_SCORE, Scores
 
 
@@ -86,17 +87,31 @@ def pair_mixtures(
     return pairs
 
 
+@torch.no_grad()
 def separate(model: Any, processor: Any, mixture: Tensor, queries: list[str]) -> tuple[Tensor, Tensor | None]:
-    """Sources (queries, samples) of one mono mixture at the model's rate, and the scores a pipeline gives them."""
-    tokens = processor(text=queries, return_tensors="pt")
-    embeds = model.encode_text(*(tokens[name].to(model.device) for name in ("input_ids", "attention_mask")))
-    output = model(mixture[None, None].to(model.device), query_embeds=embeds)
-    sources = output.sources[0, :, 0].float().cpu()
-    if output.presence_logits is None:
-        return sources, None
+    """Sources (queries, samples) of one mono mixture at the model's rate, and the scores a pipeline gives them.
+
+    As in a pipeline, "a dog and rain" is the sum of two sounds, and words for nothing the model knows have less of a
+    score.
+    """
+
+    def encode(texts: list[str]) -> list[Tensor]:
+        tokens = processor(text=texts, return_tensors="pt")
+        return list(model.encode_text(*(tokens[name].to(model.device) for name in ("input_ids", "attention_mask"))))
+
+    asked = find_text_queries(model, tuple(model.config.query_classes), queries, encode)
+    output = model(mixture[None, None].to(model.device), query_embeds=torch.stack(asked.embeds))
+    sources, logits = output.sources.float().cpu(), output.presence_logits
+    logits = None if logits is None else logits[0].float().cpu()
+    if (sums := sums_of(queries, asked, 0)) is not None:
+        sources = sums.of(sources) + torch.from_numpy(sums.mixture)[:, None, None] * mixture
+        logits = None if logits is None else sums.presence(logits)
+    if logits is None:
+        return sources[0, :, 0], None
     scores = Scores(len(queries), model.config.sampling_rate, residual=False, unordered=False)
-    scores.add(mixture[None].numpy(), sources[:, None].numpy(), output.presence_logits[0].float().cpu())
-    return sources, torch.tensor(scores.values())
+    scores.add(mixture[None].numpy(), sources[0].numpy(), logits)
+    certain = [meaning.probability for meaning in asked.meanings]
+    return sources[0, :, 0], torch.tensor(scores.values()) * torch.tensor(certain)
 
 
 @torch.no_grad()

@@ -168,6 +168,7 @@ SHIPPED: dict[str, Path] = {
     for name in (
         "audiosep-small",
         "conv-tasnet-small",
+        "speech-separation-small",
         "audioslots-small",
         "spleeter-small-2stems",
         "spleeter-small-4stems",
