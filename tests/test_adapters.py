@@ -191,6 +191,7 @@ WRONG: list[tuple[Callable[[Path], None], str]] = [
     (change_weights(lambda state: state.update({first(state): torch.zeros(3, 3)})), "the model takes"),
     (change_weights(lambda state: state.update(more=torch.zeros(1))), "'more'"),
     (change_weights(lambda state: state[first(state)].fill_(float("nan"))), "NaN"),
+    (change_weights(lambda state: [tensor.fill_(1e30) for tensor in state.values()]), "beyond the range"),
 ]
 
 
@@ -209,6 +210,23 @@ def test_a_wrong_adapter_is_refused_and_the_model_stays_as_it_was(
     after = model.state_dict()
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_no_class_is_added_by_an_adapter_whose_matrices_are_refused(tmp_path: Path) -> None:
+    folder = save_listener(tmp_path / "base")
+    model = AutoModelForAudioSeparation.from_pretrained(folder)
+    teach_new_classes(model, AutoProcessor.from_pretrained(folder), ["bell"], steps=1)
+    saved(model, tmp_path / "adapter", classes=["bell"])
+    change_weights(lambda state: [state[name].fill_(1e30) for name in state if ".lora_" in name])(tmp_path / "adapter")
+    fresh = AutoModelForAudioSeparation.from_pretrained(folder)
+    before = {name: tensor.clone() for name, tensor in fresh.state_dict().items()}
+    with pytest.raises(CheckpointError, match="beyond the range"):
+        load_adapter(fresh, tmp_path / "adapter")
+    assert "bell" not in fresh.config.query_classes
+    assert {name: tensor.shape for name, tensor in fresh.state_dict().items()} == {
+        name: tensor.shape for name, tensor in before.items()
+    }
+    assert all(torch.equal(before[name], tensor) for name, tensor in fresh.state_dict().items())
 
 
 def test_another_model_of_the_same_shape_is_refused(adapter: Path) -> None:

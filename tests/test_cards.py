@@ -16,7 +16,7 @@ from hubsep.cards import card_text, finetuned_card, read_card, write_card
 from hubsep.cards_generation import is_generation
 from hubsep.cli import main
 from hubsep.conversion.writing import ORIGINS
-from hubsep.errors import DataError
+from hubsep.errors import CheckpointError, DataError
 from hubsep.hub import verify_manifest
 from hubsep.leaderboard import PAGE, render
 from hubsep.registry import SHIPPED, SYSTEMS
@@ -137,6 +137,44 @@ def test_folders_without_a_card_are_refused(tmp_path: Path):
     (tmp_path / "card.json").write_text("{}")
     with pytest.raises(DataError, match="lacks name, model_type"):
         read_card(tmp_path)
+
+
+WRONG: dict[str, list[Any]] = {
+    "name": [None, 3, "", "a\nb", "x" * 9_999],
+    "licence": [["mit"], {"x": 1}, "mit\nbase_model: x", None],
+    "commercial": ["yes", 1, []],
+    "tags": [5, "abc", [3], [["x"]]],
+    "summary": [3, {}, "\ud800"],
+    "use": [None, []],
+    "training": [3, {}, ["x"]],
+    "commands": ["x", [{}]],
+    "limits": [[{}], {"x": 1}],
+    "known_sounds": [[3], "rain"],
+    "training_data": ["x", [3], [{"name": "x"}], [{"name": 1, "what": "", "licence": "", "attribution": ""}], {}],
+    "converted_from": [[{"name": "x", "bytes": "9", "sha256": "x"}]],
+    "base_model": [3, ["a", "b"]],
+}
+
+
+@pytest.mark.parametrize(("field", "value"), [(name, value) for name, values in WRONG.items() for value in values])
+def test_a_card_of_somebody_else_has_fields_of_their_kind(
+    base: dict[str, Any], tmp_path: Path, field: str, value: Any
+):
+    (tmp_path / "card.json").write_text(json.dumps({**finetuned_card(base, **TOLD), field: value}))
+    with pytest.raises(CheckpointError, match=rf"card\.json: {field} is "):
+        read_card(tmp_path)
+
+
+@pytest.mark.parametrize("results", [{"x": 1}, {"command": 3, "classes": 5}, {"command": "x", "classes": {"a": 3}}])
+def test_results_of_somebody_else_are_refused_and_nothing_is_written(
+    base: dict[str, Any], tmp_path: Path, results: dict[str, Any]
+):
+    (tmp_path / "card.json").write_text(json.dumps(finetuned_card(base, **TOLD)))
+    (tmp_path / "evaluation.json").write_text(json.dumps(results))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(CheckpointError, match=r"evaluation\.json is not what `hubsep evaluate` writes"):
+        write_card(tmp_path, read_card(tmp_path))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_every_converter_knows_whose_work_it_converts():

@@ -192,6 +192,10 @@ WRONG: dict[str, tuple[Change, str]] = {
         "which has no fractions",
     ),
     "NaN": (tensors(lambda state: state[first(state)].fill_(torch.nan)), "NaN"),
+    "matrices that make infinities": (
+        tensors(lambda state: [tensor.fill_(1e30) for tensor in state.values()]),
+        "beyond the range",
+    ),
     "a link out of the folder": (link_out, "is a link to a place outside"),
     "a pickle": (pickle_instead, r"holds no adapter_model\.safetensors"),
 }

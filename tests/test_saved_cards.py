@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard
 from tiny_audiosep import tiny_audiosep
 from tiny_conv_tasnet import tiny_conv_tasnet
 
-from hubsep import pipeline
+from hubsep import ConvTasNetForAudioSeparation, pipeline
 from hubsep.cards import read_card, write_card
 from hubsep.hub import verify_manifest
 from hubsep.registry import SHIPPED
@@ -63,6 +63,39 @@ def test_changed_weights_keep_the_licence_and_lose_the_figures(restricted: Path,
 
 def recording() -> dict[str, Any]:
     return {"array": torch.rand(1, 9_000).numpy() - 0.5, "sampling_rate": 8_000}
+
+
+CARDS = {
+    "no JSON": "{",
+    "a list": "[]",
+    "nested": "[" * 100_000,
+    "a key twice": '{"name": "a", "name": "b"}',
+    "tags": '{"name": "a", "tags": 5}',
+    "commercial": '{"name": "a", "commercial": []}',
+    "two lines": '{"name": "a", "licence": "mit\\nbase_model: x"}',
+}
+
+
+@pytest.mark.parametrize("card", CARDS)
+def test_changed_weights_are_saved_without_a_card_that_cannot_be_read(card: str, tmp_path: Path):
+    tiny_conv_tasnet()[0].save_pretrained(tmp_path / "base")
+    (tmp_path / "base/README.md").write_text("# base\n")
+    (tmp_path / "base/card.json").write_text(CARDS[card])
+    model = ConvTasNetForAudioSeparation.from_pretrained(tmp_path / "base")
+    with pytest.warns(UserWarning, match="the card of 'base' was not copied"):
+        model.half().save_pretrained(tmp_path / "half")
+    assert not (tmp_path / "half/README.md").exists()
+    assert ConvTasNetForAudioSeparation.from_pretrained(tmp_path / "half").dtype == torch.float16
+
+
+def test_a_licence_that_yaml_would_take_for_something_else_is_quoted(tmp_path: Path):
+    tiny_conv_tasnet()[0].save_pretrained(tmp_path / "base")
+    (tmp_path / "base/README.md").write_text("# base\n")
+    (tmp_path / "base/card.json").write_text('{"name": "a: [b", "licence": "no", "tags": ["x: y", "- z"]}')
+    model = ConvTasNetForAudioSeparation.from_pretrained(tmp_path / "base")
+    model.half().save_pretrained(tmp_path / "half")
+    data = ModelCard.load(tmp_path / "half/README.md").data
+    assert (data.base_model, data.license, data.tags) == ("a: [b", "no", ["x: y", "- z"])
 
 
 def test_a_card_that_is_there_stays(restricted: Path, tmp_path: Path):

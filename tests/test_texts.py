@@ -99,7 +99,7 @@ def test_a_template_of_names_is_filled_in_and_not_computed(template: str) -> Non
 @pytest.mark.parametrize(
     "text",
     ["a: [" * 3_000, "a: 2020-99-99", "a:\n\t- b: [", "a: !!python/object/apply:os.system [x]", "? [a, b]\n: 1",
-     "a: &a [1]\nb: *a", "a: \0", "a: \udcff"],
+     "a: &a [1]\nb: *a", "a: \0", "a: \udcff", "- x\n" * 30_000],
 )  # fmt: skip
 def test_yaml_that_is_no_settings_is_one_error(text: str) -> None:
     with pytest.raises(DataError, match="settings of mine"):

@@ -32,7 +32,9 @@ from .cards_results import (
     model_index,
     results_table,
 )
-from .errors import DataError
+from .errors import CheckpointError, DataError
+from .hub_bounds import shown
+from .hub_card_fields import check_card_fields
 from .hub_copies import in_cache, is_named, read_file
 from .hub_json import parse_json
 from .hub_manifest import MANIFEST, write_manifest
@@ -60,7 +62,7 @@ def read_card(folder: Path) -> dict[str, Any]:
 
     Raises:
         DataError: if there is no card, or it lacks a field every card has.
-        CheckpointError: if a file is a link, or no JSON.
+        CheckpointError: if a file is a link, or no JSON, or a field is not what it has to be.
     """
     if not is_named(folder / CARD):
         raise DataError(f"{folder} has no {CARD}: hubsep did not ship, convert or fine-tune this model")
@@ -68,6 +70,7 @@ def read_card(folder: Path) -> dict[str, Any]:
     missing = [name for name in REQUIRED if name not in card]
     if missing:
         raise DataError(f"{folder / CARD} lacks {', '.join(missing)}")
+    check_card_fields(card, CARD)
     if is_named(folder / RESULTS):
         card["results"] = parse_json(read_file(folder, RESULTS, MAX_CARD_BYTES), RESULTS)
     return card
@@ -82,13 +85,18 @@ def write_card(folder: Path, card: Mapping[str, Any]) -> None:
 
     Raises:
         DataError: if the licence allows what the base or the training data does not.
-        CheckpointError: if the folder holds a link; nothing is written then.
+        CheckpointError: if the folder holds a link, or the results are not those of `hubsep evaluate`; nothing is
+            written then.
     """
     check_card(card)
     for link in (path for path in folder.rglob("*") if path.is_symlink()):
         in_cache(folder.resolve(), link.relative_to(folder).as_posix())
     fields = {name: value for name, value in card.items() if name != "results"}
-    files = {CARD: _json(fields), **card_files(card)}
+    try:
+        files = {CARD: _json(fields), **card_files(card)}
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # of somebody else's results
+        reason = shown(f"{type(error).__name__}: {error}")
+        raise CheckpointError(f"{RESULTS} is not what `hubsep evaluate` writes ({reason}); remove it.") from error
     if card.get("results"):
         files[RESULTS] = _json(card["results"])
     for name, text in files.items():

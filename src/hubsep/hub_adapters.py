@@ -23,14 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .errors import CheckpointError
 from .hub_bounds import bounded, shown, true_or_false
 from .hub_checks import regular_files
 from .hub_json import check_code_keys, read_json
-from .hub_matrices import PROBED, fingerprint, inject, lora_layer, merge, shapes, take_out
+from .hub_matrices import PROBED, fill, fingerprint, inject, merge, shapes, take_out
 from .hub_resolve import resolve_folder
 from .hub_tensors import EXPONENT_BITS, StoredTensor, check_finite, read_header
 
@@ -219,17 +218,14 @@ def matrices_of(module: nn.Module, adapter: Adapter, others: Mapping[str, tuple[
 
 
 def put_in(module: nn.Module, adapter: Adapter, matrices: Mapping[str, Tensor]) -> None:
-    """Puts the matrices of an adapter around the layers of a module, in place; `matrices_of` read them."""
+    """Puts the matrices of an adapter around the layers of a module, in place; `matrices_of` read them.
+
+    Raises:
+        CheckpointError: if that cannot be; the module is then as before.
+    """
     layers = layers_of(module, adapter)
     inject(module, layers, adapter.rank, adapter.alpha)
-    for name in layers:
-        layer: Any = module.get_submodule(name)
-        with torch.no_grad():
-            layer.lora_A.default.weight.copy_(matrices[f"{name}.lora_A.weight"])
-            layer.lora_B.default.weight.copy_(matrices[f"{name}.lora_B.weight"])
-        for part in (layer.lora_A, layer.lora_B):
-            part.requires_grad_(False)
-        layer.eval()
+    fill(module, layers, matrices)
 
 
 def load_adapter(model: Any, adapter: str | os.PathLike[str], **hub: Any) -> Any:
@@ -246,14 +242,17 @@ def load_adapter(model: Any, adapter: str | os.PathLike[str], **hub: Any) -> Any
     lora = read_adapter(adapter, whole=WHOLE, **hub)
     _check_base(model, lora)
     state = matrices_of(model, lora, _whole_shapes(model, lora))
-    lora_layer()
-    if lora.facts["query_classes"]:
-        from .models.audiosep.classes_audiosep import add_query_classes
-
-        add_query_classes(model, lora.facts["query_classes"])
-        network = {n[len(WHOLE) + 1 :]: t for n, t in state.items() if n.startswith(f"{WHOLE}.")}
-        model.query_network.load_state_dict(network)
     put_in(model, lora, state)
+    try:
+        if lora.facts["query_classes"]:
+            from .models.audiosep.classes_audiosep import add_query_classes
+
+            add_query_classes(model, lora.facts["query_classes"])
+            network = {n[len(WHOLE) + 1 :]: t for n, t in state.items() if n.startswith(f"{WHOLE}.")}
+            model.query_network.load_state_dict(network)
+    except CheckpointError:
+        take_out(model)
+        raise
     merge(model)
     known = list(getattr(model.config, "known_sounds", ()))
     if lora.facts["known_sounds"]:

@@ -9,14 +9,16 @@ trained on, but none of its figures: those were measured on other weights. Weigh
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from pathlib import Path
 from typing import Any
 
 from .errors import CheckpointError
 from .hub_bounds import shown
+from .hub_card_fields import check_card_fields
 from .hub_copies import copy_file, is_named, read_file
-from .hub_json import MAX_CONFIG_BYTES
+from .hub_json import MAX_CONFIG_BYTES, parse_json
 from .hub_tensors import StoredTensor, read_header
 
 
@@ -28,7 +30,7 @@ CHANGED = """---
 license: {licence}
 library_name: hubsep
 pipeline_tag: {pipeline_tag}
-base_model: {base}
+base_model: {base_model}
 tags:
 {tags}
 ---
@@ -38,6 +40,7 @@ tags:
 Weights that were made from {base} and are not the same any more. The licence of {base} holds for them: {licence}.
 {commercial}What the changed weights can do has not been measured.
 """
+NO_TEXT = ("yes", "no", "true", "false", "on", "off", "null")  # to YAML
 COMMERCIAL = {True: "Commercial use is allowed. ", False: "Commercial use is not allowed. "}
 
 
@@ -77,21 +80,27 @@ def _write_changed_card(folder: Path, source: Path) -> None:
         text = json.dumps({**kept, "base_model": base, "summary": summary}, indent=1, ensure_ascii=False) + "\n"
         (folder / FIELDS).write_text(text, encoding="utf-8")
     licence = str(fields.get("licence_name") or fields.get("licence") or "unknown")
-    tags = "\n".join(f"- {tag}" for tag in fields.get("tags") or ("audio-separation",))
+    tags = "\n".join(f"- {scalar(tag)}" for tag in fields.get("tags") or ("audio-separation",))
     card = CHANGED.format(
-        licence=licence.lower(), pipeline_tag=fields.get("pipeline_tag", "audio-to-audio"), base=base, tags=tags,
-        title=f"{base}, changed", commercial=COMMERCIAL.get(fields.get("commercial"), ""),  # type: ignore[arg-type]
+        licence=scalar(licence.lower()), pipeline_tag=scalar(fields.get("pipeline_tag", "audio-to-audio")),
+        base_model=scalar(base), base=base, tags=tags, title=f"{base}, changed",
+        commercial=COMMERCIAL.get(fields.get("commercial"), ""),  # type: ignore[arg-type]
     )  # fmt: skip
     (folder / CARD).write_text(card, encoding="utf-8")
+
+
+def scalar(text: str) -> str:
+    """A text as YAML has it: in quotes where it could be anything else."""
+    is_plain = re.fullmatch(r"[A-Za-z][\w./ +-]*\w", text) and text.lower() not in NO_TEXT
+    return text if is_plain else json.dumps(text)
 
 
 def _fields(source: Path) -> dict[str, Any]:
     """What is known of a folder: its `card.json`, or the licence and task its README names."""
     if is_named(source / FIELDS):
-        fields = json.loads(read_file(source, FIELDS, MAX_CONFIG_BYTES).decode(errors="replace"))
-        if isinstance(fields, dict):
-            return fields
-        raise CheckpointError(f"{FIELDS} of {shown(source.name)} is no object: it is no card of hubsep.")
+        fields = parse_json(read_file(source, FIELDS, MAX_CONFIG_BYTES), FIELDS)
+        check_card_fields(fields, FIELDS)
+        return fields
     from huggingface_hub import ModelCard
 
     try:
@@ -99,7 +108,9 @@ def _fields(source: Path) -> dict[str, Any]:
     except ValueError:  # front matter that is no YAML says nothing
         return {}
     facts = {"licence": data.get("license"), "pipeline_tag": data.get("pipeline_tag"), "tags": data.get("tags")}
-    return {name: value for name, value in facts.items() if value}
+    known = {name: value for name, value in facts.items() if value}
+    check_card_fields(known, CARD)
+    return known
 
 
 def _same_weights(first: Path, second: Path) -> bool:

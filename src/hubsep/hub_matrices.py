@@ -7,11 +7,11 @@ option by which peft would change the layers' own weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .errors import CheckpointError
 from .hub_bounds import shown
@@ -74,6 +74,26 @@ def inject(model: nn.Module, layers: Iterable[str], rank: int, alpha: float) -> 
         raise CheckpointError(f"{shown(sorted(around ^ set(settings['target_modules'])))}: layers with the same end.")
 
 
+@torch.no_grad()
+def fill(model: nn.Module, layers: Iterable[str], matrices: Mapping[str, Tensor]) -> None:
+    """Gives the matrices around layers their values; they do not learn.
+
+    Raises:
+        CheckpointError: if what they add is beyond the range of a layer's numbers. All are taken away then.
+    """
+    for name in layers:
+        layer: Any = model.get_submodule(name)
+        layer.lora_A.default.weight.copy_(matrices[f"{name}.lora_A.weight"])
+        layer.lora_B.default.weight.copy_(matrices[f"{name}.lora_B.weight"])
+        added = layer.get_delta_weight("default")
+        if not torch.isfinite(layer.get_base_layer().weight + added).all():
+            take_out(model)
+            raise CheckpointError(f"what the adapter adds to {shown(name)} is beyond the range of {added.dtype}.")
+        for part in (layer.lora_A, layer.lora_B):
+            part.requires_grad_(False)
+        layer.eval()
+
+
 def take_out(model: nn.Module) -> dict[str, nn.Module]:
     """Takes all matrices away, so that the model is as it was; returns the layers with them, by name."""
     kind, layers = lora_layer(), {}
@@ -93,4 +113,4 @@ def merge(model: nn.Module) -> None:
         layer.merge()  # type: ignore[operator]
 
 
-__all__ = ["PROBED", "fingerprint", "inject", "lora_layer", "merge", "shapes", "take_out"]
+__all__ = ["PROBED", "fill", "fingerprint", "inject", "lora_layer", "merge", "shapes", "take_out"]

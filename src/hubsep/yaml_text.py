@@ -14,7 +14,7 @@ import yaml
 from .errors import DataError
 
 
-MAX_CHARACTERS = 1_000_000
+MAX_CHARACTERS = 100_000  # the parser is Python: so many take up to a second
 MAX_BRACKETS = 1_000
 
 

@@ -110,6 +110,7 @@ FOUND: dict[str, Make] = {
     "a recipe that is no UTF-8": recipe("music", b"# caf\xe9\n"),
     "a recipe that is no YAML": recipe("music", b"a: [1"),
     "a recipe of a billion": recipe("music", yaml_bomb()),
+    "a recipe as long as a book": recipe("music", b"- x\n" * 240_000),
 }
 
 

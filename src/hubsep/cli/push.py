@@ -44,7 +44,7 @@ def merge(
     if is_named(folder / CARD):
         card = read_card(folder)
         use = f'from hubsep import pipeline\n\nseparate = pipeline(model="{output.name}")'
-        write_card(output, {**card, "name": output.name, "use": use, "training": unlinked(card["training"])})
+        write_card(output, {**card, "name": output.name, "use": use, "training": unlinked(card.get("training", ""))})
     say(output)
 
 

@@ -52,8 +52,8 @@ def card_of(folder: Path) -> dict[str, Any]:
 def facts(card: dict[str, Any]) -> str:
     """Licence, commercial use, training data and limits of a model, as HTML."""
     use = "commercial use allowed" if card["commercial"] else "<b>no commercial use</b>"
-    data = ", ".join(escape(entry["name"]) for entry in card["training_data"])
-    limits = "".join(f"<li>{prose(limit)}</li>" for limit in card["limits"])
+    data = ", ".join(escape(entry["name"]) for entry in card.get("training_data", []))
+    limits = "".join(f"<li>{prose(limit)}</li>" for limit in card.get("limits", []))
     return (
         f"<div class='facts'><b>Licence {escape(licence_of(card))}</b>, {use}.<br>{prose(card['summary'])}"
         + (f" Trained on {data}." if data else "")

@@ -19,6 +19,7 @@ from ..cards import CARD, MAX_CARD_BYTES, card_text, finetuned_card, read_card, 
 from ..data.contract import Row
 from ..errors import DataError
 from ..hub import MAX_SHARD_SIZE, atomic_folder, check_folder
+from ..hub_card_fields import is_line
 from ..hub_copies import copy_folder, file_names, is_named, read_file
 from ..hub_push import push_folder
 from ..licences import check_agrees, check_card, is_stated
@@ -48,7 +49,8 @@ def base_card(folder: Path, name: str, model_type: str) -> dict[str, Any]:
         licence = getattr(ModelCard(text, ignore_metadata_errors=True).data, "license", None)
     facts = {"name": name, "model_type": model_type, "system": model_type, "paper": SYSTEMS[model_type].paper}
     kind = {"pipeline_tag": "audio-to-audio", "tags": ["audio-separation", model_type], "summary": "", "use": ""}
-    return {**facts, **kind, "licence": licence or "unknown", "commercial": None}
+    stated = licence if is_line(licence) else "unknown"
+    return {**facts, **kind, "licence": stated, "commercial": None}
 
 
 def check_publishable(base: dict[str, Any], rows: Sequence[Row], licence: str | None, commercial: bool) -> None:
