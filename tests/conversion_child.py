@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import importlib
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +28,8 @@ with tempfile.TemporaryDirectory() as place:
     saved_tiny(Path(place) / "tiny")
 
 
-def convert_once(model_type: str, source: str, output: str, overrides: dict[str, Any]) -> float:
-    """Convert and return how many seconds that took."""
-    started = time.perf_counter()
+def convert_once(model_type: str, source: str, output: str, overrides: dict[str, Any]) -> None:
     convert(model_type, source, output, licence="MIT", **overrides)
-    return time.perf_counter() - started
 
 
 def convert_for_ever(model_type: str, source: str, output: str, overrides: dict[str, Any]) -> None:

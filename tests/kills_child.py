@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import gc
+import io
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,14 @@ IMPORTED: Any = (
     matplotlib, peft, torchaudio, save_for_ever, separate_command, conv_tasnet, audioldm2, finetune, finetune_card
 )  # fmt: skip
 logging.disable_progress_bar()
+
+
+def warm_up() -> None:
+    """What would cost every process: what a command imports, and collecting that, which writes to all pages."""
+    with redirect_stdout(io.StringIO()):
+        main(["convert", "--help"])
+    gc.collect()
+    gc.freeze()
 
 
 def command(arguments: list[str], hub: str, home: str) -> int:

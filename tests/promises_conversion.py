@@ -10,16 +10,13 @@ from __future__ import annotations
 import os
 import pickle
 import random
-import signal
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from children import Children
+from children import KILLED, Children
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -225,12 +222,9 @@ class ConversionPromises:
         arguments = (self.model_type, str(source), str(target), overrides)
         child, generator, found = Children("conversion_child"), random.Random(0), []
         try:
-            child.run("convert_once", *arguments)  # what is only slow the first time
-            seconds = 0.0
-            for _ in range(2):  # the slower one counts: on a busy machine a single one may be much too fast
-                status, taken, output = child.run("convert_once", *arguments)
-                assert status == 0, output
-                seconds = max(seconds, taken)
+            status, _, output = child.run("convert_once", *arguments)
+            assert status == 0, output
+            seconds = child.cpu_s
             parts = generator.sample(range(20), 20)
             for kill, part in enumerate(parts):
                 if kill % 2 and target.exists():
@@ -238,12 +232,9 @@ class ConversionPromises:
                     # behind: that may be the only copy of something, so nobody deletes it
                     recover(target)
                     target.rename(tmp_path / f"moved-{kill}")
-                delay = 2 * seconds * (part + generator.random()) / 20
-                killer = threading.Thread(target=kill_newest, args=(child, delay))
-                killer.start()
-                status, _, output = child.run("convert_for_ever", *arguments)
-                killer.join()
-                assert os.WTERMSIG(status) == signal.SIGKILL, output
+                moment = 2 * seconds * (part + generator.random()) / 20
+                status, _, output = child.run("convert_for_ever", *arguments, kill_after_s=moment)
+                assert os.WTERMSIG(status) == KILLED, output
                 found.append(target.exists())
                 if target.exists():
                     verify_manifest(target)
@@ -254,13 +245,3 @@ class ConversionPromises:
         assert False in found[1::2], "every kill came after the folder was there"
         assert digests(target) == digests(converted)
         assert [path.name for path in target.parent.iterdir()] == ["model"], "litter was not removed"
-
-
-def kill_newest(child: Children, delay: float) -> None:
-    """Kill the process the helper forks, `delay` seconds after it is there."""
-    helper = child.helper.pid
-    children = Path(f"/proc/{helper}/task/{helper}/children")
-    while not (processes := children.read_text().split()):
-        time.sleep(0.001)
-    time.sleep(delay)
-    os.kill(int(processes[0]), signal.SIGKILL)

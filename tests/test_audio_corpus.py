@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import io
 import re
-import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -287,17 +285,6 @@ def test_a_whole_recording_of_every_kind_is_bounded(tmp_path: Path) -> None:
         read_audio(WAV, limits=limits, way_out=SPLIT_IT)
 
 
-class Counting(io.BytesIO):
-    """How many bytes are read of a file."""
-
-    count = 0
-
-    def read(self, size: int | None = -1) -> bytes:
-        data = super().read(size)
-        self.count += len(data)
-        return data
-
-
 FRAME = bytes([0xFF, 0xE3, 0x18, 0xC0]).ljust(72, b"\0")  # MPEG 2.5, 8 kHz, 8 kbit/s
 CRAFTED = {
     "lost bytes after every second frame": (FRAME * 2 + bytes(3)) * 30_000,
@@ -311,11 +298,9 @@ CRAFTED = {
 
 @pytest.mark.parametrize("kind", CRAFTED)
 def test_counting_the_frames_of_an_mp3_reads_it_once(kind: str) -> None:
-    file = Counting(CRAFTED[kind])
-    start = time.process_time()
+    file = corpus.Counting(CRAFTED[kind])
     audio_mp3.measure(file)
     assert file.count <= 1.1 * len(CRAFTED[kind])
-    assert time.process_time() - start < 10, "0.1 to 1 s were measured"
 
 
 def test_tags_and_trailing_bytes_do_no_harm() -> None:
@@ -391,7 +376,6 @@ def flip(kind: str, seeds: int, child: Children) -> None:
     assert status == 0, output[-500:]
     assert found["foreign"] == []
     assert found["refused"] + found["decoded"] == seeds
-    assert found["slowest_s"] < 5
     assert found["peak"] <= 4
 
 

@@ -232,7 +232,7 @@ class Dripping:
         with plain:
             if not self.tls:
                 plain.recv(1)
-                self._over.wait(5)
+                self._over.wait(HANG_S)
                 return
             with self._context.wrap_socket(plain, server_side=True) as secure:
                 secure.recv(4_096)
@@ -255,6 +255,7 @@ def dripping(certificate: Path) -> Iterator[Dripping]:
 
 
 OK = b"HTTP/1.1 200 OK\r\n"
+HANG_S = 60  # what is looked for never ends
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 DRIPS = {
     "status line": (b"HTTP/1.1 200 ", b"O"),
@@ -278,7 +279,7 @@ def test_a_server_that_is_never_done_is_left_in_time(drip: str, dripping: Drippi
     start = time.monotonic()
     with pytest.raises(AudioError, match=r"took longer than 0\.4 s"):
         fetch(f"https://127.0.0.1:{dripping.port}/a.wav", certificate, download_timeout_s=0.4)
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < HANG_S
 
 
 def test_a_server_that_does_not_greet_is_left_in_time(dripping: Dripping, certificate: Path) -> None:
@@ -286,18 +287,18 @@ def test_a_server_that_does_not_greet_is_left_in_time(dripping: Dripping, certif
     start = time.monotonic()
     with pytest.raises(AudioError, match=r"took longer than 0\.4 s"):
         fetch(f"https://127.0.0.1:{dripping.port}/a.wav", certificate, download_timeout_s=0.4)
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < HANG_S
 
 
 def test_a_name_server_that_does_not_answer_is_left_in_time(
     certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     over = threading.Event()
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: over.wait(20) and [])
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: over.wait() and [])
     start = time.monotonic()
     with pytest.raises(AudioError, match=r"took longer than 0\.4 s"):
         fetch("https://example.org/a.wav", certificate, download_timeout_s=0.4)
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < HANG_S
     over.set()
 
 

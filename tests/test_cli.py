@@ -337,7 +337,7 @@ def test_an_interrupted_run_leaves_no_half_file(model: Path) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     run.send_signal(signal.SIGINT)
-    assert run.wait(timeout=30) == 130
+    assert run.wait(timeout=240) == 130
     assert files("out") == ["a/rain.wav", "a/separated.json"]
     assert not list(Path("out").glob(".separating-*"))
 

@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
+import threading
 from collections.abc import Iterator
+from typing import NoReturn
 
 import pytest
 from children import Children
@@ -61,3 +64,20 @@ def test_a_case_is_the_same_every_time(children: Children) -> None:
         first, second = (run_one(children, kind, 3) for _ in range(2))
         assert first["notes"] == second["notes"]
         assert (first["outcome"], first["where"]) == (second["outcome"], second["where"])
+
+
+def test_who_stops_waiting_for_a_case_leaves_no_answer_to_the_next() -> None:
+    def give_up(*_: object) -> NoReturn:
+        raise TimeoutError
+
+    before, main = signal.signal(signal.SIGUSR1, give_up), threading.main_thread().ident
+    assert main is not None
+    helper = Children("time")
+    try:
+        threading.Timer(0.3, signal.pthread_kill, (main, signal.SIGUSR1)).start()
+        with pytest.raises(TimeoutError):
+            helper.run("sleep", 3)
+        assert helper.run("strftime", "next") == (0, "next", "")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        helper.close()

@@ -7,17 +7,14 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from children import Children
+from children import KILLED, Children
 from tiny import TinyModel, saved_tiny, tiny_model
 
 from hubsep.errors import CheckpointError
@@ -67,22 +64,11 @@ def kills(child: Children, target: Path, count: int, seed: int) -> list[int]:
     """Kill a process that saves for ever after random times; return the number found in the folder after each."""
     generator, numbers = random.Random(seed), []
     for kill in range(count):
-        killer = threading.Thread(target=kill_newest, args=(child.helper.pid, generator.uniform(0.01, 0.3)))
-        killer.start()
-        status, _, output = child.run("save_for_ever", str(target), (kill + 1) * 1_000)
-        killer.join()
-        assert os.WTERMSIG(status) == signal.SIGKILL, output
+        moment = generator.uniform(0.01, 0.3)
+        status, _, output = child.run("save_for_ever", str(target), (kill + 1) * 1_000, kill_after_s=moment)
+        assert os.WTERMSIG(status) == KILLED, output
         numbers.append(number_in(target))
     return numbers
-
-
-def kill_newest(helper: int, delay: float) -> None:
-    """Kill the process the helper forks, `delay` seconds after it is there."""
-    children = Path(f"/proc/{helper}/task/{helper}/children")
-    while not (processes := children.read_text().split()):
-        time.sleep(0.001)
-    time.sleep(delay)
-    os.kill(int(processes[-1]), signal.SIGKILL)
 
 
 def save_numbered(child: Children, target: Path, number: int) -> None:

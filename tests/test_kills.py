@@ -2,7 +2,7 @@
 """Sixty commands that are killed at random moments: no half file is seen, nothing is done twice, the next run ends it.
 
 Each command has its rule: what may be there after a kill, what an earlier run finished and must stay as it is, and
-what is there in the end. The moments are spread over the time a run takes that nobody disturbs.
+what is there in the end. The moments are spread over what a run computes that nobody disturbs.
 """
 
 from __future__ import annotations
@@ -11,11 +11,7 @@ import json
 import os
 import random
 import shutil
-import signal
-import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +19,10 @@ import published_conv_tasnet as published
 import pytest
 import soundfile as sf
 from bells import BRIEF
-from children import Children
+from children import KILLED, Children
 from hub_server import HubServer
 from speakers import speakers
-from test_interruptions import furnish, kill_newest, number_in, save_numbered
+from test_interruptions import furnish, number_in, save_numbered
 from tiny_audioldm2 import tiny_audio_mae, tiny_components
 from tiny_audiosep import tiny_audiosep
 from tiny_conv_tasnet import tiny_conv_tasnet
@@ -80,10 +76,8 @@ class Victim:
     def __init__(self, child: Children, arguments: list[str], seed: int, hub: str = "", home: str = ""):
         self.child, self.arguments, self.hub, self.home = child, arguments, hub, home
         self.moments = random.Random(seed)
-        start = time.monotonic()
         self.run()
-        self.seconds = time.monotonic() - start
-        self.killed = 0
+        self.cpu_s, self.killed = child.cpu_s, 0
 
     def run(self) -> None:
         """Lets the command end."""
@@ -92,18 +86,13 @@ class Victim:
 
     def kill(self) -> bool:
         """Whether the command was killed before it ended."""
-
-        def end() -> None:
-            with suppress(ProcessLookupError, IndexError):
-                kill_newest(self.child.helper.pid, self.moments.uniform(0.02, 1) * self.seconds)
-
-        killer = threading.Thread(target=end)
-        killer.start()
-        status, result, output = self.child.run("command", self.arguments, self.hub, self.home)
-        killer.join()
-        was_killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+        moment = self.moments.uniform(0.02, 1) * self.cpu_s
+        status, result, output = self.child.run("command", self.arguments, self.hub, self.home, kill_after_s=moment)
+        was_killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == KILLED
         assert was_killed or (status, result) == (0, 0), output[-3_000:]
         self.killed += was_killed
+        if not was_killed:  # the first run reads what later ones find in memory
+            self.cpu_s *= 0.9
         return was_killed
 
     def kills(self, check: Callable[[bool], None]) -> None:
@@ -209,11 +198,9 @@ def save(place: Path, child: Children, tmp_path: Path) -> None:
     saving.close()
     numbers = []
     for number in range(KILLS):
-        killer = threading.Thread(target=kill_newest, args=(child.helper.pid, moments.uniform(0.01, 0.3)))
-        killer.start()
-        status, _, output = child.run("save_for_ever", str(target), 1_000 * (number + 1))
-        killer.join()
-        assert os.WIFSIGNALED(status), output
+        moment = moments.uniform(0.01, 0.3)
+        status, _, output = child.run("save_for_ever", str(target), 1_000 * (number + 1), kill_after_s=moment)
+        assert os.WTERMSIG(status) == KILLED, output
         numbers.append(number_in(target))
     assert numbers == sorted(numbers), "an older save came back"
 

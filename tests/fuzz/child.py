@@ -58,7 +58,7 @@ KINDS: dict[str, Kind] = {
     "planted": PLANTED,
     "found": FOUND_KIND,
 }
-WALL_S = 120  # of waiting, on a machine that is busy with other things; of computing a kind says it
+WALL_S = 900  # the last resort, for what waits for ever; of computing a kind says it, as a machine may be busy
 GROWTH_MB, ADDRESS_BYTES, FILE_BYTES = 300, 3 << 30, 64 << 20
 MAX_MESSAGE = 2_000  # characters
 

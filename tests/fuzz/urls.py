@@ -25,7 +25,8 @@ from hubsep.audio_limits import AudioLimits
 from hubsep.audio_url import download
 
 
-TIMEOUT_S, PATIENCE_S, MOST_BYTES = 0.8, 6.0, 200_000
+TIMEOUT_S, MOST_BYTES = 0.8, 200_000
+PATIENCE_S, FOREVER_S = 60, 3_600  # a machine may be busy; what is looked for never ends
 PRIVATE = (
     "127.0.0.1",
     "10.1.2.3",
@@ -341,7 +342,7 @@ def serve(server: socket.socket, context: ssl.SSLContext, pieces: list[Piece], s
         plain, _ = server.accept()
         try:
             if silent:
-                time.sleep(60)
+                time.sleep(FOREVER_S)
             with context.wrap_socket(plain, server_side=True) as connection:
                 connection.recv(65_536)
                 for content, pause_s, times in pieces:
