@@ -140,7 +140,8 @@ def test_a_hum_is_as_far_below_as_it_should_be_and_nobodys(clips: list[Clip]):
 @pytest.mark.parametrize("change", ["room_probability", "equaliser_probability"])
 def test_rooms_and_microphones_are_part_of_the_speakers(clips: list[Clip], change: str):
     plain = dataset(clips, speed_probability=0.0)
-    changed = dataset(clips, speed_probability=0.0, **{change: 1.0})
+    settings: dict[str, Any] = {change: 1.0}
+    changed = dataset(clips, speed_probability=0.0, **settings)
     for i in range(5):
         item = changed[i]
         torch.testing.assert_close(item["labels"].sum(dim=0), item["input_values"], atol=1e-6, rtol=0)
