@@ -80,7 +80,7 @@ class UnderstandingMixin:
                     f"{prompt!r} is no sound this model knows, and what it makes of it will be another; the nearest "
                     f"is {meaning.nearest!r}, pipe.known_sounds lists all",
                     UserWarning,
-                    stacklevel=3,
+                    stacklevel=5,  # who called the pipeline
                 )
 
     def _sounds(self) -> tuple[list[str], Tensor]:

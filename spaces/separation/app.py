@@ -304,8 +304,8 @@ with gr.Blocks(title="Take a recording apart", delete_cache=(60, LIMITS.keep_sec
         event(lambda: None, None, video, show_progress="hidden", queue=False, api_visibility="private")
     video.upload(lambda: None, None, recording, show_progress="hidden", queue=False, api_visibility="private")
     gr.Button(visible=False).click(
-        answer_program, [recording, model, queries, residual], gr.JSON(visible=False), api_name="separate",
-        concurrency_limit=1, concurrency_id="separate",
+        answer_program, [recording, model, queries, residual], gr.JSON(label="sounds", visible=False),
+        api_name="separate", concurrency_limit=1, concurrency_id="separate",
     )  # fmt: skip
     halt.click(stop, None, line, cancels=[going], queue=False, api_visibility="private")
 

@@ -341,7 +341,7 @@ with gr.Blocks(title="Make a sound of words", delete_cache=(60, LIMITS.keep_seco
     )  # fmt: skip
     gr.Button(visible=False).click(
         answer_program, [prompt, negative, seconds, steps, count, seed, recording, kind, strength],
-        gr.JSON(visible=False), api_name="generate", concurrency_limit=1, concurrency_id="generate",
+        gr.JSON(label="sounds", visible=False), api_name="generate", concurrency_limit=1, concurrency_id="generate",
     )  # fmt: skip
     halt.click(stop, None, line, cancels=[going], queue=False, api_visibility="private")
 
