@@ -21,6 +21,7 @@ from hubsep.audio import AudioReader
 from hubsep.chunking import Segments, cut
 from hubsep.pipelines.base import check_output, from_rows, to_rows
 from hubsep.pipelines.queries import Plan
+from hubsep.pipelines.reference import gain_to, reference_level
 from hubsep.pipelines.tracks import Track
 from hubsep.pipelines.unordered import (
     Arranger,
@@ -67,6 +68,7 @@ class Process:
         self.presences: deque[Tensor | None] = deque()
         self._forward, self._plan = forward, plan
         self._statistics: dict[str, Tensor] = {}
+        self._gain = 1.0
         config, overlap = plan.model.config, plan.segments.overlap
         self.options: dict[str, Any] = {"batch_size": plan.options.batch_size}
         self._carrier = Carrier(plan.model, plan.segments.hop) if is_sequential(config) else None
@@ -82,7 +84,8 @@ class Process:
             mixture: (batch, channels, samples).
             last: for pieces that add up, whether they are the last of their recordings.
         """
-        sources, presence = self._separate(mixture, _piece(last))
+        sources, presence = self._separate(mixture * self._gain, _piece(last))
+        sources = sources / self._gain
         sums = self._plan.targets.sums
         if sums is not None:
             sources = sums.of(sources)
@@ -90,13 +93,23 @@ class Process:
         self.presences.extend(presence)
         return sources
 
+    @property
+    def reads_first(self) -> bool:
+        """Whether a recording is gone over before it is separated, for the model's surveys or for its level."""
+        return bool(self._plan.surveys) or reference_level(self._plan.model.config) is not None
+
     def survey(self, again: Callable[[], Iterable[Tensor]]) -> None:
-        """Lets the model go over a recording, unless the model is going to see it in one piece anyway.
+        """Measures a recording's level and lets the model go over it, where the model is to know of them.
+
+        The model does not, where it is going to see the recording in one piece anyway.
 
         Args:
             again: gives the recording from its start, as blocks (channels, samples) at the model's rate.
         """
         plan, config = self._plan, self._plan.model.config
+        level = reference_level(config)
+        if level is not None:
+            self._gain = gain_to(level, again())
         exact = getattr(config, "exact_segments", None)
         segments = Segments(plan.segments.samples, 0)
         if exact is not None:
@@ -105,7 +118,7 @@ class Process:
             for mixture, last in cut(again(), segments):
                 if last and not self._statistics and mixture.shape[-1] <= plan.segments.samples:
                     return
-                rows = to_rows(mixture[None], config.num_channels)
+                rows = to_rows(mixture[None] * self._gain, config.num_channels)
                 inputs = {"input_values": self._padded(rows), **_piece(last if segments.additive else None)}
                 self._statistics = self._forward({**inputs, "statistics": self._statistics}, run=survey)
 

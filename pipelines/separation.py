@@ -106,9 +106,10 @@ class AudioSeparationPipeline(AudioPipeline):
         Returns:
             For one recording a list of {"label", "audio", "sampling_rate", "score"}; audio is (channels, samples)
             float32, and score says from 0 to 1 whether the source is there at all: those above 0.5 are the speakers
-            of a model with unordered sources. What a query was taken for is "understood_as"; None if the model knows
-            no such sound, and then "nearest" is the one it knows that comes nearest. For a list of recordings, a list
-            of those lists; for a dataset or generator, an iterator.
+            of a model with unordered sources. "layout" says which channel is which loudspeaker, where the recording
+            does. What a query was taken for is "understood_as"; None if the model knows no such sound, and then
+            "nearest" comes nearest. For a list of recordings, a list of those lists; for a dataset or generator, an
+            iterator.
 
         Raises:
             QueryError: if queries are missing, or do not suit the model.
@@ -161,8 +162,8 @@ class AudioSeparationPipeline(AudioPipeline):
     ) -> list[dict[str, Any]]:
         """Separates one recording into files; memory does not grow with its length.
 
-        The files appear when all of them are complete, and not at all if anything fails. In a subtype of integers, the
-        sources are rounded and the residual is the recording less the rounded ones: they add up to the last bit.
+        They appear when all are complete, or not at all. In a subtype of integers, the sources are rounded and the
+        residual is the recording less the rounded ones: they add up to the last bit.
 
         Args:
             source: one recording, as in a call.
@@ -255,8 +256,8 @@ class AudioSeparationPipeline(AudioPipeline):
 
     def _run(self, recordings: Iterable[Any], plan: Plan) -> Iterator[tuple[Track, Waveform, bool]]:
         """The blocks of one recording after the other, and whether each is the last of its recording."""
-        if not plan.surveys:
-            yield from self._through(recordings, plan, Process(self.forward, plan))
+        if not (process := Process(self.forward, plan)).reads_first:
+            yield from self._through(recordings, plan, process)
             return
         for source in recordings:
             with repeatable(source) as anew:

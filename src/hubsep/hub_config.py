@@ -76,6 +76,8 @@ class HubsepConfigMixin(_Config):
         bounded("sampling_rate", config.sampling_rate, 1_000, 768_000)
         bounded("segment_samples", config.segment_samples, config.minimum_samples, MAX_SEGMENT_SAMPLES)
         bounded("overlap_samples", config.overlap_samples, 0, config.segment_samples - 1)
+        if getattr(config, "reference_level_db", None) is not None:
+            bounded("reference_level_db", config.reference_level_db, -80, 0, kind=float)
         numbers = self.segment_numbers()
         if numbers > MAX_SEGMENT_NUMBERS:
             raise CheckpointError(

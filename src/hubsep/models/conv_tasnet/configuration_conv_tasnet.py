@@ -44,6 +44,9 @@ class ConvTasNetConfig(HubsepConfigMixin, PreTrainedConfig):
         causal: whether the dilated convolutions look back only. With "cln" or "cgln" the model can then be streamed.
         mask_activation: "relu", "sigmoid", "softmax" (over the sources), "tanh" or "linear".
         loss: "pit_si_snr", or another name of `hubsep.losses.LOSSES`.
+        reference_level_db: RMS level, in dB of full scale, that a pipeline brings a whole recording to before it is
+            separated; the sources come back at the recording's own level. None, as published weights need, leaves
+            recordings as they are. `forward` never changes a level.
         segment_samples: length in which long recordings are worked through.
         overlap_samples: how much neighbouring segments share.
     """
@@ -67,6 +70,7 @@ class ConvTasNetConfig(HubsepConfigMixin, PreTrainedConfig):
     causal: bool = False
     mask_activation: str = "relu"
     loss: str = "pit_si_snr"
+    reference_level_db: float | None = None
     segment_samples: int = 80_000
     overlap_samples: int = 16_000
 

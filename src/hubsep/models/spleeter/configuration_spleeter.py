@@ -52,6 +52,9 @@ class SpleeterConfig(HubsepConfigMixin, PreTrainedConfig):
         decoder_dropout: part of the channels that the first three layers on the way up drop in training, without
             `freeze_norm`.
         loss: "l1_magnitude" on the estimates of the network, or another name of `hubsep.losses.LOSSES` on waveforms.
+        reference_level_db: RMS level, in dB of full scale, that a pipeline brings a whole recording to before it is
+            separated; the sources come back at the recording's own level. None, as published weights need, leaves
+            recordings as they are. `forward` never changes a level.
         segment_samples: length in which long recordings are worked through; the default fills one segment of frames.
         overlap_samples: how much neighbouring segments share. With 0, the published and the default, pieces of a
             recording add up to exactly what the whole of it gives, however it is cut. With more, segments are
@@ -76,6 +79,7 @@ class SpleeterConfig(HubsepConfigMixin, PreTrainedConfig):
     freeze_norm: bool = True
     decoder_dropout: float = 0.5
     loss: str = "l1_magnitude"
+    reference_level_db: float | None = None
     segment_samples: int = 520_192
     overlap_samples: int = 0
 
