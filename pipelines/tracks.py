@@ -125,14 +125,15 @@ class Track:
 
     def entry(self, label: str, audio: Waveform) -> dict[str, Any]:
         """What is handed out of one source."""
-        return {"label": label, "audio": audio, "sampling_rate": self.sampling_rate}
+        entry = {"label": label, "audio": audio, "sampling_rate": self.sampling_rate}
+        return entry if self.reader.layout is None else {**entry, "layout": self.reader.layout}
 
     def writers(self, paths: Sequence[Path], **form: Any) -> list[AudioWriter]:
         """Writers of files with the recording's rate and channels, in folders that are made."""
         for path in paths:
             path.parent.mkdir(parents=True, exist_ok=True)
-        shape = (self.sampling_rate, self.channels)
-        return [AudioWriter(path, *shape, samples=self.total_samples, **form) for path in paths]
+        form |= {"samples": self.total_samples, "layout": self.reader.layout, "notes": self.reader.notes}
+        return [AudioWriter(path, self.sampling_rate, self.channels, **form) for path in paths]
 
     def scores(self) -> list[float]:
         """For each source, from 0 to 1, whether it is there at all; see `scores.py`."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 
 from .audio_excerpts import Excerpt
 from .audio_files import Source
+from .audio_layouts import Layout
 from .audio_limits import AudioLimits
+from .audio_notes import Notes
 from .audio_resampling import StreamResampler, Waveform, resample
 from .audio_sources import open_source
 from .audio_writer import AudioWriter, kept_subtype, write_audio
@@ -45,6 +47,9 @@ class AudioReader:
         claimed_samples: how many there should be, None where the file does not say; it may be wrong.
         format: "WAV", "FLAC", ..., None for arrays.
         subtype: how samples are stored: "PCM_16", "FLOAT", ..., None for arrays.
+        layout: which channel is which loudspeaker; they come in its order, whatever that of the file is. None where
+            the file does not say, and for one or two channels that are what they are taken for.
+        notes: what the file says beside the samples: its time line, tags, cover.
     """
 
     def __init__(self, source: Source, on_short: OnShort, limits: AudioLimits):
@@ -56,6 +61,8 @@ class AudioReader:
         self.claimed_samples = source.claimed_samples
         self.format = source.format
         self.subtype = source.subtype
+        self.layout = source.layout
+        self.notes = source.notes
 
     def __enter__(self) -> AudioReader:
         return self
@@ -196,6 +203,8 @@ class Recording:
     format: str | None = None
     subtype: str | None = None
     name: str = "audio"
+    layout: Layout | None = None
+    notes: Notes = field(default_factory=Notes)
 
 
 def read_audio(
@@ -209,7 +218,8 @@ def read_audio(
     """Reads a whole recording; the arguments and errors are those of `open_audio` and `AudioReader.whole`."""
     with open_audio(source, sampling_rate=sampling_rate, on_short=on_short, limits=limits) as reader:
         waveform = reader.whole(way_out)
-        return Recording(waveform, reader.sampling_rate, reader.format, reader.subtype, reader.name)
+        stored = (reader.format, reader.subtype, reader.name)
+        return Recording(waveform, reader.sampling_rate, *stored, reader.layout, reader.notes)
 
 
 __all__ = [
@@ -217,6 +227,8 @@ __all__ = [
     "AudioLimits",
     "AudioReader",
     "AudioWriter",
+    "Layout",
+    "Notes",
     "OnShort",
     "Recording",
     "StreamResampler",

@@ -6,7 +6,7 @@ AU, W64 and RF64 it reports only the samples that are left, of Ogg those up to t
 
 - chunked formats: the declared end of the audio chunk lies behind the end of the file;
 - Ogg: the last page does not carry the end-of-stream flag, or is incomplete;
-- Matroska and AVI: the outermost element reaches behind the end of the file;
+- Matroska, AVI and MP4: an outermost element reaches behind the end of the file;
 - MP3: `audio_mp3`; FLAC: the header counts the samples, and libsndfile reports it.
 
 Lengths that mean "not known when writing began" (0, all bits set, and what sox, arecord and espeak write into pipes)
@@ -20,11 +20,13 @@ import struct
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
+from .audio_chunks import W64_NAMES, iff_chunks, w64_chunks
+
 
 UNKNOWN_SIZES = frozenset({0, 0xFFFF_F000, 0xFFFF_FFFF, 2**63 - 1, 2**64 - 1, *range(0x7FFF_F000, 0x8000_0001)})
-MAX_CHUNKS = 10_000
+MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
+MAX_BOXES = 200_000
 EBML_HEADER, EBML_SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
-W64_AUDIO = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 
 
 class OggLink(NamedTuple):
@@ -41,7 +43,7 @@ def missing_share(file: BinaryIO) -> tuple[int, int] | None:
     None if the audio is complete, or the format or length is not known.
     """
     file_size = file.seek(0, os.SEEK_END)
-    found = _audio_chunk(file, file_size)
+    found = _audio_chunk(file)
     if found is None:
         return None
     start, declared = found
@@ -74,13 +76,15 @@ def ogg_links(file: BinaryIO) -> list[OggLink]:
 
 
 def video_is_cut(file: BinaryIO) -> bool:
-    """Whether a Matroska, WebM or AVI file ends before its outermost element does; False where it does not say."""
+    """Whether a Matroska, WebM, AVI or MP4 file ends before an outermost element does; False where it does not say."""
     file_size = file.seek(0, os.SEEK_END)
     file.seek(0)
     head = file.read(12)
     if head[:4] == b"RIFF" and head[8:] == b"AVI ":
         declared = int.from_bytes(head[4:8], "little")
         return declared not in UNKNOWN_SIZES and 8 + declared > file_size
+    if head[4:8] in MP4_BOXES:
+        return any(stop > file_size for name, stop in _boxes(file) if name in (b"mdat", b"moof", b"moov"))
     if head[:4] != EBML_HEADER:
         return False
     header_size, start = _ebml_size(file, 4)
@@ -89,6 +93,24 @@ def video_is_cut(file: BinaryIO) -> bool:
         return False
     size, start = _ebml_size(file, start + (header_size or 0) + 4)
     return size is not None and start + size > file_size
+
+
+def has_index(file: BinaryIO) -> bool:
+    """Whether an MP4 file has its index, which most programs write last."""
+    return any(name in (b"moov", b"moof") for name, _ in _boxes(file))
+
+
+def _boxes(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """The names of an MP4 file's outermost boxes, and where they say that they end; a size of 0 is the file's."""
+    file_size, start = file.seek(0, os.SEEK_END), 0
+    for _ in range(MAX_BOXES):
+        file.seek(start)
+        head = file.read(16)
+        size = int.from_bytes(head[8:], "big") if head[:4] == b"\0\0\0\1" else int.from_bytes(head[:4], "big")
+        if len(head) < 8 or 0 < size < 8:
+            return
+        start = start + size if size else file_size
+        yield head[4:8], start
 
 
 def _ebml_size(file: BinaryIO, start: int) -> tuple[int | None, int]:
@@ -100,60 +122,24 @@ def _ebml_size(file: BinaryIO, start: int) -> tuple[int | None, int]:
     return (None if size == (1 << 7 * length) - 1 else size), start + length
 
 
-def _audio_chunk(file: BinaryIO, file_size: int) -> tuple[int, int] | None:
+def _audio_chunk(file: BinaryIO) -> tuple[int, int] | None:
     """Start and declared size, in bytes, of the chunk with the audio."""
     file.seek(0)
     magic = file.read(12)
-    if magic[:4] in (b"RIFF", b"RF64", b"BW64") and magic[8:] == b"WAVE":
-        return _find(file, _chunks(file, file_size, "<"), b"data")
-    if magic[:4] == b"RIFX" and magic[8:] == b"WAVE":
-        return _find(file, _chunks(file, file_size, ">"), b"data")
-    if magic[:4] == b"FORM" and magic[8:] in (b"AIFF", b"AIFC"):
-        return _find(file, _chunks(file, file_size, ">"), b"SSND")
     if magic[:4] in (b".snd", b"dns.") and len(magic) == 12:
         start, size = struct.unpack(">II" if magic[:4] == b".snd" else "<II", magic[4:])
         return start, size
     if magic[:4] == b"riff":
-        return _find_w64(file, file_size)
-    return None
-
-
-def _chunks(file: BinaryIO, file_size: int, order: str) -> Iterator[tuple[bytes, int, int]]:
-    """Name, start of the content and declared size of each chunk; contents are padded to even lengths."""
-    start = 12
-    for _ in range(MAX_CHUNKS):
-        if start + 8 > file_size:
-            return
-        file.seek(start)
-        name, size = struct.unpack(f"{order}4sI", file.read(8))
-        yield name, start + 8, size
-        start += 8 + size + size % 2
-
-
-def _find(file: BinaryIO, chunks: Iterator[tuple[bytes, int, int]], wanted: bytes) -> tuple[int, int] | None:
+        found = next((chunk for chunk in w64_chunks(file) if chunk.name == W64_NAMES["data"]), None)
+        return None if found is None else (found.start, found.size)
     long_size = None
-    for name, start, size in chunks:
-        if name == b"ds64" and size >= 16:
-            file.seek(start + 8)
-            content = file.read(8)
+    for chunk in iff_chunks(file):
+        if chunk.name == b"ds64" and chunk.size >= 16:
+            content = chunk.read(16)[8:]
             long_size = int.from_bytes(content, "little") if len(content) == 8 else None
-        if name == wanted:
-            return start, long_size if long_size is not None and size == 0xFFFF_FFFF else size
+        if chunk.name in (b"data", b"SSND"):
+            return chunk.start, long_size if long_size is not None and chunk.size == 0xFFFF_FFFF else chunk.size
     return None
 
 
-def _find_w64(file: BinaryIO, file_size: int) -> tuple[int, int] | None:
-    """The same in Sony's Wave64: names of 16 bytes, sizes of 8 that count the header of 24, padded to 8 bytes."""
-    start = 40
-    for _ in range(MAX_CHUNKS):
-        if start + 24 > file_size:
-            return None
-        file.seek(start)
-        name, size = struct.unpack("<16sQ", file.read(24))
-        if name == W64_AUDIO:
-            return start + 24, max(0, size - 24)
-        start += max(24, size + -size % 8)
-    return None
-
-
-__all__ = ["OggLink", "missing_share", "ogg_links", "video_is_cut"]
+__all__ = ["MP4_BOXES", "OggLink", "has_index", "missing_share", "ogg_links", "video_is_cut"]

@@ -37,9 +37,10 @@ class Excerpt:
     def __init__(self, source: Source, offset_s: float, duration_s: float | None):
         self._source, self._offset_s, self._duration_s = source, offset_s, duration_s
         self.name, self.format, self.subtype = source.name, source.format, source.subtype
-        self.sampling_rate, self.channels = source.sampling_rate, source.channels
+        self.sampling_rate, self.channels, self.layout = source.sampling_rate, source.channels, source.layout
         self.slack_samples, self.cut, self.lossy = source.slack_samples, source.cut, source.lossy
         self._to_skip = self._samples("offset_s", offset_s)
+        self.notes = source.notes.later(self._to_skip)
         self._left = None if duration_s is None else self._samples("duration_s", duration_s)
         if self._left == 0:
             raise AudioError(f"duration_s is {duration_s}, which is not one sample at {self.sampling_rate} Hz")

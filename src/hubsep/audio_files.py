@@ -20,8 +20,13 @@ from numpy.typing import NDArray
 
 from . import audio_claims, audio_mp3
 from .audio_claims import OggLink
-from .audio_io import Window
+from .audio_io import Patched, Window
+from .audio_layout_headers import masked_floats, read_layout
+from .audio_layouts import Layout
 from .audio_limits import AudioLimits
+from .audio_mp3_frames import id3_size
+from .audio_notes import Notes, read_notes
+from .audio_unfinished import UNFINISHED, even_chunks, finished_header, open_ended
 from .errors import AudioError
 
 
@@ -29,6 +34,12 @@ LOSSY_SUBTYPES = frozenset({"VORBIS", "OPUS", "MPEG_LAYER_I", "MPEG_LAYER_II", "
 DEEP_SUBTYPES = frozenset({"PCM_32", "ALAC_32", "DOUBLE"})  # whose samples float32 would round
 MP3_SLACK_SAMPLES = 2 * 1_152  # headers that count themselves, and decoders that drop a first incomplete frame
 OGG_CUT = "its last page is missing"
+HEAD_BYTES = 400
+MAGICS = {  # what a file begins with, and PyAV's name of its format
+    b"#!AMR": "amr", b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": "asf", b"FLV\x01": "flv", b"\0\0\x01\xba": "mpeg",
+    b"\x0b\x77": "ac3", b"\x7f\xfe\x80\x01": "dts", b"MAC ": "ape", b"wvpk": "wv", b"TTA1": "tta",
+}  # fmt: skip
+FLOATS = b"\3\0"  # the tag of their format
 UNKNOWN_LENGTH = 2**62  # libsndfile's largest number stands for "not known"
 
 
@@ -40,6 +51,8 @@ class Source(Protocol):
         slack_samples: how many fewer may come without anything being lost.
         cut: what shows that its end is missing, if something does before it is decoded.
         lossy: whether a lossy codec decodes it.
+        layout: what its channels are, if it says so; they come in that order.
+        notes: what it says beside the samples.
     """
 
     name: str
@@ -51,6 +64,8 @@ class Source(Protocol):
     slack_samples: int
     cut: str | None
     lossy: bool
+    layout: Layout | None
+    notes: Notes
 
     def read(self, samples: int) -> NDArray[np.floating]:
         """The next (channels, at most `samples`); no samples at the end."""
@@ -77,7 +92,11 @@ def _open(file: Any, name: str, limits: AudioLimits) -> Source:
     if file.seek(0, os.SEEK_END) == 0:
         raise AudioError(f"{name}: the file is empty")
     file.seek(0)
-    head = file.read(64)
+    head = file.read(HEAD_BYTES)
+    if tag := id3_size(head[:10]):  # which may stand before any of them
+        file.seek(tag)
+        behind = file.read(HEAD_BYTES)
+        head = behind if _demuxer_for(behind) in ("aac", "ac3") else head
     links = audio_claims.ogg_links(file) if head[:4] == b"OggS" else []
     cut = OGG_CUT if links and not links[-1].ended else None
     demuxer = _demuxer_for(head)
@@ -86,6 +105,11 @@ def _open(file: Any, name: str, limits: AudioLimits) -> Source:
 
         if audio_claims.video_is_cut(file):
             cut = "its outermost element reaches behind the end of the file"
+        if demuxer == "mp4" and not audio_claims.has_index(file):
+            raise AudioError(
+                f"{name}: cannot be decoded; the recording was never finished or is cut short: its index (moov), "
+                "which is written last, is missing"
+            )
         file.seek(0)
         return AVSource(file, name, demuxer, limits, cut=cut)
     if len(links) > 1:
@@ -104,6 +128,10 @@ def decoding(name: str) -> Iterator[None]:
         reason = str(getattr(error, "error_string", "") or error).strip().removeprefix("Error : ").rstrip(".")
         if "SF_INFO" in reason:
             reason = "its header gives no possible sampling rate"
+        if "unsupported encoding" in reason:
+            raise AudioError(
+                f"{name}: the encoding of its samples cannot be read; convert it to wav or flac"
+            ) from error
         raise AudioError(
             f"{name}: cannot be decoded; it is damaged, cut short or no audio ({reason or type(error).__name__})"
         ) from error
@@ -120,8 +148,13 @@ class FileSource:
     def __init__(self, file: Any, name: str, limits: AudioLimits, *, cut: str | None = None):
         self.name = name
         self._file = self._seen = file
-        self._sound = self._open(file)
-        self.format: str | None = self._sound.format
+        patches = finished_header(file)
+        cut = UNFINISHED if patches else cut
+        patches |= open_ended(file) | even_chunks(file)
+        if (tag := masked_floats(file)) is not None:
+            patches[tag] = FLOATS
+        self._sound = self._open(Patched(file, patches) if patches else file)
+        self.format: str | None = "WAV" if self._sound.format == "WAVEX" else self._sound.format
         self.subtype: str | None = self._sound.subtype
         self.sampling_rate = limits.check_sampling_rate(self._sound.samplerate, name)
         limits.check_channels(self._sound.channels, name)
@@ -131,6 +164,10 @@ class FileSource:
         self.slack_samples = 0
         self.cut = cut
         self.claimed_samples: int | None = None
+        position = file.tell()
+        self.layout, self._order = read_layout(file, self.format, self.subtype, self.channels)
+        self.notes = read_notes(file, self.format, self._sound.copy_metadata(), self.sampling_rate)
+        file.seek(position)
         if self.format == "MP3":
             self._measure_mp3()
         else:
@@ -143,7 +180,7 @@ class FileSource:
                 frames = self._sound.read(samples, dtype=self._dtype, always_2d=True)
             finally:
                 self._check_file()
-        return np.ascontiguousarray(frames.T)
+        return np.ascontiguousarray((frames if self._order is None else frames[:, self._order]).T)
 
     def close(self) -> None:
         """Closes the file."""
@@ -162,7 +199,7 @@ class FileSource:
                 self._check_file()
 
     def _check_file(self) -> None:
-        if isinstance(self._seen, Window):
+        if isinstance(self._seen, Window | Patched):
             self._seen.check()
 
     def _measure(self) -> None:
@@ -208,7 +245,8 @@ class ChainedSource:
         self._links = iter(links)
         self._link = first = self._open(next(self._links))
         self.format, self.subtype = first.format, first.subtype
-        self.sampling_rate, self.channels = first.sampling_rate, first.channels
+        self.sampling_rate, self.channels, self.layout = first.sampling_rate, first.channels, first.layout
+        self.notes = first.notes
 
     def read(self, samples: int) -> NDArray[np.floating]:
         """The next (channels, at most `samples`)."""
@@ -235,7 +273,7 @@ class ChainedSource:
 
 def _demuxer_for(head: bytes) -> str | None:
     """PyAV's name of a format that libsndfile cannot read; picked here so that ffmpeg never opens a playlist."""
-    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
+    if head[4:8] in audio_claims.MP4_BOXES:
         return "mp4"
     if head[:4] == b"\x1a\x45\xdf\xa3":
         return "matroska"
@@ -243,9 +281,11 @@ def _demuxer_for(head: bytes) -> str | None:
         return "avi"
     if head[:4] == b"OggS" and head[28:35] not in (b"\x01vorbis", b"OpusHea"):
         return "ogg"
+    if head[:1] == b"\x47" == head[188:189] == head[376:377]:
+        return "mpegts"
     if len(head) > 1 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:
         return "aac"
-    return None
+    return next((name for magic, name in MAGICS.items() if head.startswith(magic)), None)
 
 
 __all__ = ["LOSSY_SUBTYPES", "ChainedSource", "FileSource", "Source", "decoding", "open_file"]

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import soundfile as sf
 
+from .audio_layouts import Layout, codec_order
 from .audio_limits import LOSSLESS_FLOATS
 from .errors import AudioError
 
@@ -72,7 +73,12 @@ def format_of(path: Path, format: str | None, subtype: str | None) -> tuple[str,
 
 
 def check_written(
-    extension: str, sampling_rate: int, channels: int, subtype: str | None = None, bitrate: int | None = None
+    extension: str,
+    sampling_rate: int,
+    channels: int,
+    subtype: str | None = None,
+    bitrate: int | None = None,
+    layout: Layout | None = None,
 ) -> None:
     """Refuses a file that could not be written, in a command's words, before there is anything to write.
 
@@ -82,6 +88,7 @@ def check_written(
         channels: of the recording.
         subtype: sample format, None for the default.
         bitrate: in kbit/s, None for the default.
+        layout: of the recording's channels, if it says so.
 
     Raises:
         AudioError: naming the option and a way out.
@@ -96,6 +103,10 @@ def check_written(
         options = codec_options(path, format, sampling_rate, bitrate)
     except AudioError as error:
         raise AudioError(f"--bitrate {bitrate}: {_said(error, path)}") from error
+    try:
+        codec_order(subtype, channels, layout)
+    except AudioError as error:
+        raise AudioError(f"--format {extension}: {error}") from error
     if not _can_write(format, subtype, sampling_rate, channels, tuple(options.items())):
         raise AudioError(
             f"--format {extension} cannot hold {channels} channel{'s' * (channels > 1)} at {sampling_rate} Hz"

@@ -8,6 +8,7 @@ result for the end of the file or for success. So these keep it, and whoever cal
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 
@@ -58,6 +59,32 @@ class Window:
         """Leaves the file open: it is the caller's."""
 
 
+class Patched:
+    """A seekable binary file, to be read as if some of its bytes were others.
+
+    Args:
+        file: as it is.
+        patches: what stands at which positions instead.
+    """
+
+    def __init__(self, file: Any, patches: Mapping[int, bytes]):
+        self._file, self._patches = file, patches
+        self.seek, self.tell, self.close = file.seek, file.tell, file.close
+        self.check = getattr(file, "check", lambda: None)
+
+    def read(self, size: int = -1) -> bytes:
+        """As of any file."""
+        start = self._file.tell()
+        data = self._file.read(size)
+        changed = None
+        for position, patch in self._patches.items():
+            first, last = max(start, position), min(start + len(data), position + len(patch))
+            if first < last:
+                changed = bytearray(data) if changed is None else changed
+                changed[first - start : last - start] = patch[first - position : last - position]
+        return data if changed is None else bytes(changed)
+
+
 class Sink:
     """A file to be written, whose errors libsndfile does not always report."""
 
@@ -82,4 +109,4 @@ class Sink:
             raise self.error
 
 
-__all__ = ["Sink", "Window"]
+__all__ = ["Patched", "Sink", "Window"]

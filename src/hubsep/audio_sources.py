@@ -25,7 +25,9 @@ from numpy.typing import NDArray
 
 from .audio_files import Source, decoding, open_file
 from .audio_io import Window
+from .audio_layouts import Layout
 from .audio_limits import AudioLimits
+from .audio_notes import Notes
 from .errors import AudioError
 
 
@@ -69,6 +71,8 @@ class ArraySource:
     format: str | None = None
     subtype: str | None = None
     cut: str | None = None
+    layout: Layout | None = None
+    notes = Notes()
     slack_samples = 0
     lossy = False
 

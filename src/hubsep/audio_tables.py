@@ -29,8 +29,10 @@ ENTRY_BYTES = {  # of lists whose number of entries stands behind version and fl
     b"co64": 8, b"ctts": 8, b"dref": 8, b"elst": 12, b"saio": 4, b"stco": 4, b"stps": 4, b"stsc": 12,
     b"stsd": 8, b"stsh": 8, b"stss": 4, b"stts": 8,
 }  # fmt: skip
+LAYOUTS = (b"chan", b"chnl")
 CHECKED = (
     *ENTRY_BYTES,
+    *LAYOUTS,
     b"cmov",
     b"hdlr",
     b"saiz",
@@ -61,17 +63,22 @@ class _Track:
         self.equal_bytes = 0  # of samples that are said to have one size
 
 
-def check_tables(file: BinaryIO, name: str) -> None:
+def check_tables(file: BinaryIO, name: str) -> list[int]:
     """Refuses an MP4 file with a table that claims more than the file can hold.
 
     Args:
         file: seekable; it is left somewhere else.
         name: of the recording.
 
+    Returns:
+        Where the names of the boxes are that state a layout of channels, or look like one, in bytes.
+
     Raises:
         AudioError: if a table claims more.
     """
-    _Tables(file, name).check()
+    tables = _Tables(file, name)
+    tables.check()
+    return tables.layouts
 
 
 class _Tables:
@@ -83,10 +90,14 @@ class _Tables:
         self._unlisted_bytes = 0
         self._default_sizes: list[int] = []  # of samples in fragments
         self._fragment_size: int | None = None
+        self.layouts: list[int] = []
 
     def check(self) -> None:
         for box, start, stop in self._boxes():
-            self._check_box(box, start, stop)
+            if box in LAYOUTS:
+                self.layouts.append(start - len(box))
+            else:
+                self._check_box(box, start, stop)
         self._end_track()
 
     def _boxes(self) -> Iterator[tuple[bytes, int, int]]:

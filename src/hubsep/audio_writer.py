@@ -34,14 +34,18 @@ from .audio_formats import (
     format_of,
     kept_subtype,
 )
+from .audio_headers import TAGGED_FORMATS, write_layout, write_notes
 from .audio_io import Sink
+from .audio_layouts import Layout, codec_order
 from .audio_limits import LOSSLESS_FLOATS, AudioLimits
+from .audio_notes import Notes
 from .audio_resampling import Waveform
 from .audio_stamps import remove_stamps
 from .errors import AudioError
 
 
 Clip = Literal["raise", "clamp"]
+WRITTEN_AT_ONCE = 2**17  # values
 
 
 class AudioWriter:
@@ -60,6 +64,10 @@ class AudioWriter:
             "clamp" them.
         bitrate_kbps: of an MP3, constant; by default the highest there is for the sampling rate.
         samples: how many there will be, if known; a WAV above 4 GiB is then written as RF64.
+        layout: what the channels are, as `AudioReader.layout`, or a name such as "5.1"; they come in the order of its
+            loudspeakers. By default nothing is said of them, and a codec that has an order is taken at its word.
+        notes: what another file said of the recording, as `AudioReader.notes`; what the format has no place for is
+            left out.
 
     Attributes:
         bits: of the integers that are stored, None where samples are stored otherwise.
@@ -79,6 +87,8 @@ class AudioWriter:
         clip: Clip = "raise",
         bitrate_kbps: int | None = None,
         samples: int | None = None,
+        layout: Layout | str | None = None,
+        notes: Notes | None = None,
     ):
         self.path = Path(path)
         self._limits = AudioLimits()
@@ -88,7 +98,11 @@ class AudioWriter:
         self.format, self.subtype = format_of(self.path, format, subtype)
         self.bits = PCM_BITS.get(self.subtype)
         self._sample_bytes = channels * SAMPLE_BYTES.get(self.subtype, 4)
-        if self.format == "WAV" and (samples or 0) * self._sample_bytes > LIMITED_BYTES:
+        self.layout = self._checked_layout(layout)
+        self._notes = notes or Notes()
+        self._room = LIMITED_BYTES - len(self._notes.broadcast)
+        self._order = codec_order(self.subtype, channels, self.layout)
+        if self.format == "WAV" and (samples or 0) * self._sample_bytes > self._room:
             self.format = "RF64"
         if clip not in ("raise", "clamp"):
             raise AudioError(f'clip must be "raise" or "clamp", got {clip!r}')
@@ -121,19 +135,22 @@ class AudioWriter:
             wanted = f"({self.channels}, samples) floating point"
             raise AudioError(f"{self.path}: a block must be {wanted}, got {block.shape} {block.dtype}")
         total = self._samples + block.shape[1]
-        if self.format in LIMITED_FORMATS and total * self._sample_bytes > LIMITED_BYTES:
+        if self.format in LIMITED_FORMATS and total * self._sample_bytes > self._room:
             raise AudioError(
                 f"{self.path}: {self.format} has room for 4 GiB; write .w64, .rf64 or .flac, or say how many samples "
                 "there will be"
             )
         self._limits.check_samples(block, self._samples, str(self.path), lossy=False)
         frames = self._encoded(self._clipped(block)).T
+        frames = frames if self._order is None else frames[:, self._order]
         self._samples = total
         try:
             try:
-                # 60 s of stereo in one call crash the Vorbis encoder of libsndfile 1.2.2: it keeps them on the stack
-                for start in range(0, len(frames), 65_536):
-                    self._sound.write(np.ascontiguousarray(frames[start : start + 65_536]))
+                # 60 s of stereo, or 3 s of 7.1, in one call crash the Vorbis encoder of libsndfile 1.2.2: it keeps
+                # them on the stack
+                step = WRITTEN_AT_ONCE // max(2, self.channels)
+                for start in range(0, len(frames), step):
+                    self._sound.write(np.ascontiguousarray(frames[start : start + step]))
             finally:
                 self._sink.check()
         except (sf.SoundFileError, AssertionError, OSError) as error:
@@ -151,6 +168,8 @@ class AudioWriter:
                 sound.close()
             finally:
                 self._sink.check()
+            write_layout(self._sink.file, self.format, self.subtype, self.channels, self.layout)
+            write_notes(self._sink.file, self.format, self.sampling_rate, self._notes)
             remove_stamps(self._sink.file)
             os.fsync(self._sink.file.fileno())
             os.replace(self._unfinished, self.path)
@@ -180,12 +199,29 @@ class AudioWriter:
             if self.path.is_dir():
                 raise IsADirectoryError(21, "it is a folder")
             self._sink = Sink(self._unfinished.open("x+b", buffering=0))
-            self._sound = sf.SoundFile(self._sink, "w", *shape, format=self.format, **options)
+            masked = self.format == "WAV" and (self.channels > 2 or self.layout is not None)
+            container = "WAVEX" if masked and sf.check_format("WAVEX", self.subtype) else self.format
+            self._sound = sf.SoundFile(self._sink, "w", *shape, format=container, **options)
+            if self.format in TAGGED_FORMATS:
+                for name, text in self._notes.tags.items():
+                    setattr(self._sound, name, text)
             self._sink.check()
         except (sf.SoundFileError, OSError, ValueError, TypeError) as error:
             what = f"{self.format} {self.subtype} with {self.channels} channels at {self.sampling_rate} Hz"
             self.discard()
             raise AudioError(f"{self.path} cannot be written as {what}: {_reason(error)}") from error
+
+    def _checked_layout(self, layout: Layout | str | None) -> Layout | None:
+        """A layout by its name has as many loudspeakers as there are channels; that of a file may be an odd one."""
+        if not isinstance(layout, str):
+            return layout
+        known = Layout.named(layout)
+        if not known.fits(self.channels):
+            raise AudioError(
+                f"{self.path}: the layout {layout} has {len(known.speakers)} channels ({' '.join(known.speakers)}), "
+                f"and there are {self.channels}"
+            )
+        return known
 
     def _clipped(self, block: NDArray[np.floating]) -> NDArray[np.floating]:
         if self.subtype in LOSSLESS_FLOATS or block.size == 0:
@@ -216,7 +252,7 @@ def write_audio(path: str | os.PathLike[str], waveform: Waveform, sampling_rate:
         path: as for `AudioWriter`.
         waveform: floating point, full scale 1.
         sampling_rate: in Hz.
-        **options: `format`, `subtype`, `clip` and `bitrate_kbps` of `AudioWriter`.
+        **options: `format`, `subtype`, `clip`, `bitrate_kbps`, `layout` and `notes` of `AudioWriter`.
 
     Returns:
         The path.

@@ -187,7 +187,8 @@ def separate_one(run: Run, separator: Any, job: Job, *, quiet: bool = False) -> 
     def place(label: str, extension: str) -> Path:
         return job.output(run.output, run.template, label, extension)
 
-    source, form = describe_source(job.source), Form.of(job.source, run.writing)
+    source = describe_source(job.source)
+    form = Form.of(job.source, run.writing).beginning(run.options["offset_s"])
     marker = place(MARKER, "json")
     cut_out = labels_from_recording(separator, run.options)
     exact = form.bits is not None and (form.bits > 24 or bool(cut_out))  # float32 holds 24 bits
@@ -269,7 +270,7 @@ def separate_into(
             bar.total = total
             bar.update(done - bar.n)
 
-        form = {"template": "{label}.w64", "subtype": "DOUBLE" if exact else "FLOAT"}
+        form = {"template": "{label}.rf64", "subtype": "DOUBLE" if exact else "FLOAT"}
         return separator.separate_file(job.source, scratch, on_progress=on_progress, **form, **options)
 
 

@@ -78,7 +78,7 @@ def find_forms(jobs: Sequence[Job], writing: Mapping[str, Any]) -> dict[Job, For
             forms[job] = None
             continue
         try:
-            check_written(form.extension, rate, channels, form.subtype, form.bitrate)
+            check_written(form.extension, rate, channels, form.subtype, form.bitrate, form.layout)
         except AudioError as error:
             raise AudioError(f"{job.source}: {error}") from error
         forms[job] = form

@@ -15,7 +15,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +26,9 @@ from ..audio import AudioLimits, AudioReader, AudioWriter, open_audio
 from ..audio_files import LOSSY_SUBTYPES
 from ..audio_formats import FORMATS, PCM_BITS, kept_subtype
 from ..audio_integers import write_together
+from ..audio_layouts import Layout
 from ..audio_limits import LOSSLESS_FLOATS
+from ..audio_notes import Notes
 from ..errors import AudioError
 from ..hub_processes import host, in_use
 
@@ -37,11 +39,16 @@ SCRATCH = ".separating-"
 
 @dataclass(frozen=True)
 class Form:
-    """How outputs are stored: the ending of their names, a subtype or None for the ending's default, an MP3's rate."""
+    """How outputs are stored: the ending of their names, a subtype or None for the ending's default, an MP3's rate.
+
+    And what the recording says of its channels, and beside the samples.
+    """
 
     extension: str
     subtype: str | None
     bitrate: int | None = None
+    layout: Layout | None = None
+    notes: Notes = field(default_factory=Notes, compare=False)
 
     @classmethod
     def of(cls, source: Path, asked: Mapping[str, Any]) -> Form:
@@ -68,7 +75,8 @@ class Form:
             extension = own_ending if own_ending in endings else next(iter(endings), "wav")
         if "." + extension not in FORMATS:
             raise AudioError(f"cannot write {extension!r} files; use {', '.join(ending[1:] for ending in FORMATS)}")
-        return cls(extension, asked["subtype"] or kept_subtype(f"any.{extension}", own_subtype), asked["bitrate"])
+        subtype = asked["subtype"] or kept_subtype(f"any.{extension}", own_subtype)
+        return cls(extension, subtype, asked["bitrate"], reader.layout, reader.notes)
 
     @property
     def limit(self) -> float:
@@ -83,10 +91,15 @@ class Form:
         """Of its integers, None if it stores samples otherwise."""
         return PCM_BITS.get(self.subtype or FORMATS["." + self.extension][1])
 
+    def beginning(self, offset_s: float) -> Form:
+        """The same of a part that begins so many seconds later."""
+        return replace(self, notes=self.notes.later(round(offset_s * self.notes.sampling_rate)))
+
     def as_float(self) -> Form:
         """The same container with floating point samples, or WAV where it has none."""
         container = FORMATS["." + self.extension][0]
-        return Form(self.extension if sf.check_format(container, "FLOAT") else "wav", "FLOAT")
+        extension = self.extension if sf.check_format(container, "FLOAT") else "wav"
+        return replace(self, extension=extension, subtype="FLOAT", bitrate=None)
 
 
 def open_for_form(source: Path) -> AudioReader:
@@ -189,6 +202,8 @@ def _copy(sources: list[Path], targets: list[Path], form: Form, gain: float, tog
                     clip="clamp",
                     bitrate_kbps=form.bitrate,
                     samples=reader.claimed_samples,
+                    layout=form.layout,
+                    notes=form.notes,
                 )
             )
             for target, reader in zip(targets, readers, strict=True)

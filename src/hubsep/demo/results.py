@@ -124,7 +124,9 @@ def delivered(paths: Sequence[Path], *, residual: bool = False) -> list[tuple[Pa
         ]
         targets = [path.with_suffix(".flac") if fit else path for path, fit in zip(paths, fits, strict=True)]
         writers = [
-            files.enter_context(AudioWriter(target, reader.sampling_rate, reader.channels, clip="clamp"))
+            files.enter_context(
+                AudioWriter(target, reader.sampling_rate, reader.channels, clip="clamp", layout=reader.layout)
+            )
             if fit
             else None
             for target, reader, fit in zip(targets, readers, fits, strict=True)
