@@ -12,18 +12,22 @@ Nothing is imported from diffusers until this module is: `import hubsep` does wi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
-import numpy as np
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from hubsep.errors import QueryError
 from hubsep.pipelines.audioldm2_adapters import AdapterMixin
-from hubsep.pipelines.audioldm2_arguments import OutputType, check_output, given_conditions
+from hubsep.pipelines.audioldm2_arguments import (
+    AudioLDM2Output,
+    CallOptions,
+    Numbers,
+    OutputType,
+    check_output,
+    given_conditions,
+)
 from hubsep.pipelines.audioldm2_components import OPTIONAL
 from hubsep.pipelines.audioldm2_conditions import Conditions
 from hubsep.pipelines.audioldm2_editing import EditingMixin
@@ -31,26 +35,17 @@ from hubsep.pipelines.audioldm2_folder import FolderMixin
 from hubsep.pipelines.audioldm2_offloading import OffloadingMixin
 from hubsep.pipelines.audioldm2_prompts import Unconditional, as_texts
 from hubsep.pipelines.audioldm2_ranking import RankingMixin
-from hubsep.pipelines.audioldm2_sampling import Generator, Sampling
+from hubsep.pipelines.audioldm2_settings import Generator, Sampling, SamplingOptions, shows_options
+from hubsep.pipelines.audioldm2_switches import SwitchesMixin
 
 
-@dataclass
-class AudioLDM2Output(BaseOutput):
-    """What was made.
-
-    Attributes:
-        audios: waveforms (batch, samples) in [-1, 1] as array or tensor, the candidates of a prompt from the best to
-            the worst one after the other; or latents (batch, channels, latent frames, latent bands).
-        scores: cosine of each candidate with its prompt by CLAP, (prompts, candidates); None where nothing was ranked.
-        sampling_rate: in Hz.
-    """
-
-    audios: np.ndarray[Any, Any] | Tensor
-    scores: np.ndarray[Any, Any] | Tensor | None = None
-    sampling_rate: int = 16_000
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
-class AudioLDM2Pipeline(AdapterMixin, FolderMixin, OffloadingMixin, EditingMixin, RankingMixin, DiffusionPipeline):
+class AudioLDM2Pipeline(
+    AdapterMixin, FolderMixin, OffloadingMixin, SwitchesMixin, EditingMixin, RankingMixin, DiffusionPipeline
+):
     """Text to audio.
 
     Args:
@@ -105,6 +100,25 @@ class AudioLDM2Pipeline(AdapterMixin, FolderMixin, OffloadingMixin, EditingMixin
             audio_mae=audio_mae,
         )
 
+    @overload
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = ...,
+        *,
+        return_dict: Literal[True] = ...,
+        **options: Unpack[CallOptions],
+    ) -> AudioLDM2Output: ...
+
+    @overload
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = ...,
+        *,
+        return_dict: Literal[False],
+        **options: Unpack[CallOptions],
+    ) -> tuple[Numbers, Numbers | None]: ...
+
+    @shows_options
     @torch.no_grad()
     def __call__(
         self,
@@ -126,8 +140,8 @@ class AudioLDM2Pipeline(AdapterMixin, FolderMixin, OffloadingMixin, EditingMixin
         max_new_tokens: int | None = None,
         output_type: OutputType = "np",
         return_dict: bool = True,
-        **settings: Any,
-    ) -> Any:
+        **settings: Unpack[SamplingOptions],
+    ) -> AudioLDM2Output | tuple[Numbers, Numbers | None]:
         """Makes sounds of prompts.
 
         Args:
@@ -151,13 +165,15 @@ class AudioLDM2Pipeline(AdapterMixin, FolderMixin, OffloadingMixin, EditingMixin
             return_dict: whether an `AudioLDM2Output` is returned, or a tuple of audios and scores.
             **settings: those of `Sampling`: `num_inference_steps` (25), `guidance_scale` (3.5), `generator` (one, or
                 one for each waveform), `callback_on_step_end`, `solver`, `eta`, `guidance_interval`,
-                `guidance_every`, `window_seconds`, `callback_on_step_end_tensor_inputs`.
+                `guidance_every`, `window_seconds`, `callback_on_step_end_tensor_inputs`; and `callback`,
+                `callback_steps` and `cross_attention_kwargs` of diffusers.
 
         Raises:
+            TypeError: if there is no such setting.
             QueryError: if prompts, embeddings or settings are wrong or do not go together.
             AudioError: if the length is.
         """
-        sampling = Sampling(**settings)
+        sampling = Sampling.of(self.__call__, **settings)
         length = self._length(seconds, audio_length_in_s)
         check_output(output_type, num_waveforms_per_prompt)
         if prompt is not None and num_waveforms_per_prompt > 1 and output_type != "latent":
@@ -225,7 +241,7 @@ class AudioLDM2Pipeline(AdapterMixin, FolderMixin, OffloadingMixin, EditingMixin
         texts: list[str] | None,
         output_type: OutputType,
         return_dict: bool,
-    ) -> Any:
+    ) -> AudioLDM2Output | tuple[Numbers, Numbers | None]:
         scores = None
         if output_type != "latent":
             samples = round(seconds * self.sampling_rate)
@@ -233,14 +249,8 @@ class AudioLDM2Pipeline(AdapterMixin, FolderMixin, OffloadingMixin, EditingMixin
             if texts is not None:
                 made, scores = self.rank(texts, made)
         self.maybe_free_model_hooks()
-        audios, ranked = (
-            (made.numpy(), scores.numpy() if scores is not None else None)
-            if output_type == "np"
-            else (
-                made,
-                scores,
-            )
-        )
+        audios: Numbers = made.numpy() if output_type == "np" else made
+        ranked: Numbers | None = scores.numpy() if output_type == "np" and scores is not None else scores
         if not return_dict:
             return audios, ranked
         return AudioLDM2Output(audios=audios, scores=ranked, sampling_rate=self.sampling_rate)

@@ -12,9 +12,11 @@ here a state may count in part.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -148,14 +150,28 @@ def _heads(states: Tensor, heads: int) -> Tensor:
 
 
 @contextmanager
-def constant_contexts(unet: Any, contexts: Contexts) -> Iterator[None]:
-    """Puts the processors in for the time of a `with` block; a compiled U-Net keeps those it was compiled with."""
+def constant_contexts(unet: Any, contexts: Contexts, told: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Puts the processors in for the time of a `with` block, in place of diffusers' usual one.
+
+    A compiled U-Net keeps those it was compiled with. Another processor (of slices, of xformers, a user's own) stays:
+    what it is for, and what it takes, is not known here.
+
+    Args:
+        unet: the network.
+        contexts: that stay as they are.
+        told: what processors that take it are handed at each call. diffusers' blocks of this U-Net would not hand it
+            on to them, unless it learns.
+    """
+    from diffusers.models.attention_processor import AttnProcessor2_0
+
     if isinstance(unet, torch._dynamo.eval_frame.OptimizedModule):
         yield
         return
     before = dict(unet.attn_processors)
     swapped = {
-        name: ConstantContext(contexts, processor) if ".attn2." in name else processor
+        name: ConstantContext(contexts, processor)
+        if ".attn2." in name and type(processor) is AttnProcessor2_0
+        else _telling(processor, told or {})
         for name, processor in before.items()
     }
     unet.set_attn_processor(swapped)
@@ -163,6 +179,12 @@ def constant_contexts(unet: Any, contexts: Contexts) -> Iterator[None]:
         yield
     finally:
         unet.set_attn_processor(before)
+
+
+def _telling(processor: Any, told: Mapping[str, Any]) -> Any:
+    names = inspect.signature(processor.__call__).parameters
+    options = {name: value for name, value in told.items() if name in names}
+    return partial(processor, **options) if options else processor
 
 
 __all__ = ["ConstantContext", "Contexts", "as_mask", "constant_contexts"]

@@ -24,6 +24,7 @@ def devices_of(device_map: str | None, sizes: dict[str, int]) -> dict[str, str]:
     if device_map is None:
         return {}
     if device_map != "balanced":
+        check_device(device_map)
         return dict.fromkeys(sizes, str(torch.device(device_map)))
     if not torch.cuda.is_available():
         raise CheckpointError('device_map="balanced" needs GPUs; there are none.')
@@ -33,6 +34,21 @@ def devices_of(device_map: str | None, sizes: dict[str, int]) -> dict[str, str]:
         device = max(room, key=lambda key: room[key])
         devices[name], room[device] = device, room[device] - size
     return devices
+
+
+def check_device(device: str | torch.device) -> None:
+    """Refuses a device that is not there, in place of what its driver would say.
+
+    Raises:
+        CheckpointError: naming it.
+    """
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise CheckpointError(f'{device!r} is no device; devices are "cpu", "cuda", "cuda:1", "mps", ...') from error
+    there = getattr(torch, kind).is_available() if kind in ("cuda", "mps", "xpu") else True
+    if not there:
+        raise CheckpointError(f'PyTorch finds no {kind} device here; pass "{first_device()}", or run `hubsep env`')
 
 
 def first_device() -> str:
@@ -48,4 +64,4 @@ def placed(model: Any, device: str) -> Any:
     return dispatch_model(model, device_map={"": device}, force_hooks=True)
 
 
-__all__ = ["devices_of", "first_device", "placed"]
+__all__ = ["check_device", "devices_of", "first_device", "placed"]

@@ -10,16 +10,25 @@ recording's own level.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from hubsep.errors import AudioError, QueryError
+from hubsep.pipelines.audioldm2_arguments import AudioLDM2Output
 from hubsep.pipelines.audioldm2_blending import between, crossover, ramp
 from hubsep.pipelines.audioldm2_hearing import HearingMixin
 from hubsep.pipelines.audioldm2_long import LongMixin
-from hubsep.pipelines.audioldm2_sampling import Sampling
+from hubsep.pipelines.audioldm2_prompts import Unconditional
+from hubsep.pipelines.audioldm2_settings import Sampling, SamplingOptions, shows_options
+
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from hubsep.audio_sources import AudioInput
 
 
 SEAM_SECONDS = 0.02
@@ -28,21 +37,22 @@ SEAM_SECONDS = 0.02
 class EditingMixin(HearingMixin, LongMixin):
     """The part of the pipeline that starts from recordings."""
 
-    finished: Any
+    finished: Callable[[Tensor], AudioLDM2Output]
 
+    @shows_options
     @torch.no_grad()
     def vary(
         self,
-        audio: Any,
+        audio: AudioInput,
         prompt: str = "",
         *,
         strength: float = 0.6,
         variations: int = 1,
         sampling_rate: int | None = None,
-        unconditional: Any = None,
+        unconditional: Unconditional | None = None,
         negative_prompt: str | None = None,
-        **options: Any,
-    ) -> Any:
+        **options: Unpack[SamplingOptions],
+    ) -> AudioLDM2Output:
         """Makes sounds like a recording.
 
         Args:
@@ -59,29 +69,31 @@ class EditingMixin(HearingMixin, LongMixin):
             AudioError: if the recording cannot be read, or `strength` is out of range.
             QueryError: if nothing says what is to be heard.
         """
+        sampling = Sampling.of(self.vary, **options)
         if not 0 < strength <= 1:
             raise AudioError(f"strength must be above 0 and at most 1, got {strength!r}")
         waveform, level = self.read_recording(audio, sampling_rate)
         conditions = self._conditions(prompt, waveform).repeat(variations)
-        latents, sampling = self.encode_waveform(waveform[None]), Sampling(**options)
+        latents = self.encode_waveform(waveform[None])
         negative = self.guidance_of(conditions, unconditional, negative_prompt)
         noise = self.noise(variations, latents.shape[2], sampling.generator)
         start = latents.expand(variations, -1, -1, -1)
         made = self.sample(conditions, negative, sampling, noise, start=start, strength=strength)
         return self.finished(level.undo(self.decode_latents(made, len(waveform))))
 
+    @shows_options
     @torch.no_grad()
     def continue_audio(
         self,
-        audio: Any,
+        audio: AudioInput,
         prompt: str = "",
         *,
         seconds: float = 5.0,
         sampling_rate: int | None = None,
-        unconditional: Any = None,
+        unconditional: Unconditional | None = None,
         negative_prompt: str | None = None,
-        **options: Any,
-    ) -> Any:
+        **options: Unpack[SamplingOptions],
+    ) -> AudioLDM2Output:
         """Lets a recording go on.
 
         The end of it, half a window at most, is the beginning of what is made; with `audio_mae`, GPT-2 goes on from
@@ -103,6 +115,7 @@ class EditingMixin(HearingMixin, LongMixin):
             AudioError: if the recording cannot be read, or is shorter than a latent frame.
             QueryError: if nothing says what is to be heard.
         """
+        sampling = Sampling.of(self.continue_audio, **options)
         waveform, level = self.read_recording(audio, sampling_rate)
         step = self.vae_scale_factor * self.hop_length
         frames = min(len(waveform) // step, max(1, self.native_frames // 2))
@@ -112,7 +125,7 @@ class EditingMixin(HearingMixin, LongMixin):
         conditions = self._conditions(prompt, context, going_on=True)
         negative = self.guidance_of(conditions, unconditional, negative_prompt)
         start, more = self.encode_waveform(context[None]), self.latent_frames(seconds)
-        blocks = list(self.extend(conditions, negative, Sampling(**options), start, frames + more))
+        blocks = list(self.extend(conditions, negative, sampling, start, frames + more))
         made = torch.cat(blocks, dim=1)[0, : len(context) + round(seconds * self.sampling_rate)]
         whole = torch.cat([waveform, made[len(context) :]])
         seam = min(round(SEAM_SECONDS * self.sampling_rate), len(context))
@@ -121,19 +134,20 @@ class EditingMixin(HearingMixin, LongMixin):
         whole[end] = waveform[end] * (1 - rise) + made[len(context) - seam : len(context)] * rise
         return self.finished(level.undo(whole)[None])
 
+    @shows_options
     @torch.no_grad()
     def inpaint(
         self,
-        audio: Any,
+        audio: AudioInput,
         start: float,
         stop: float,
         prompt: str = "",
         *,
         sampling_rate: int | None = None,
-        unconditional: Any = None,
+        unconditional: Unconditional | None = None,
         negative_prompt: str | None = None,
-        **options: Any,
-    ) -> Any:
+        **options: Unpack[SamplingOptions],
+    ) -> AudioLDM2Output:
         """Makes a part of a recording anew.
 
         Args:
@@ -150,6 +164,7 @@ class EditingMixin(HearingMixin, LongMixin):
             AudioError: if the recording cannot be read, or there is no such part in it.
             QueryError: if nothing says what is to be heard.
         """
+        sampling = Sampling.of(self.inpaint, **options)
         waveform, level = self.read_recording(audio, sampling_rate)
         length = len(waveform) / self.sampling_rate
         inside = 0 <= start < stop <= length  # asked first, because infinity is no number of samples
@@ -159,7 +174,7 @@ class EditingMixin(HearingMixin, LongMixin):
         latents, step = self.encode_waveform(waveform[None]), self.vae_scale_factor * self.hop_length
         mask = torch.ones_like(latents[:, :1])
         mask[:, :, first // step : -(-last // step)] = 0
-        made = self._around(waveform, latents, mask, prompt, (unconditional, negative_prompt), Sampling(**options))
+        made = self._around(waveform, latents, mask, prompt, (unconditional, negative_prompt), sampling)
         share = torch.zeros(len(waveform))
         share[first:last] = 1
         seam = min(round(SEAM_SECONDS * self.sampling_rate), last - first)
@@ -170,18 +185,19 @@ class EditingMixin(HearingMixin, LongMixin):
             share[last - seam : last] *= 1 - rise
         return self.finished(level.undo(waveform * (1 - share) + made * share)[None])
 
+    @shows_options
     @torch.no_grad()
     def super_resolve(
         self,
-        audio: Any,
+        audio: AudioInput,
         cutoff: float,
         prompt: str = "",
         *,
         sampling_rate: int | None = None,
-        unconditional: Any = None,
+        unconditional: Unconditional | None = None,
         negative_prompt: str | None = None,
-        **options: Any,
-    ) -> Any:
+        **options: Unpack[SamplingOptions],
+    ) -> AudioLDM2Output:
         """Makes the frequencies that a recording does not have.
 
         Args:
@@ -197,6 +213,7 @@ class EditingMixin(HearingMixin, LongMixin):
             AudioError: if the recording cannot be read, or nothing is above or below that frequency.
             QueryError: if nothing says what is to be heard.
         """
+        sampling = Sampling.of(self.super_resolve, **options)
         waveform, level = self.read_recording(audio, sampling_rate)
         latents = self.encode_waveform(waveform[None])
         kept = self._bands_below(cutoff)
@@ -207,21 +224,22 @@ class EditingMixin(HearingMixin, LongMixin):
             )
         mask = torch.zeros_like(latents[:, :1])
         mask[..., :kept] = 1
-        made = self._around(waveform, latents, mask, prompt, (unconditional, negative_prompt), Sampling(**options))
+        made = self._around(waveform, latents, mask, prompt, (unconditional, negative_prompt), sampling)
         return self.finished(level.undo(crossover(waveform, made, cutoff / self.sampling_rate))[None])
 
+    @shows_options
     @torch.no_grad()
     def interpolate(
         self,
-        first: Any,
-        second: Any,
+        first: str | Mapping[str, Any],
+        second: str | Mapping[str, Any],
         weights: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
         *,
         seconds: float | None = None,
-        unconditional: Any = None,
+        unconditional: Unconditional | None = None,
         negative_prompt: str | None = None,
-        **options: Any,
-    ) -> Any:
+        **options: Unpack[SamplingOptions],
+    ) -> AudioLDM2Output:
         """Makes sounds between two, which are prompts, or recordings if the folder holds `audio_mae`.
 
         LOA goes along the circle from one to the other; of the texts both are there, each as far as it counts. All
@@ -239,10 +257,10 @@ class EditingMixin(HearingMixin, LongMixin):
         Raises:
             QueryError: if there are no weights, or one is not in [0, 1].
         """
+        sampling = Sampling.of(self.interpolate, **options)
         if not len(weights) or not all(0 <= weight <= 1 for weight in weights):
             raise QueryError(f"weights must be numbers from 0 to 1, got {list(weights)!r}")
         conditions = between(self._either(first), self._either(second), torch.tensor([float(w) for w in weights]))
-        sampling = Sampling(**options)
         length = self.native_seconds if seconds is None else seconds
         frames, samples = self.latent_frames(length), round(length * self.sampling_rate)
         negative = self.guidance_of(conditions, unconditional, negative_prompt)

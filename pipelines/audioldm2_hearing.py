@@ -19,7 +19,8 @@ from hubsep.pipelines.audioldm2_conditions import Conditions
 from hubsep.pipelines.audioldm2_hooks import ready
 from hubsep.pipelines.audioldm2_mel import MelSettings
 from hubsep.pipelines.audioldm2_prompts import PromptMixin
-from hubsep.pipelines.audioldm2_sampling import Known, Sampling, SamplingMixin
+from hubsep.pipelines.audioldm2_sampling import Known, SamplingMixin
+from hubsep.pipelines.audioldm2_settings import Sampling
 
 
 class HearingMixin(PromptMixin, SamplingMixin):

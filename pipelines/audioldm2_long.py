@@ -9,7 +9,7 @@ vocoder runs on across windows, so there is no seam, and memory is that of one w
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,7 +18,12 @@ from hubsep.errors import QueryError
 from hubsep.pipelines.audioldm2_blending import filled, ramp
 from hubsep.pipelines.audioldm2_conditions import Conditions
 from hubsep.pipelines.audioldm2_prompts import PromptMixin
-from hubsep.pipelines.audioldm2_sampling import Known, Sampling, SamplingMixin
+from hubsep.pipelines.audioldm2_sampling import Known, SamplingMixin
+from hubsep.pipelines.audioldm2_settings import Sampling, SamplingOptions, shows_options
+
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 CARRIED = 1 / 4  # of a window: what the next one begins with
@@ -31,6 +36,7 @@ class LongMixin(PromptMixin, SamplingMixin):
     guidance_of: Any
     maybe_free_model_hooks: Any
 
+    @shows_options
     def stream(
         self,
         prompt: str,
@@ -39,7 +45,7 @@ class LongMixin(PromptMixin, SamplingMixin):
         transcription: str | None = None,
         negative_prompt: str | Sequence[str] | None = None,
         unconditional: Any = None,
-        **options: Any,
+        **options: Unpack[SamplingOptions],
     ) -> Iterator[Tensor]:
         """Makes a sound and gives it out while it is made.
 
@@ -54,6 +60,7 @@ class LongMixin(PromptMixin, SamplingMixin):
         Yields:
             Blocks (samples,), float32.
         """
+        sampling = Sampling.of(self.stream, **options)
         if not isinstance(prompt, str):
             raise QueryError(f"one prompt can be streamed at a time, got {type(prompt).__name__}")
         total = None if seconds is None else round(seconds * self.sampling_rate)
@@ -61,7 +68,7 @@ class LongMixin(PromptMixin, SamplingMixin):
         conditions = self.encode_prompt(prompt, transcription=transcription)
         negative = self.guidance_of(conditions, unconditional, negative_prompt)
         given = 0
-        for block in self.extend(conditions, negative, Sampling(**options), None, frames):
+        for block in self.extend(conditions, negative, sampling, None, frames):
             piece = block[0] if total is None else block[0, : total - given]
             given += piece.shape[0]
             yield piece

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from hubsep.errors import CheckpointError
+from hubsep.pipelines.audioldm2_devices import check_device
 from hubsep.pipelines.audioldm2_on_demand import Shelf
 
 
@@ -32,11 +33,16 @@ class OffloadingMixin:
         """As diffusers' `to`; of components that are loaded on demand it sets where they will be.
 
         Raises:
-            CheckpointError: if another precision is asked for of components that are loaded on demand.
+            CheckpointError: if there is no such device here, or another precision is asked for of components that are
+                loaded on demand.
         """
         base: Any = super()
+        for place in (*arguments, options.get("device")):
+            if isinstance(place, str | torch.device):
+                check_device(place)
         if self._shelf is None:
             return base.to(*arguments, **options)
+        options.pop("silence_dtype_warnings", None)
         device, dtype, *_ = torch._C._nn._parse_to(*arguments, **options)
         if dtype is not None:
             raise CheckpointError("components are loaded on demand: pass dtype= to from_pretrained")
@@ -46,8 +52,14 @@ class OffloadingMixin:
         return self
 
     def enable_model_cpu_offload(self, gpu_id: int | None = None, device: Any = None) -> None:
-        """As diffusers': whole components are moved to an accelerator one after the other."""
+        """As diffusers': whole components are moved to an accelerator one after the other.
+
+        Raises:
+            CheckpointError: if there is no accelerator.
+        """
         self._refuse_on_demand()
+        if str(device).partition(":")[0] != "cpu":  # to the processor itself it changes nothing
+            check_accelerator("enable_model_cpu_offload", device)
         base: Any = super()
         base.enable_model_cpu_offload(gpu_id=gpu_id, device=device)
 
@@ -58,13 +70,29 @@ class OffloadingMixin:
             CheckpointError: if there is no accelerator.
         """
         self._refuse_on_demand()
-        if not torch.accelerator.is_available() or (device is not None and torch.device(device).type == "cpu"):
-            raise CheckpointError(
-                "enable_sequential_cpu_offload moves weights from main memory to an accelerator, and here is none; to "
-                "save main memory, load with AudioLDM2Pipeline.from_pretrained(folder, on_demand=True)"
-            )
+        check_accelerator("enable_sequential_cpu_offload", device)
         base: Any = super()
         base.enable_sequential_cpu_offload(gpu_id=gpu_id, device=device)
+
+    def enable_group_offload(self, onload_device: Any, *arguments: Any, **options: Any) -> None:
+        """As diffusers': groups of layers are moved to a device when they work.
+
+        Raises:
+            CheckpointError: if components are loaded on demand.
+        """
+        self._refuse_on_demand()
+        base: Any = super()
+        base.enable_group_offload(torch.device(onload_device), *arguments, **options)
+
+    def remove_all_hooks(self) -> None:
+        """As diffusers': what was offloaded stays where it is from now on.
+
+        Raises:
+            CheckpointError: if components are loaded on demand: what loads them are hooks.
+        """
+        self._refuse_on_demand()
+        base: Any = super()
+        base.remove_all_hooks()
 
     def maybe_free_model_hooks(self) -> None:
         """What diffusers calls at the end of a call: what is offloaded or loaded on demand leaves its place."""
@@ -80,6 +108,22 @@ class OffloadingMixin:
                 "components are loaded on demand, and dropped after their work: there is nothing to offload. Load "
                 "without on_demand=True to offload"
             )
+
+
+def check_accelerator(method: str, device: Any) -> None:
+    """Refuses to offload where there is nothing to offload from.
+
+    Raises:
+        CheckpointError: naming the method.
+    """
+    if device is not None:
+        check_device(device)
+    kind = None if device is None else torch.device(device).type
+    if not torch.accelerator.is_available() or kind == "cpu":
+        raise CheckpointError(
+            f"{method} moves weights from main memory to an accelerator, and here is none; to save main memory, load "
+            "with AudioLDM2Pipeline.from_pretrained(folder, on_demand=True)"
+        )
 
 
 __all__ = ["OffloadingMixin"]

@@ -15,7 +15,6 @@ Decisions:
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,60 +27,7 @@ from hubsep.pipelines.audioldm2_conditions import Conditions
 from hubsep.pipelines.audioldm2_decoding import DecodingMixin, shares_of, spans_of
 from hubsep.pipelines.audioldm2_guidance import Guide
 from hubsep.pipelines.audioldm2_processor import on_processor
-
-
-Generator = torch.Generator | list[torch.Generator] | None
-FAST_STEPS, SLOW_STEPS = 25, 200
-SOLVERS = (None, "dpm", "scheduler")
-STRONGEST = 1_000  # guidance; far beyond, float32 overflows
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How latents are sampled; what every method of the pipeline takes as further arguments.
-
-    Attributes:
-        num_inference_steps: by default 25, or 200 for the folder's own DDIM.
-        guidance_scale: above 1 the prompt counts more; 1 or less is no guidance, in half of the time.
-        guidance_interval: which share of the steps is guided, for instance (0.1, 0.8).
-        guidance_every: what guidance adds is worked out in every so manieth step, and kept until the next.
-        solver: "dpm", "scheduler" for the folder's own, None for "dpm" where the folder has DDIM.
-        eta: of DDIM, 0 to 1; the original used 1.
-        generator: of the noise, or one for each item.
-        window_seconds: longer sounds are made in windows of this length; by default what the model was trained on.
-        callback_on_step_end: called as `callback(pipe, index, timestep, {"latents": ...})` after each step; what it
-            returns replaces them.
-        callback_on_step_end_tensor_inputs: which tensors the callback gets.
-    """
-
-    num_inference_steps: int | None = None
-    guidance_scale: float = 3.5
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
-    guidance_every: int = 1
-    solver: str | None = None
-    eta: float = 0.0
-    generator: Generator = None
-    window_seconds: float | None = None
-    callback_on_step_end: Callable[..., Any] | None = None
-    callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",)
-
-    def __post_init__(self) -> None:
-        steps = self.num_inference_steps
-        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= 1_000):
-            raise QueryError(f"num_inference_steps must be 1 to 1000, got {steps!r}")
-        scale = self.guidance_scale
-        if isinstance(scale, bool) or not isinstance(scale, int | float) or not abs(scale) <= STRONGEST:
-            raise QueryError(f"guidance_scale must be a number from -{STRONGEST} to {STRONGEST}, got {scale!r}")
-        if self.solver not in SOLVERS:
-            raise QueryError(f'solver must be "dpm", "scheduler" or None, got {self.solver!r}')
-        low, high = self.guidance_interval
-        if not 0 <= low <= high <= 1:
-            raise QueryError(f"guidance_interval must be two shares of the steps in order, got {low!r} and {high!r}")
-        every = self.guidance_every
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise QueryError(f"guidance_every must be a whole number from 1 on, got {every!r}")
-        if set(self.callback_on_step_end_tensor_inputs) - {"latents"}:
-            raise QueryError("callback_on_step_end_tensor_inputs may hold latents only")
+from hubsep.pipelines.audioldm2_settings import FAST_STEPS, SLOW_STEPS, Generator, Sampling, check_attention
 
 
 @dataclass(frozen=True)
@@ -183,7 +129,8 @@ class SamplingMixin(DecodingMixin):
             sampling.guidance_interval,
             sampling.guidance_every,
         )
-        with constant_contexts(self.unet, guide.contexts()), on_processor(self.unet, device):
+        told = check_attention(self.unet, sampling.cross_attention_kwargs)
+        with constant_contexts(self.unet, guide.contexts(), told), on_processor(self.unet, device):
             return self._steps(latents, guide, scheduler, timesteps, sampling, known)
 
     def _steps(
@@ -192,9 +139,7 @@ class SamplingMixin(DecodingMixin):
         windows = self.windows(sampling.window_seconds)
         spans = spans_of(latents.shape[2], windows)
         shares = [share.to(latents.device)[:, None] for share in shares_of(spans, windows)]
-        accepted = inspect.signature(scheduler.step).parameters
-        asked = {"eta": sampling.eta, "generator": sampling.generator}
-        extra = {name: value for name, value in asked.items() if name in accepted}
+        extra = settings_of_a_step(scheduler, sampling)
         self._interrupt = False
         with self.progress_bar(total=len(timesteps)) as bar:
             for index, timestep in enumerate(timesteps):
@@ -213,6 +158,8 @@ class SamplingMixin(DecodingMixin):
                     following = timesteps[index + 1] if index + 1 < len(timesteps) else None
                     latents = known.put_in(latents, scheduler, following)
                 latents = self._call_back(sampling, index, timestep, latents)
+                if (index + 1) % scheduler.order == 0 or index + 1 == len(timesteps):
+                    sampling.tell(index // scheduler.order, timestep, latents)
                 bar.update()
                 if self._interrupt:
                     break
@@ -225,6 +172,22 @@ class SamplingMixin(DecodingMixin):
         returned = sampling.callback_on_step_end(self, index, timestep, given)
         changed: Tensor = (returned or {}).get("latents", latents)
         return changed
+
+
+def settings_of_a_step(scheduler: Any, sampling: Sampling) -> dict[str, Any]:
+    """What a solver is told in each step.
+
+    Raises:
+        QueryError: if it is to be random (`eta`), and cannot be.
+    """
+    accepted = inspect.signature(scheduler.step).parameters
+    if sampling.eta and "eta" not in accepted:
+        raise QueryError(
+            f"eta={sampling.eta:g} is for DDIM, and this call is solved by {type(scheduler).__name__}; leave eta out, "
+            'or pass solver="scheduler" if the folder\'s own scheduler is DDIM'
+        )
+    settings = {"eta": sampling.eta, "generator": sampling.generator}
+    return {name: value for name, value in settings.items() if name in accepted}
 
 
 # what DPM-Solver++ takes over from the folder's scheduler: the noise, not how another solver walks through it
