@@ -3,21 +3,22 @@
 
 Decisions: a row names its classes by dotted path: reading the table imports nothing, and `import hubsep` costs
 milliseconds. transformers is told about the systems when it has imported the module that holds the table in question,
-and gets stand-ins, which import the real class on first use, not in the middle of transformers' own imports.
+and its table imports a class when it is looked up, not in the middle of transformers' own imports.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
+from .lazy_tables import Later, LazyTable, add
 from .registration_errors import name_folders
 
 
@@ -54,9 +55,10 @@ class System:
     pretraining: str | None = None
 
 
-TASK = "audio-separation"
+TASK: Final = "audio-separation"
 PIPELINE = "hubsep.pipelines.separation.AudioSeparationPipeline"
-TEXT_TO_AUDIO = "text-to-audio"  # an AudioLDM 2 is several models; these stand for it where transformers wants one
+TEXT_TO_AUDIO: Final = "text-to-audio"
+# an AudioLDM 2 is several models; these stand for it where transformers wants one
 GENERATION_CONFIG = "hubsep.models.audioldm2.configuration_audioldm2.AudioLDM2Config"
 GENERATION_MODEL = "hubsep.models.audioldm2.modeling_audioldm2.AudioLDM2ForTextToWaveform"
 GENERATION_READER = "hubsep.models.audioldm2.tokenization_audioldm2.AudioLDM2TextReader"
@@ -186,59 +188,37 @@ def locate(path: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-class _StandIn(type):
-    """Metaclass of classes that stand for the one at `path` until somebody uses it."""
+def _later(path: str) -> Later:
+    return Later(path, locate)
 
-    path: str
 
-    def __new__(cls, path: str) -> _StandIn:
-        return super().__new__(cls, path.rpartition(".")[2], (), {"path": path, "__module__": __name__})
-
-    def __init__(cls, path: str) -> None:
-        super().__init__(cls.__name__, (), {})
-
-    def __getattr__(cls, name: str) -> Any:
-        return getattr(locate(cls.path), name)
-
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        return locate(cls.path)(*args, **kwargs)
+def _by_config(field: str, systems: Iterable[System]) -> dict[Any, Later]:
+    """The classes that a field of the rows names, by their configurations."""
+    paths = {system.config: getattr(system, field) for system in systems if system.config is not None}
+    return {locate(config): _later(path) for config, path in paths.items() if path is not None}
 
 
 def _register_configs(auto: ModuleType) -> None:
-    for system in SYSTEMS.values():
-        if system.config is not None:
-            auto.CONFIG_MAPPING.register(system.model_type, _StandIn(system.config), exist_ok=True)
-    auto.CONFIG_MAPPING.register("audioldm2", _StandIn(GENERATION_CONFIG), exist_ok=True)
+    configs = {name: _later(system.config) for name, system in SYSTEMS.items() if system.config is not None}
+    add(auto.CONFIG_MAPPING, {**configs, "audioldm2": _later(GENERATION_CONFIG)})
 
 
 def _register_processors(auto: ModuleType) -> None:
-    for system in SYSTEMS.values():
-        if system.processor is not None and system.config is not None:
-            # keyed by a stand-in too: found by the class name in the folder
-            auto.PROCESSOR_MAPPING.register(_StandIn(system.config), _StandIn(system.processor), exist_ok=True)
+    add(auto.PROCESSOR_MAPPING, _by_config("processor", SYSTEMS.values()))
 
 
 def _register_feature_extractors(auto: ModuleType) -> None:
-    for system in SYSTEMS.values():
-        if system.feature_extractor is not None and system.config is not None:
-            extractor = _StandIn(system.feature_extractor)
-            auto.FEATURE_EXTRACTOR_MAPPING.register(_StandIn(system.config), extractor, exist_ok=True)
+    add(auto.FEATURE_EXTRACTOR_MAPPING, _by_config("feature_extractor", SYSTEMS.values()))
 
 
 def _register_models(auto: ModuleType) -> None:
-    # found by the class of a configuration, so the real one is needed
-    for system in SYSTEMS.values():
-        if system.model is not None and system.config is not None:
-            config = locate(system.config)
-            auto.MODEL_MAPPING.register(config, _StandIn(system.model), exist_ok=True)
-            if system.pretraining is not None:
-                auto.MODEL_FOR_PRETRAINING_MAPPING.register(config, _StandIn(system.pretraining), exist_ok=True)
-    generation = locate(GENERATION_CONFIG)
-    auto.MODEL_FOR_TEXT_TO_WAVEFORM_MAPPING.register(generation, _StandIn(GENERATION_MODEL), exist_ok=True)
+    add(auto.MODEL_MAPPING, _by_config("model", SYSTEMS.values()))
+    add(auto.MODEL_FOR_PRETRAINING_MAPPING, _by_config("pretraining", SYSTEMS.values()))
+    add(auto.MODEL_FOR_TEXT_TO_WAVEFORM_MAPPING, {locate(GENERATION_CONFIG): _later(GENERATION_MODEL)})
 
 
 def _register_reader(auto: ModuleType) -> None:
-    auto.TOKENIZER_MAPPING.register(locate(GENERATION_CONFIG), _StandIn(GENERATION_READER), exist_ok=True)
+    add(auto.TOKENIZER_MAPPING, {locate(GENERATION_CONFIG): _later(GENERATION_READER)})
 
 
 def _register_pipelines(pipelines: ModuleType) -> None:
@@ -246,11 +226,10 @@ def _register_pipelines(pipelines: ModuleType) -> None:
 
     if TASK in pipelines.PIPELINE_REGISTRY.supported_tasks:
         return
-    # the stand-in also takes the mark that would make `save_pretrained` copy source files next to the weights
-    pipelines.PIPELINE_REGISTRY.register_pipeline(
-        TASK,
-        pipeline_class=_StandIn(PIPELINE),
-        pt_model=AutoModelForAudioSeparation,
+    # as `register_pipeline` would write it, which also marks the class: then `save_pretrained` copies source files
+    pipelines.PIPELINE_REGISTRY.supported_tasks[TASK] = LazyTable(
+        impl=_later(PIPELINE),
+        pt=(AutoModelForAudioSeparation,),
         default={"model": (str(SHIPPED[DEFAULT_MODEL]), "main")},
         type="audio",
     )
