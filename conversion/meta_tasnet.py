@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..errors import ConversionError
 from ..hub_bounds import shown
-from ..models.meta_tasnet.configuration_meta_tasnet import FILTER_LENGTHS, MetaTasNetConfig
+from ..models.meta_tasnet.configuration_meta_tasnet import MetaTasNetConfig
 from ..models.meta_tasnet.modeling_meta_tasnet import MetaTasNetForAudioSeparation
 from ..registry import SYSTEMS
 from .common import (
@@ -90,7 +90,8 @@ AXES = (
 
 # the authors' names of what the shapes tell, and of what they do not
 SIZES = {
-    "N": "num_filters", "L": "kernel_size", "B": "bottleneck_channels", "H": "hidden_channels",
+    "N": "num_filters", "filters": "num_filter_lengths", "L": "kernel_size",
+    "B": "bottleneck_channels", "H": "hidden_channels",
     "kernel": "conv_kernel_size", "num_mels": "num_mels", "stages_num": "num_stages",
     "residual_bias": "residual_bias", "E_1": "embedding_size", "E_2": "generator_size",
 }  # fmt: skip
@@ -152,6 +153,7 @@ def _facts(stored: Mapping[str, Tensor]) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "num_stages": count_of(stored, r"stages\.(\d+)\."),
         "num_filters": filters,
+        "num_filter_lengths": count_of(stored, r"stages\.0\.encoder\.filters\.(\d+)"),
         "kernel_size": kernel_size,
         "n_fft": 2 * (bins - 1),
         "hop_length": (bins - 1) // 2,
@@ -215,8 +217,8 @@ def _config(
 
 def _from_arguments(arguments: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
     """Fields from the authors' arguments, which must agree with the shapes."""
-    for name, field in {**SIZES, "filters": "FILTER_LENGTHS"}.items():
-        expected = FILTER_LENGTHS if name == "filters" else facts.get(field)
+    for name, field in SIZES.items():
+        expected = facts.get(field)
         if name in arguments and expected is not None and arguments[name] != expected:
             raise ConversionError(f"args has {name} {shown(arguments[name])}, but the weights have {expected}")
     fields = {field: arguments[name] for name, field in STATED.items() if name in arguments}

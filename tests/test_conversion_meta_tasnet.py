@@ -60,6 +60,41 @@ def test_what_the_file_states_and_what_is_assumed(tmp_path: Path):
         convert("meta_tasnet", tmp_path / "bare.safetensors")
 
 
+def shorter(state: dict[str, torch.Tensor], lengths: int) -> dict[str, torch.Tensor]:
+    """The authors' tensors without the longest of the three lengths of filters."""
+    state = dict(state)
+    for stage in (stage for stage in range(9) if f"stages.{stage}.encoder.filters.0.weight" in state):
+        encoder, decoder = f"stages.{stage}.encoder", f"stages.{stage}.decoder"
+        filters = state[f"{encoder}.bottleneck.2.weight"].shape[0]
+        for index in range(lengths, 3):
+            del state[f"{encoder}.filters.{index}.weight"], state[f"{decoder}.filters.{index}.weight"]
+        encoded = torch.arange(state[f"{encoder}.bottleneck.0.weight"].shape[1])
+        kept = (encoded >= 3 * (filters // 4)) | (encoded % 3 < lengths)  # the lengths take turns
+        state[f"{encoder}.bottleneck.0.weight"] = state[f"{encoder}.bottleneck.0.weight"][:, kept]
+        widths = sum(filters // 2 ** (index + 1) for index in range(lengths))
+        state[f"{decoder}.bottleneck.0.weight"] = state[f"{decoder}.bottleneck.0.weight"][:, :widths]
+    return state
+
+
+@pytest.mark.parametrize("lengths", [1, 2])
+def test_a_size_that_the_authors_code_takes_is_a_field(lengths: int, tmp_path: Path):
+    silent = published.tensors()
+    for name in silent:
+        for index in range(lengths, 3):
+            if name.endswith(f"coder.filters.{index}.weight"):
+                silent[name] = torch.zeros_like(silent[name])
+    whole: Any = convert("meta_tasnet", published.write(tmp_path / "whole.pt", silent))
+    source = published.write(tmp_path / "shorter.pt", shorter(published.tensors(), lengths), filters=lengths)
+    model: Any = convert("meta_tasnet", source, tmp_path / "out", licence="MIT")
+    assert model.config.num_filter_lengths == lengths
+    assert model.num_parameters() < whole.num_parameters()
+    mixture = torch.randn(1, 1, 4 * model.config.minimum_samples, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        sources = MetaTasNetForAudioSeparation.from_pretrained(tmp_path / "out")(mixture).sources
+        expected = whole(mixture).sources
+    assert (sources - expected).abs().max() <= rounding(float(expected.abs().max()), terms=24 * 3, layers=30)
+
+
 @pytest.mark.parametrize(
     ("replaced", "says"),
     [

@@ -2,8 +2,7 @@
 """Configuration of Meta-TasNet: sizes are those of the first stage, and each further stage doubles them.
 
 There is no field for the loss: the paper's looks at what is inside every stage and cannot be exchanged for one on
-waveforms. Its weights are fields. The number of filter lengths (three) and of groups in a norm (eight) have never been
-anything else, in code or paper, and are constants.
+waveforms. Its weights are fields. The groups of a norm are eight: that is a constant in the authors' code as well.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from ...hub_bounds import bounded, shown, true_or_false
 from ...hub_config import HubsepConfigMixin
 
 
-FILTER_LENGTHS = 3  # of each stage; every one is twice as long as the one before
+MAX_FILTER_LENGTHS = 8
 NORM_GROUPS = 8
 MAX_INSTRUMENTS = 64
 LOWER_LIMIT = "the transform of the first stage needs"  # what sets `minimum_samples`, for errors
@@ -30,6 +29,7 @@ class MetaTasNetConfig(HubsepConfigMixin, PreTrainedConfig):
         num_stages: networks, each at twice the sampling rate of the one before.
         sampling_rate: of the last stage, which is the model's, in Hz.
         num_filters: size of the latent space of the first stage, N.
+        num_filter_lengths: of how many lengths the filters of a stage are, each twice as long as the one before.
         kernel_size: of the shortest filters of the first stage in samples, L.
         stride: samples between the frames of the first stage, W.
         n_fft: length of the first stage's Fourier transform in samples.
@@ -64,6 +64,7 @@ class MetaTasNetConfig(HubsepConfigMixin, PreTrainedConfig):
     num_stages: int = 3
     sampling_rate: int = 32_000
     num_filters: int = 440
+    num_filter_lengths: int = 3
     kernel_size: int = 20
     stride: int = 20
     n_fft: int = 1_024
@@ -117,6 +118,7 @@ class MetaTasNetConfig(HubsepConfigMixin, PreTrainedConfig):
         samples = self.segment_samples // 2 ** (self.num_stages - 1) + self.n_fft  # of the first stage
         filters = self.num_filters * (2**self.num_stages - 1)  # of all stages together
         width = self.num_stages * (3 * self.hidden_channels + 2 * self.bottleneck_channels) + 3 * filters
+        width += self.kernel_size * 2 ** (self.num_stages + self.num_filter_lengths - 2)  # frames of the last stage
         spectra = (samples // self.hop_length + 1) * (self.n_fft + self.num_mels)
         return (samples // self.stride + 1) * self.num_sources * width + spectra
 
@@ -132,6 +134,8 @@ class MetaTasNetConfig(HubsepConfigMixin, PreTrainedConfig):
             value = bounded(name, getattr(self, name), NORM_GROUPS, 16_384)
             if value % NORM_GROUPS:
                 raise CheckpointError(f"{name} is {value}; {NORM_GROUPS} groups of a norm must divide it.")
+        most = min(MAX_FILTER_LENGTHS, self.num_filters.bit_length() - 1)  # the longest are num_filters / 2**most
+        bounded("num_filter_lengths", self.num_filter_lengths, 1, most)
         bounded("kernel_size", self.kernel_size, 2, 4_096)
         bounded("stride", self.stride, 2, self.kernel_size)
         for name in ("kernel_size", "stride"):
@@ -176,10 +180,14 @@ class MetaTasNetConfig(HubsepConfigMixin, PreTrainedConfig):
             filters = self.num_filters * scale
             previous = filters // 2 if stage else 0
             masks = weights + bottleneck * (2 * filters + previous)
-            encoder = filters * (filters * 7 // 4 + self.num_mels) + self.num_mels * self.n_fft * scale // 2
-            total += factor * masks + encoder + filters * filters * 7 // 8
-            total += 13 * scale * self.kernel_size * filters // 4
+            encoded = filters // 4 * self.num_filter_lengths + self.num_mels
+            decoded = sum(filters // 2 ** (index + 1) for index in range(self.num_filter_lengths))
+            spectra = self.num_mels * self.n_fft * scale // 2
+            total += factor * masks + filters * (encoded + filters + decoded) + spectra
+            for index in range(self.num_filter_lengths):
+                kernels = filters // 4 + filters // 2 ** (index + 1)
+                total += kernels * self.kernel_size * scale * 2**index
         return total
 
 
-__all__ = ["FILTER_LENGTHS", "LOWER_LIMIT", "NORM_GROUPS", "MetaTasNetConfig"]
+__all__ = ["LOWER_LIMIT", "NORM_GROUPS", "MetaTasNetConfig"]

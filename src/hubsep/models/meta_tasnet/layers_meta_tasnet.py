@@ -20,7 +20,7 @@ from ...layers import stft
 from ...plain import dtype_of
 from ...plain import product as linear_in_float32
 from ..conv_tasnet.modeling_conv_tasnet import overlap_add
-from .configuration_meta_tasnet import FILTER_LENGTHS, NORM_GROUPS, MetaTasNetConfig
+from .configuration_meta_tasnet import NORM_GROUPS, MetaTasNetConfig
 from .products_meta_tasnet import linear, overwrites, strips
 
 
@@ -192,7 +192,7 @@ class MetaTasNetSpectrogram(nn.Module):
 
 
 class MetaTasNetFilters(nn.ParameterList):
-    """Filters of three lengths, (number, length) each.
+    """Filters of several lengths, (number, length) each.
 
     Args:
         numbers: of filters, shortest first.
@@ -202,7 +202,7 @@ class MetaTasNetFilters(nn.ParameterList):
     """
 
     def __init__(self, numbers: list[int], config: MetaTasNetConfig, stage: int, inputs: int | None = None):
-        lengths = [config.kernel_size * 2 ** (stage + index) for index in range(FILTER_LENGTHS)]
+        lengths = [config.kernel_size * 2 ** (stage + index) for index in range(config.num_filter_lengths)]
         super().__init__(nn.Parameter(torch.empty(shape)) for shape in zip(numbers, lengths, strict=True))
         self.inputs = inputs
 
@@ -214,14 +214,14 @@ class MetaTasNetFilters(nn.ParameterList):
 
 
 class MetaTasNetEncoder(nn.Module):
-    """Waveform to latents: filters of three lengths and spectra beside each other, and two products."""
+    """Waveform to latents: filters of several lengths and spectra beside each other, and two products."""
 
     def __init__(self, config: MetaTasNetConfig, stage: int):
         super().__init__()
         filters, self.stride = config.num_filters * 2**stage, config.stride * 2**stage
-        self.filters = MetaTasNetFilters([filters // 4] * FILTER_LENGTHS, config, stage)
+        self.filters = MetaTasNetFilters([filters // 4] * config.num_filter_lengths, config, stage)
         self.spectrogram = MetaTasNetSpectrogram(config, stage)
-        self.expand = nn.Linear(FILTER_LENGTHS * (filters // 4) + config.num_mels, filters, bias=False)
+        self.expand = nn.Linear(config.num_filter_lengths * (filters // 4) + config.num_mels, filters, bias=False)
         self.project = nn.Linear(filters, filters, bias=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
@@ -233,19 +233,19 @@ class MetaTasNetEncoder(nn.Module):
         edge = (longest - self.stride) // 2
         with torch.autocast(waveform.device.type, enabled=False):
             frames = F.pad(waveform, (edge, edge)).unfold(-1, longest, self.stride)
-            # the three lengths take turns along the channels
+            # the lengths take turns along the channels
             encoded = F.linear(frames, torch.stack(kernels, dim=1).flatten(0, 1)).relu()
         encoded = torch.cat([encoded, self.spectrogram(waveform, frames.shape[1])], dim=-1)
         return linear(self.project, linear(self.expand, encoded.to(dtype_of(self.expand)), rectified=True))
 
 
 class MetaTasNetDecoder(nn.Module):
-    """Latents to a waveform: a product, and filters of three lengths that are added up."""
+    """Latents to a waveform: a product, and filters of several lengths that are added up."""
 
     def __init__(self, config: MetaTasNetConfig, stage: int):
         super().__init__()
         filters, self.stride = config.num_filters * 2**stage, config.stride * 2**stage
-        self.widths = [filters // 2 ** (index + 1) for index in range(FILTER_LENGTHS)]
+        self.widths = [filters // 2 ** (index + 1) for index in range(config.num_filter_lengths)]
         self.expand = nn.Linear(filters, sum(self.widths), bias=False)
         self.filters = MetaTasNetFilters(self.widths, config, stage, inputs=sum(self.widths))
 
