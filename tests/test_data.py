@@ -12,6 +12,7 @@ import pytest
 import torch
 from sounds import corpus
 
+from hubsep.data.contract import read_rows
 from hubsep.data.mixing import ClipSampler, MixingSettings, MixtureDataset, rms
 from hubsep.data.prompts import (
     absent_labels,
@@ -146,6 +147,19 @@ def test_labels_of_speakers(clips: list[Clip]):
 def test_commercial_rows_only(tmp_path: Path):
     folder = corpus(tmp_path)
     assert len(read_metadata(folder)) - len(read_metadata(folder, commercial_only=True)) == 3
+
+
+@pytest.mark.parametrize("column", ["path", "file_name", "file"])
+def test_every_reader_takes_every_name_of_the_column_of_files(column: str, tmp_path: Path):
+    """`datasets` calls it file_name; a folder that it reads is read by training, evaluation and mixing alike."""
+    folder = corpus(tmp_path)
+    expected = [row["path"] for row in read_metadata(folder)]
+    table = folder / "metadata.csv"
+    head, _, rows = table.read_text(encoding="utf-8").partition("\n")
+    table.write_text(",".join(column if name == "path" else name for name in head.split(",")) + "\n" + rows)
+    assert [row["path"] for row in read_metadata(folder)] == expected
+    assert [row["path"] for row in read_rows(folder, "sounds")] == expected
+    assert sorted(clip.path for clip in load_clips([folder], RATE)) == sorted(expected)
 
 
 def test_training_and_validation_share_no_group(clips: list[Clip]):

@@ -187,5 +187,5 @@ def test_no_songs_and_no_column(tmp_path: Path):
     with pytest.raises(DataError, match="there is no song"):
         dataset([])
     (tmp_path / "metadata.csv").write_text("path,label\na.wav,rain\n")
-    with pytest.raises(DataError, match="must have the columns path and stems and group, got path, label"):
+    with pytest.raises(DataError, match=r"columns path \(or file_name\) and stems and group, got path, label"):
         load_songs([tmp_path], RATE)

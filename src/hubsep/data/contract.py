@@ -32,10 +32,9 @@ from tqdm.auto import tqdm
 from ..audio import SPLIT_IT, read_audio, resample
 from ..errors import DataError
 from .recordings import Clip, groups_of
-from .tables import inside, is_file, is_folder, read_table
+from .tables import file_column, inside, is_file, is_folder, read_table
 
 
-FILE_COLUMNS = ("path", "file_name", "file")
 KINDS = {"sounds": "label", "speakers": "speaker", "songs": "stems"}  # the column each kind of model cannot do without
 Row = dict[str, Any]
 
@@ -68,11 +67,7 @@ def _table(folder: Path, kind: str) -> list[Row]:
     if not table.is_file():
         raise DataError(f"{folder} has no metadata.csv; write one with the columns path and {needed}")
     rows: list[Row] = [dict(row) for row in read_table(table)]
-    named = next((name for name in FILE_COLUMNS if name in rows[0]), None)
-    if named is None or needed not in rows[0]:
-        raise DataError(
-            f"{table} must have the columns path (or file_name) and {needed}, got {', '.join(map(str, rows[0]))}"
-        )
+    named = file_column(table, rows[0], [needed])
     root = folder.resolve()
     for number, row in enumerate(rows, 2):
         path = inside(root, row[named], f"{table}, row {number}")
@@ -163,4 +158,4 @@ def check_commercial(rows: Iterable[Row], allowed: bool) -> bool:
     return not barred
 
 
-__all__ = ["FILE_COLUMNS", "KINDS", "Row", "check_commercial", "hold_out", "read_clips", "read_rows"]
+__all__ = ["KINDS", "Row", "check_commercial", "hold_out", "read_clips", "read_rows"]

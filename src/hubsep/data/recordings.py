@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The dataset contract: a folder with a `metadata.csv`, and the recordings it names, held in memory at one rate.
 
-`metadata.csv` has at least `path` (relative to the folder) and `label`. `speaker`, `source_id` or `group` tells which
-recordings belong together and must not be split between training and validation; `commercial`, `licence` and `corpus`
-say what may be done with them. `gender` and `age` of a speaker add labels. Recordings are kept as 16-bit integers, a
-quarter of an hour in 58 MB at 32 kHz.
+`metadata.csv` has at least `path` or `file_name`, relative to the folder, and `label`. `speaker`, `source_id` or
+`group` tells which recordings belong together and must not be split between training and validation; `commercial`,
+`licence` and `corpus` say what may be done with them. `gender` and `age` of a speaker add labels. Recordings are kept
+as 16-bit integers, a quarter of an hour in 58 MB at 32 kHz.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from ..audio import SPLIT_IT, read_audio, resample
 from ..errors import DataError
 from .prompts import canonical_label
-from .tables import inside, read_table
+from .tables import file_column, inside, read_table
 
 
 GROUPING = ("speaker", "source_id", "group")  # columns whose value two recordings of one group share
@@ -49,7 +49,7 @@ class Clip:
 def read_metadata(
     folder: Path, *, commercial_only: bool = False, columns: tuple[str, ...] = ("path", "label")
 ) -> list[dict[str, str]]:
-    """The rows of a folder's `metadata.csv`, with `path` made absolute.
+    """The rows of a folder's `metadata.csv`, with `path` (or what `file_name` names) made absolute.
 
     Args:
         folder: that holds the file.
@@ -63,11 +63,10 @@ def read_metadata(
     if not table.is_file():
         raise DataError(f"{folder} has no metadata.csv; write one with the columns {' and '.join(columns)}")
     rows = read_table(table)
-    if not set(columns) <= rows[0].keys():
-        raise DataError(f"{table} must have the columns {' and '.join(columns)}, got {', '.join(rows[0])}")
+    named = file_column(table, rows[0], [name for name in columns if name != "path"])
     root = folder.resolve()
     for number, row in enumerate(rows, 2):
-        row["path"] = str(inside(root, row["path"], f"{table}, row {number}"))
+        row["path"] = str(inside(root, row[named], f"{table}, row {number}"))
     return [row for row in rows if not commercial_only or row.get("commercial", "").lower() == "true"]
 
 

@@ -4,9 +4,31 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import DataError
+
+
+FILE_COLUMNS = ("path", "file_name", "file")  # the second is that of `datasets`' audio folders
+
+
+def file_column(table: Path, row: Mapping[str, str], others: Sequence[str]) -> str:
+    """The column that names the recordings.
+
+    Args:
+        table: for the error.
+        row: of the table.
+        others: columns that have to be there as well.
+
+    Raises:
+        DataError: if one of them is missing.
+    """
+    named = next((name for name in FILE_COLUMNS if name in row), None)
+    if named is None or not set(others) <= row.keys():
+        wanted = " and ".join(("path (or file_name)", *others))
+        raise DataError(f"{table} must have the columns {wanted}, got {', '.join(map(str, row))}")
+    return named
 
 
 def read_table(table: Path) -> list[dict[str, str]]:
@@ -85,4 +107,4 @@ def is_file(path: Path) -> bool:
         return False
 
 
-__all__ = ["inside", "is_file", "is_folder", "read_table"]
+__all__ = ["FILE_COLUMNS", "file_column", "inside", "is_file", "is_folder", "read_table"]
