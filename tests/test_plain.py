@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import accelerate
@@ -120,6 +121,30 @@ def test_linear_layers_of_integers(name: str):
         return torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
 
     assert decibels(name, quantised) > 15  # measured: 23 and more
+
+
+class Sources(nn.Module):
+    """A model from tensors to a tensor, as a trace wants it."""
+
+    def __init__(self, model: Any, names: list[str]):
+        super().__init__()
+        self.model, self.names = model, names
+
+    def forward(self, *given: Tensor) -> Tensor:
+        sources: Tensor = self.model(**dict(zip(self.names, given, strict=True))).sources
+        return sources
+
+
+@every_model
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.*:DeprecationWarning")
+def test_a_trace_makes_the_same_each_time(name: str):
+    def traced(model: Any) -> Any:
+        given = inputs(model)
+        trace = torch.jit.trace(Sources(model, list(given)), tuple(given.values()), check_trace=False)
+        trace(*given.values())
+        return lambda **given: SimpleNamespace(sources=trace(*given.values()))
+
+    assert decibels(name, traced) > 100
 
 
 @every_model

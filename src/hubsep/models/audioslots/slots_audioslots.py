@@ -10,6 +10,8 @@ from those of the chunk before, through a linear layer that begins as the identi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -108,12 +110,11 @@ class AudioSlotsSlots(nn.Module):
             return self.queries.expand(batch, -1, -1)
         shape, device = (batch, num_sources, len(self.mean)), self.mean.device
         if generator is not None:
-            noise = torch.randn(shape, generator=generator, device=generator.device).to(device)
+            noise = drawn(shape, generator).to(device)
         elif self.training:
             noise = torch.randn(shape, device=device)
         else:
-            seeded = torch.Generator().manual_seed(self.seed)
-            noise = torch.randn(shape[1:], generator=seeded).to(device).expand(shape)
+            noise = drawn(shape[1:], torch.Generator().manual_seed(self.seed)).to(device).expand(shape)
         return self.mean + self.log_deviation.exp() * noise.to(self.mean.dtype)
 
     def carried(self, start: Tensor, previous: Tensor) -> Tensor:
@@ -161,6 +162,12 @@ class AudioSlotsSlots(nn.Module):
 def cosine(first: Tensor, second: Tensor) -> Tensor:
     """Cosine of the angle of each pair, (..., n, size) and (..., m, size) -> (..., n, m), float32."""
     return F.normalize(first.float(), dim=-1) @ F.normalize(second.float(), dim=-1).transpose(-1, -2)
+
+
+def drawn(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Gaussian numbers. A trace would leave the generator out, and draw other ones each time: it gets the numbers."""
+    noise = torch.randn(tuple(shape), generator=generator, device=generator.device)
+    return torch.tensor(noise.tolist(), device=generator.device) if torch.jit.is_tracing() else noise
 
 
 __all__ = ["AudioSlotsSlots", "cosine"]
