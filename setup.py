@@ -2,10 +2,13 @@
 """Builds hubsep from two places: `src/` and the two folders users look for first, `pipelines/` and `conversion/`.
 
 The mapping makes wheels complete; the links `src/hubsep/{pipelines,conversion}` make editable installs, type checkers
-and `PYTHONPATH=src` see the same files. Floors are the oldest releases without a known hole or with an interface used
-here, ceilings the next major release; `constraints.txt` holds the set that was tested.
+and `PYTHONPATH=src` see the same files. An editable install leaves the mapping out: then setuptools writes the path of
+`src` to a file that type checkers read, and not code that finds mapped folders, which they do not run.
+Floors are the oldest releases without a known hole or with an interface used here, ceilings the next major release;
+`constraints.txt` holds the set that was tested.
 """
 
+import sys
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -13,6 +16,8 @@ from setuptools import find_packages, setup
 
 FOLDERS = {"hubsep.pipelines": "pipelines", "hubsep.conversion": "conversion"}
 packages = find_packages("src", exclude=[pattern for name in FOLDERS for pattern in (name, f"{name}.*")])
+linked = all((Path(__file__).parent / "src" / name.replace(".", "/")).is_dir() for name in FOLDERS)
+places = {"": "src"} if linked and "editable_wheel" in sys.argv else {"": "src", **FOLDERS}
 for name, folder in FOLDERS.items():
     packages += [name, *(f"{name}.{child}" for child in find_packages(folder))]
 
@@ -36,7 +41,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    package_dir={"": "src", **FOLDERS},
+    package_dir=places,
     packages=packages,
     package_data={"hubsep": ["py.typed", "checkpoints/**", "data/*.json", "demo/*.css", "training/recipes/*.yaml"]},
     entry_points={"console_scripts": ["hubsep = hubsep.cli:main"]},

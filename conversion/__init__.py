@@ -10,17 +10,108 @@ from __future__ import annotations
 import importlib
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from ..errors import ConversionError
 from ..hub_bounds import shown
 from ..registry import SYSTEMS
 
 
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    from ..models.audiomae.modeling_audiomae import AudioMAEModel
+    from ..models.audiosep.modeling_audiosep import AudioSepForAudioSeparation
+    from ..models.conv_tasnet.modeling_conv_tasnet import ConvTasNetForAudioSeparation
+    from ..models.meta_tasnet.modeling_meta_tasnet import MetaTasNetForAudioSeparation
+    from ..models.sepformer.modeling_sepformer import SepFormerForAudioSeparation
+    from ..models.spleeter.modeling_spleeter import SpleeterForAudioSeparation
+    from ..pipelines.audioldm2 import AudioLDM2Pipeline
+
+    Place: TypeAlias = str | os.PathLike[str]
+
+
+@overload
+def convert(
+    model_type: Literal["audioldm2"],
+    source: Place,
+    output: Place | None = ...,
+    *,
+    licence: str | None = ...,
+    **overrides: Any,
+) -> AudioLDM2Pipeline: ...
+
+
+@overload
+def convert(
+    model_type: Literal["audiomae"],
+    source: Place,
+    output: Place | None = ...,
+    *,
+    licence: str | None = ...,
+    **overrides: Any,
+) -> AudioMAEModel: ...
+
+
+@overload
+def convert(
+    model_type: Literal["audiosep"],
+    source: Place,
+    output: Place | None = ...,
+    *,
+    licence: str | None = ...,
+    **overrides: Any,
+) -> AudioSepForAudioSeparation: ...
+
+
+@overload
+def convert(
+    model_type: Literal["conv_tasnet"],
+    source: Place,
+    output: Place | None = ...,
+    *,
+    licence: str | None = ...,
+    **overrides: Any,
+) -> ConvTasNetForAudioSeparation: ...
+
+
+@overload
+def convert(
+    model_type: Literal["meta_tasnet"],
+    source: Place,
+    output: Place | None = ...,
+    *,
+    licence: str | None = ...,
+    **overrides: Any,
+) -> MetaTasNetForAudioSeparation: ...
+
+
+@overload
+def convert(
+    model_type: Literal["sepformer"],
+    source: Place,
+    output: Place | None = ...,
+    *,
+    licence: str | None = ...,
+    **overrides: Any,
+) -> SepFormerForAudioSeparation: ...
+
+
+@overload
+def convert(
+    model_type: Literal["spleeter"],
+    source: Place,
+    output: Place | None = ...,
+    *,
+    licence: str | None = ...,
+    **overrides: Any,
+) -> SpleeterForAudioSeparation: ...
+
+
 def convert(
     model_type: str,
-    source: str | os.PathLike[str],
-    output: str | os.PathLike[str] | None = None,
+    source: Place,
+    output: Place | None = None,
     *,
     licence: str | None = None,
     **overrides: Any,

@@ -8,8 +8,9 @@ as one `CheckpointError` instead of a list of tracebacks.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 import transformers
 
@@ -17,13 +18,91 @@ from hubsep.auto import AutoModelForAudioSeparation, load_processor
 from hubsep.errors import CheckpointError, HubsepError
 from hubsep.hub import HUB_OPTIONS, resolve_folder
 from hubsep.hub_bounds import shown
+from hubsep.pipelines.options import CallOptions
 from hubsep.pipelines.separation import AudioSeparationPipeline
 from hubsep.registry import DEFAULT_MODEL, SHIPPED, TASK, TEXT_TO_AUDIO
 
 
+# what else transformers.pipeline builds; a type checker takes another name for a mistake
+OtherTask = Literal[
+    "any-to-any", "audio-classification", "automatic-speech-recognition", "depth-estimation",
+    "document-question-answering", "feature-extraction", "fill-mask", "image-classification",
+    "image-feature-extraction", "image-segmentation", "image-text-to-text", "keypoint-matching", "mask-generation",
+    "ner", "object-detection", "sentiment-analysis", "table-question-answering", "text-classification",
+    "text-generation", "text-to-speech", "token-classification", "video-classification",
+    "zero-shot-audio-classification", "zero-shot-classification", "zero-shot-image-classification",
+    "zero-shot-object-detection",
+]  # fmt: skip
+
+if TYPE_CHECKING:
+    import torch
+    from typing_extensions import Unpack
+
+    from hubsep.pipelines.audioldm2 import AudioLDM2Pipeline
+    from hubsep.pipelines.audioldm2_arguments import CallOptions as SoundOptions
+    from hubsep.pipelines.text_to_audio import TextToAudioPipeline
+
+    class LoadingOptions(TypedDict, total=False):
+        """What every pipeline may be built with."""
+
+        device: int | str | torch.device | None
+        revision: str | None
+        token: str | bool | None
+        cache_dir: str | os.PathLike[str] | None
+        local_files_only: bool
+        force_download: bool
+        trust_remote_code: bool | None
+
+    class SeparationSettings(CallOptions, LoadingOptions, total=False):
+        """What a separation pipeline may be built with."""
+
+        adapter_revision: str | None
+
+    class SoundSettings(SoundOptions, LoadingOptions, total=False):
+        """What a pipeline that makes sounds may be built with."""
+
+        tokenizer: Any
+        vocoder: Any
+        forward_params: dict[str, Any] | None
+        generate_kwargs: dict[str, Any] | None
+
+
+@overload
+def pipeline(
+    task: Literal["audio-separation"] = ...,
+    model: str | Path | transformers.PreTrainedModel | None = ...,
+    *,
+    adapter: str | Path | None = ...,
+    processor: Any = ...,
+    dtype: str | torch.dtype | None = ...,
+    device_map: str | dict[str, Any] | None = ...,
+    model_kwargs: dict[str, Any] | None = ...,
+    **kwargs: Unpack[SeparationSettings],
+) -> AudioSeparationPipeline: ...
+
+
+@overload
+def pipeline(
+    task: Literal["text-to-audio"],
+    model: str | Path | transformers.PreTrainedModel | AudioLDM2Pipeline | None = ...,
+    *,
+    processor: Any = ...,
+    dtype: str | torch.dtype | None = ...,
+    device_map: str | dict[str, Any] | None = ...,
+    model_kwargs: dict[str, Any] | None = ...,
+    **kwargs: Unpack[SoundSettings],
+) -> TextToAudioPipeline: ...
+
+
+@overload
+def pipeline(
+    task: OtherTask, model: str | Path | transformers.PreTrainedModel | None = ..., **kwargs: Any
+) -> transformers.Pipeline: ...
+
+
 def pipeline(
     task: str = TASK,
-    model: str | Path | transformers.PreTrainedModel | None = None,
+    model: str | Path | transformers.PreTrainedModel | AudioLDM2Pipeline | None = None,
     *,
     adapter: str | Path | None = None,
     processor: Any = None,

@@ -19,7 +19,7 @@ import json
 import os
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -47,6 +47,9 @@ from hubsep.pipelines.audioldm2_devices import devices_of, placed
 from hubsep.pipelines.audioldm2_on_demand import UNUSED, Shelf, StoredComponent
 from hubsep.pipelines.audioldm2_understanding import sounds_of
 
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 AttentionHeads = Literal["config", "original"]
 INDEX = "model_index.json"
@@ -83,7 +86,7 @@ class FolderMixin:
         strict: bool = True,
         on_demand: bool = False,
         **kwargs: Any,
-    ) -> Any:
+    ) -> Self:
         """Loads a folder or repository in diffusers' layout, after checking all of it.
 
         Args:
@@ -121,12 +124,12 @@ class FolderMixin:
             given[name] = load_component(*source, dtype=precision, strict=strict, **options)
             if name in devices:
                 given[name] = placed(given[name], devices[name])
-        pipe = cls(**given)
-        pipe.register_to_config(_name_or_path=os.fspath(pretrained_model_name_or_path))  # type: ignore[attr-defined]
+        pipe: Any = cls(**given)
+        pipe.register_to_config(_name_or_path=os.fspath(pretrained_model_name_or_path))
         pipe._shelf = shelf
         pipe.known_sounds = sounds_of(folder)
         if devices and shelf is None:
-            pipe.hf_device_map = devices  # type: ignore[attr-defined]
+            pipe.hf_device_map = devices
         return pipe
 
     def save_pretrained(

@@ -6,12 +6,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from hubsep.audio import OnShort
 from hubsep.chunking import Segments
 from hubsep.errors import AudioError
 from hubsep.near import did_you_mean
+
+
+if TYPE_CHECKING:
+    from hubsep.audio_sources import AudioInput
 
 
 # what other packages, and people, call these options
@@ -82,6 +86,29 @@ class SeparationOptions:
         return Segments(samples, overlap, overlap // 4)
 
 
+class CallOptions(TypedDict, total=False):
+    """The fields of `SeparationOptions` as keyword arguments; None is what the pipeline was built with."""
+
+    queries: str | Sequence[str] | None
+    query_audio: AudioInput | Sequence[AudioInput] | Mapping[str, AudioInput] | None
+    query_embeds: Any
+    negative_queries: str | Sequence[str] | None
+    sources: str | Sequence[str] | Mapping[str, str] | None
+    model_options: Mapping[str, Any] | None
+    residual: bool | None
+    rescale: bool | None
+    only_active: bool | None
+    batch_size: int | None
+    segment_s: float | None
+    overlap_s: float | None
+    offset_s: float | None
+    duration_s: float | None
+    sampling_rate: int | None
+    on_short: OnShort | None
+    check_voices: bool | None
+    on_progress: Callable[[int, int | None], None] | None
+
+
 def _in_samples(name: str, seconds: float, sampling_rate: int) -> int:
     if not math.isfinite(seconds) or seconds < 0:
         raise AudioError(f"{name} must be a length in seconds, got {seconds!r}")
@@ -100,4 +127,4 @@ def check_names(options: Iterable[str]) -> None:
         raise TypeError(f"unknown option {option}.{hint} An audio-separation pipeline takes {', '.join(names)}")
 
 
-__all__ = ["SeparationOptions", "check_names"]
+__all__ = ["CallOptions", "SeparationOptions", "check_names"]

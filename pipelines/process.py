@@ -10,19 +10,19 @@ share nothing, or are those of which the model itself says that they add up to t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hubsep.audio import AudioReader
+from hubsep.audio import AudioReader, open_audio
 from hubsep.chunking import Segments, cut
 from hubsep.pipelines.base import check_output, from_rows, to_rows
 from hubsep.pipelines.queries import Plan
 from hubsep.pipelines.reference import gain_to, reference_level
-from hubsep.pipelines.tracks import Track
+from hubsep.pipelines.tracks import Track, resampled_blocks
 from hubsep.pipelines.unordered import (
     Arranger,
     Carrier,
@@ -161,8 +161,17 @@ class Process:
         return {"statistics": found} if found else {}
 
 
+def survey_blocks(anew: Callable[[], Any], plan: Plan) -> Iterator[Tensor]:
+    """A recording from its start, as blocks (channels, samples) at the model's rate."""
+    reader, rate = open_audio(anew(), **plan.options.opening), plan.model.config.sampling_rate
+    for block in resampled_blocks(reader, rate, plan.segments.samples):
+        if plan.options.on_progress is not None:
+            plan.options.on_progress(0, reader.claimed_samples)
+        yield block
+
+
 def _piece(last: bool | None) -> dict[str, Any]:
     return {} if last is None else {"piece": "last" if last else "inner"}
 
 
-__all__ = ["Process", "make_track"]
+__all__ = ["Process", "make_track", "survey_blocks"]

@@ -23,6 +23,7 @@ from hubsep.chunking import Segments
 from hubsep.errors import CheckpointError, QueryError
 from hubsep.pipelines.meanings import Meaning, find_text_queries, meaning_of, sums_of
 from hubsep.pipelines.options import SeparationOptions
+from hubsep.pipelines.results import SourceFacts
 from hubsep.pipelines.scores import ACTIVE_SCORE
 from hubsep.pipelines.stems import Sums, find_sums
 from hubsep.pipelines.unordered import is_unordered
@@ -254,13 +255,13 @@ class Plan:
         """Labels of everything that is returned, the residual last."""
         return (*self.targets.labels, RESIDUAL) if self.options.residual else self.targets.labels
 
-    def facts(self, scores: Sequence[float]) -> list[dict[str, Any]]:
+    def facts(self, scores: Sequence[float]) -> list[SourceFacts]:
         """What is said of each source beside its waveform: label, score, and what a query was taken for.
 
         A sound the model does not know cannot be found: such a score is below a half.
         """
         meanings = [*self.targets.meanings, *[None] * (len(scores) - len(self.targets.meanings))]
-        facts: list[dict[str, Any]] = []
+        facts: list[SourceFacts] = []
         for label, score, meaning in zip(self.labels, scores, meanings, strict=True):
             facts.append({"label": label, "score": score if meaning is None else score * meaning.probability})
             if meaning is not None:

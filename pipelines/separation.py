@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 from torch import Tensor
 from transformers.utils import ModelOutput
@@ -29,13 +29,20 @@ from hubsep.chunking import overlap_add_many
 from hubsep.errors import AudioError
 from hubsep.pipelines.base import AudioPipeline, many
 from hubsep.pipelines.names import check_free, output_paths
-from hubsep.pipelines.options import SeparationOptions, check_names
-from hubsep.pipelines.process import Process, make_track
+from hubsep.pipelines.options import CallOptions, SeparationOptions, check_names
+from hubsep.pipelines.process import Process, make_track, survey_blocks
 from hubsep.pipelines.queries import Plan, make_plan
-from hubsep.pipelines.tracks import Tape, Track, Waveform, resampled_blocks
+from hubsep.pipelines.results import Endless, Many, SeparatedSource, SourceBlock, SourceFile
+from hubsep.pipelines.tracks import Tape, Track, Waveform
 
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from hubsep.audio_sources import AudioInput
 
 QUERIES = {"queries", "query_audio", "query_embeds"}
+KEPT = {"sources": "sources", "presence": "presence_logits", "slots": "slots"}  # of what a model returns
 
 
 class AudioSeparationPipeline(AudioPipeline):
@@ -44,6 +51,15 @@ class AudioSeparationPipeline(AudioPipeline):
     Built by `pipeline("audio-separation", model=...)`. Every argument of a call may also be given there, to be the
     default of all calls.
     """
+
+    @overload
+    def __call__(self, inputs: AudioInput, **options: Unpack[CallOptions]) -> list[SeparatedSource]: ...
+
+    @overload
+    def __call__(self, inputs: Many, **options: Unpack[CallOptions]) -> list[list[SeparatedSource]]: ...
+
+    @overload
+    def __call__(self, inputs: Endless, **options: Unpack[CallOptions]) -> Iterator[list[SeparatedSource]]: ...
 
     def __call__(
         self,
@@ -99,8 +115,7 @@ class AudioSeparationPipeline(AudioPipeline):
             on_short: "raise" or "warn" when a file holds less audio than it claims.
             check_voices: whether a speaker's score hangs on a voice being heard in it, which is the default; False for
                 other sounds that are separated as speakers.
-            on_progress: called with the samples of the current recording that are done, and all of them if known.
-                What it raises stops the call.
+            on_progress: called with the samples of a recording that are done, and all if known; may raise to stop.
             **unknown: nothing; here for an error that says which option was meant.
 
         Returns:
@@ -126,7 +141,7 @@ class AudioSeparationPipeline(AudioPipeline):
         results = self._results(recordings, plan)
         return list(results) if isinstance(recordings, list | tuple) else results
 
-    def stream(self, source: Any, **options: Any) -> Iterator[list[dict[str, Any]]]:
+    def stream(self, source: AudioInput, **options: Unpack[CallOptions]) -> Iterator[list[SourceBlock]]:
         """Separates one recording block by block; memory does not grow with its length.
 
         Args:
@@ -150,7 +165,7 @@ class AudioSeparationPipeline(AudioPipeline):
 
     def separate_file(
         self,
-        source: Any,
+        source: AudioInput,
         output: str | Path | Mapping[str, str | Path],
         *,
         template: str = "{name}.{label}.wav",
@@ -158,8 +173,8 @@ class AudioSeparationPipeline(AudioPipeline):
         clip: Clip = "raise",
         bitrate: int | str | None = None,
         overwrite: bool = False,
-        **options: Any,
-    ) -> list[dict[str, Any]]:
+        **options: Unpack[CallOptions],
+    ) -> list[SourceFile]:
         """Separates one recording into files; memory does not grow with its length.
 
         They appear when all are complete, or not at all. In a subtype of integers, the sources are rounded and the
@@ -187,7 +202,6 @@ class AudioSeparationPipeline(AudioPipeline):
         """
         plan = replace(self._plan(**options), exact=True)
         cut_out = [label in plan.targets.from_recording for label in plan.labels]
-        together: dict[str, Any] = {"from_recording": cut_out, "residual": plan.options.residual}
         kbps = None if bitrate is None else bitrate_kbps(bitrate)
         with ExitStack() as files:
             writers: list[AudioWriter] = []
@@ -198,8 +212,8 @@ class AudioSeparationPipeline(AudioPipeline):
                     writers = track.writers(paths, subtype=subtype, clip=clip, bitrate_kbps=kbps)
                     for writer in writers:
                         files.enter_context(writer)
-                write_together(writers, list(block), **together)
-            results: list[dict[str, Any]] = []
+                write_together(writers, list(block), from_recording=cut_out, residual=plan.options.residual)
+            results: list[SourceFile] = []
             for facts, writer in zip(plan.facts(track.scores()), writers, strict=True):
                 if plan.keeps(facts["label"], facts["score"]):
                     results.append({**facts, "path": writer.path, "sampling_rate": track.sampling_rate})
@@ -216,11 +230,9 @@ class AudioSeparationPipeline(AudioPipeline):
         output = run(**input_tensors)
         if not isinstance(output, ModelOutput):
             return output
-        names = {"sources": "sources", "presence": "presence_logits", "slots": "slots"}
-        kept = {name: output.get(field) for name, field in names.items()}
-        return {name: tensor.float() for name, tensor in kept.items() if tensor is not None}
+        return {name: output[field].float() for name, field in KEPT.items() if output.get(field) is not None}
 
-    def postprocess(self, model_outputs: Sequence[Tape], track: Track, plan: Plan) -> list[dict[str, Any]]:
+    def postprocess(self, model_outputs: Sequence[Tape], track: Track, plan: Plan) -> list[SeparatedSource]:
         """Hands out what was recorded of each source."""
         return [
             {**track.entry(facts["label"], tape.waveform()), **facts}
@@ -243,7 +255,7 @@ class AudioSeparationPipeline(AudioPipeline):
             defaults = {name: value for name, value in defaults.items() if name not in QUERIES}
         return make_plan(self.model, self.processor, SeparationOptions(**{**defaults, **given}))
 
-    def _results(self, recordings: Iterable[Any], plan: Plan) -> Iterator[list[dict[str, Any]]]:
+    def _results(self, recordings: Iterable[Any], plan: Plan) -> Iterator[list[SeparatedSource]]:
         tapes: list[Tape] = []
         for track, block, last in self._run(recordings, plan):
             track.check_whole()
@@ -262,7 +274,7 @@ class AudioSeparationPipeline(AudioPipeline):
         for source in recordings:
             with repeatable(source) as anew:
                 process = Process(self.forward, plan)
-                process.survey(partial(self._survey_blocks, anew, plan))
+                process.survey(partial(survey_blocks, anew, plan))
                 yield from self._through([anew()], plan, process)
 
     def _through(
@@ -282,13 +294,6 @@ class AudioSeparationPipeline(AudioPipeline):
             if plan.options.on_progress is not None:
                 plan.options.on_progress(track.done_samples, track.total_samples)
             yield track, block, last
-
-    def _survey_blocks(self, anew: Callable[[], Any], plan: Plan) -> Iterator[Tensor]:
-        reader, rate = open_audio(anew(), **plan.options.opening), plan.model.config.sampling_rate
-        for block in resampled_blocks(reader, rate, plan.segments.samples):
-            if plan.options.on_progress is not None:
-                plan.options.on_progress(0, reader.claimed_samples)
-            yield block
 
 
 __all__ = ["AudioSeparationPipeline"]

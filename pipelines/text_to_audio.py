@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import transformers
 from transformers.pipelines.text_to_audio import TextToAudioPipeline as Base
@@ -22,7 +22,25 @@ from hubsep.hub_fetch import fetch
 from hubsep.hub_wire import wire_errors
 from hubsep.models.audioldm2.modeling_audioldm2 import AudioLDM2ForTextToWaveform
 from hubsep.models.audioldm2.tokenization_audioldm2 import AudioLDM2TextReader
+from hubsep.pipelines.results import GeneratedSound
 from hubsep.registry import DEFAULT_GENERATOR, SHIPPED, TEXT_TO_AUDIO
+
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    from typing_extensions import Unpack
+
+    from hubsep.pipelines.audioldm2 import AudioLDM2Pipeline
+    from hubsep.pipelines.audioldm2_arguments import CallOptions
+
+    Texts: TypeAlias = list[str] | tuple[str, ...]
+
+    class SoundOptions(CallOptions, total=False):
+        """What a call may be told, also by transformers' two names for all of it."""
+
+        forward_params: dict[str, Any] | None
+        generate_kwargs: dict[str, Any] | None
 
 
 INDEX = "model_index.json"
@@ -35,9 +53,20 @@ class TextToAudioPipeline(Base):
         pipe: the `AudioLDM2Pipeline`, for all that it can do with recordings.
     """
 
+    if TYPE_CHECKING:
+
+        @overload
+        def __call__(self, text_inputs: str, **options: Unpack[SoundOptions]) -> GeneratedSound: ...
+
+        @overload
+        def __call__(self, text_inputs: Texts, **options: Unpack[SoundOptions]) -> list[GeneratedSound]: ...
+
+        def __call__(self, text_inputs: Any, **options: Any) -> Any: ...
+
     @property
-    def pipe(self) -> Any:
-        return self.model.pipe
+    def pipe(self) -> AudioLDM2Pipeline:
+        pipe: AudioLDM2Pipeline = self.model.pipe
+        return pipe
 
     def _sanitize_parameters(
         self, forward_params: Any = None, generate_kwargs: Any = None, **options: Any

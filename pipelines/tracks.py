@@ -21,6 +21,7 @@ from torch import Tensor
 
 from hubsep.audio import AudioReader, AudioWriter, StreamResampler
 from hubsep.pipelines.offsets import without_offset
+from hubsep.pipelines.results import SourceBlock
 from hubsep.pipelines.scores import Scores
 from hubsep.pipelines.voices import VoiceDetector
 
@@ -123,7 +124,7 @@ class Track:
         """Refuses to hold what was read so far in memory as a whole, if the limits of a file do not allow it."""
         self.reader.check_whole(self.done_samples, STREAMED)
 
-    def entry(self, label: str, audio: Waveform) -> dict[str, Any]:
+    def entry(self, label: str, audio: Waveform) -> SourceBlock:
         """What is handed out of one source."""
         entry = {"label": label, "audio": audio, "sampling_rate": self.sampling_rate}
         return entry if self.reader.layout is None else {**entry, "layout": self.reader.layout}

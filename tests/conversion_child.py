@@ -28,11 +28,11 @@ with tempfile.TemporaryDirectory() as place:
     saved_tiny(Path(place) / "tiny")
 
 
-def convert_once(model_type: str, source: str, output: str, overrides: dict[str, Any]) -> None:
+def convert_once(model_type: Any, source: str, output: str, overrides: dict[str, Any]) -> None:
     convert(model_type, source, output, licence="MIT", **overrides)
 
 
-def convert_for_ever(model_type: str, source: str, output: str, overrides: dict[str, Any]) -> None:
+def convert_for_ever(model_type: Any, source: str, output: str, overrides: dict[str, Any]) -> None:
     """Convert until this process is killed, each time with another licence on the card."""
     while True:
         for licence in ("MIT", "Apache-2.0"):

@@ -94,7 +94,7 @@ def digests(folder: Path) -> dict[str, str]:
 class ConversionPromises:
     """Inherit, and set the attributes."""
 
-    model_type: str
+    model_type: Any  # a literal in each test, which `convert` wants
     tensors: Callable[[], Tensors]  # by the authors' names
     write: Callable[[Path, Tensors], Path]  # as the authors publish it
     damaged: tuple[str, str]  # a tensor that the model needs: its names in the source and in the model

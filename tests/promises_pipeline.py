@@ -8,6 +8,7 @@ returns `(model, processor)`; `processor` is None for models that take no querie
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def recording(samples: int, channels: int = 1, seed: int = 0) -> np.ndarray:
     return (0.2 * tones.sum(axis=1) + 0.05 * generator.standard_normal((channels, samples))).astype(np.float32)
 
 
-def audio(sources: list[dict[str, Any]]) -> np.ndarray:
+def audio(sources: Sequence[Mapping[str, Any]]) -> np.ndarray:
     """The waveforms of a result, (num_sources, channels, samples)."""
     return np.stack([source["audio"] for source in sources])
 

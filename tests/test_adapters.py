@@ -118,7 +118,7 @@ def test_computing_activations_again_gives_the_same_gradients(build: Build) -> N
 
 def test_a_new_class_takes_its_words_and_leaves_the_others_alone(tmp_path: Path) -> None:
     folder = save_listener(tmp_path / "base")
-    model = AutoModelForAudioSeparation.from_pretrained(folder)
+    model: Any = AutoModelForAudioSeparation.from_pretrained(folder)
     processor = AutoProcessor.from_pretrained(folder)
     tokens = processor(text=["rain", "dog barking", "bell"], return_tensors="pt")
     with torch.no_grad():

@@ -376,7 +376,7 @@ def test_what_is_no_audiosep_is_refused(tmp_path: Path):
     with pytest.raises(ConversionError, match="holds a list"):
         convert("audiosep", tmp_path / "list.pt")
     with pytest.raises(ConversionError, match="'no_such_system' cannot be converted"):
-        convert("no_such_system", tmp_path / "list.pt")
+        convert("no_such_system", tmp_path / "list.pt")  # type: ignore[call-overload]
 
 
 def test_a_tokenizer_that_cannot_be_had_or_does_not_belong(tmp_path: Path, tokenizer: str):

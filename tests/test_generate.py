@@ -308,7 +308,8 @@ def test_pipeline_of_hubsep(folder: Path, pipe: Any, tmp_path: Path) -> None:
         assert isinstance(make, transformers.TextToAudioPipeline)
         assert np.abs(make("rain", seconds=0.1, generator=seeded())["audio"] - expected).max() < CLOSE
     for name in ("forward_params", "generate_kwargs"):
-        out = make("rain", **{name: {**told, "generator": seeded()}})
+        options: Any = {name: {**told, "generator": seeded()}}
+        out = make("rain", **options)
         assert np.abs(out["audio"] - expected).max() < CLOSE
     best = pipe("rain", num_waveforms_per_prompt=2, generator=seeded(), **told).audios[0]
     out = make("rain", seconds=0.1, num_waveforms_per_prompt=2, generator=seeded())

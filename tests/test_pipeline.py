@@ -162,7 +162,7 @@ def test_a_table_of_datasets_is_answered_with_its_column(split: AudioSeparationP
     with pytest.raises(
         AudioError, match=r'rows, with audio, label; pass the column .* separate\(dataset\["audio"\]\)'
     ):
-        split(table)
+        split(table)  # type: ignore[call-overload]
     assert len(split(table["audio"])) == 1
 
 

@@ -192,8 +192,8 @@ def test_whole_recordings_are_surveyed_whatever_they_come_from(song: Path, tmp_p
         assert np.abs(sf.read(file["path"], dtype="float32")[0].T - result["audio"]).max() <= 2**-23
         assert file["score"] == result["score"]
     both = separate([song, song], batch_size=4)
-    for result in both:
-        assert_same(audio(result), expected, **TINY_MODEL, peak=1.0)
+    for one in both:
+        assert_same(audio(one), expected, **TINY_MODEL, peak=1.0)
 
 
 def test_levels_of_a_whole_song_as_the_published_evaluation_finds_them():

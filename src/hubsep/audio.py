@@ -12,7 +12,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,9 @@ from .audio_sources import open_source
 from .audio_writer import AudioWriter, kept_subtype, write_audio
 from .errors import AudioError
 
+
+if TYPE_CHECKING:
+    from .audio_sources import AudioInput
 
 OnShort = Literal["raise", "warn"]
 
@@ -151,7 +154,7 @@ def _cut_short(name: str, evidence: str, on_short: OnShort) -> str:
 
 
 def open_audio(
-    source: Any,
+    source: AudioInput,
     *,
     sampling_rate: int | None = None,
     on_short: OnShort = "raise",
@@ -208,7 +211,7 @@ class Recording:
 
 
 def read_audio(
-    source: Any,
+    source: AudioInput,
     *,
     sampling_rate: int | None = None,
     on_short: OnShort = "raise",

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import numpy as np
@@ -30,6 +30,25 @@ from .audio_limits import AudioLimits
 from .audio_notes import Notes
 from .errors import AudioError
 
+
+if TYPE_CHECKING:
+    from typing import Protocol, TypeAlias
+
+    from torch import Tensor
+
+    class Readable(Protocol):
+        """A binary file object."""
+
+        def read(self, size: int = ..., /) -> bytes | None: ...
+
+    class Decoder(Protocol):
+        """Of torchcodec."""
+
+        def get_all_samples(self) -> Any: ...
+
+    Bytes: TypeAlias = bytes | bytearray | memoryview
+    Samples: TypeAlias = NDArray[Any] | Tensor | Mapping[str, Any] | Decoder
+    AudioInput: TypeAlias = str | os.PathLike[str] | Bytes | Readable | Samples
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 WIDEST_LAYOUT = 8  # channels of 7.1; more of them than samples is a (samples, channels) array

@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import secrets
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 import soundfile as sf
@@ -42,6 +42,10 @@ from .audio_notes import Notes
 from .audio_resampling import Waveform
 from .audio_stamps import remove_stamps
 from .errors import AudioError
+
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 Clip = Literal["raise", "clamp"]
@@ -245,7 +249,18 @@ class AudioWriter:
         return rounded.astype(np.int32) << (32 - self.bits)
 
 
-def write_audio(path: str | os.PathLike[str], waveform: Waveform, sampling_rate: int, **options: Any) -> Path:
+class WriterOptions(TypedDict, total=False):
+    """How `AudioWriter` writes."""
+
+    format: str | None
+    subtype: str | None
+    clip: Clip
+    bitrate_kbps: int | None
+
+
+def write_audio(
+    path: str | os.PathLike[str], waveform: Waveform, sampling_rate: int, **options: Unpack[WriterOptions]
+) -> Path:
     """Writes a whole recording, (channels, samples) or (samples,).
 
     Args:

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
 
@@ -16,13 +17,37 @@ from .hub_json import read_json
 from .registry import SYSTEMS, TASK, TEXT_TO_AUDIO, locate
 
 
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    from transformers import PreTrainedConfig
+
+    from .models.audiosep.modeling_audiosep import AudioSepForAudioSeparation
+    from .models.audioslots.modeling_audioslots import AudioSlotsForAudioSeparation
+    from .models.conv_tasnet.modeling_conv_tasnet import ConvTasNetForAudioSeparation
+    from .models.meta_tasnet.modeling_meta_tasnet import MetaTasNetForAudioSeparation
+    from .models.sepformer.modeling_sepformer import SepFormerForAudioSeparation
+    from .models.spleeter.modeling_spleeter import SpleeterForAudioSeparation
+
+    SeparationModel: TypeAlias = (
+        AudioSepForAudioSeparation
+        | AudioSlotsForAudioSeparation
+        | ConvTasNetForAudioSeparation
+        | MetaTasNetForAudioSeparation
+        | SepFormerForAudioSeparation
+        | SpleeterForAudioSeparation
+    )
+
+
 class AutoModelForAudioSeparation(_BaseAutoModelClass):
     """Finds the model class that belongs to a configuration; use `from_pretrained` or `from_config`."""
 
     _model_mapping: Any = _LazyAutoMapping(OrderedDict(), OrderedDict())
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any
+    ) -> SeparationModel:
         """As in transformers, from a folder or repository that passed every check; code from it is never run.
 
         Raises:
@@ -41,12 +66,14 @@ class AutoModelForAudioSeparation(_BaseAutoModelClass):
                 f'them: load it with hubsep.AudioLDM2Pipeline, or pipeline("{TEXT_TO_AUDIO}", model=...).'
             )
         _check_type(cls, read_json(folder / "config.json").get("model_type"))
-        return super().from_pretrained(folder, *args, trust_remote_code=False, **kwargs)
+        model: SeparationModel = super().from_pretrained(folder, *args, trust_remote_code=False, **kwargs)
+        return model
 
     @classmethod
-    def from_config(cls, config: Any, **kwargs: Any) -> Any:
+    def from_config(cls, config: PreTrainedConfig, **kwargs: Any) -> SeparationModel:
         _fill(cls)
-        return super().from_config(config, **kwargs)
+        model: SeparationModel = super().from_config(config, **kwargs)
+        return model
 
 
 def load_processor(model: Any, folder: Path) -> Any:

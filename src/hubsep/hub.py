@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from .errors import CheckpointError, HubsepError
 from .hub_atomic import atomic_folder, recover, verify_manifest
@@ -31,6 +31,7 @@ from .hub_tensors import EXPONENT_BITS, StoredTensor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel as _Model
+    from typing_extensions import Self
 else:
     _Model = object  # named as the second base by every model, after this mixin
 
@@ -44,6 +45,26 @@ _stored_elements: ContextVar[int | None] = ContextVar("stored_elements", default
 
 class HubsepModelMixin(_Model):
     """First base of every model: `class X(HubsepModelMixin, PreTrainedModel)`."""
+
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str] | None,
+        *model_args: Any,
+        output_loading_info: Literal[False] = ...,
+        **kwargs: Any,
+    ) -> Self: ...
+
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str] | None,
+        *model_args: Any,
+        output_loading_info: Literal[True],
+        **kwargs: Any,
+    ) -> tuple[Self, dict[str, Any]]: ...
 
     @classmethod
     def from_pretrained(
@@ -88,6 +109,9 @@ class HubsepModelMixin(_Model):
             _check_loaded(info, ignore_mismatched_sizes)
             _check_kinds(model, tensors)
         return (model, info) if output_loading_info else model
+
+    def get_input_embeddings(self) -> None:
+        """None: what is heard is looked up in no table. torchao's quantiser asks for it, and fails at an error."""
 
     def post_init(self) -> None:
         """As in transformers; while loading, the number of parameters is checked before any of them gets memory."""

@@ -233,7 +233,7 @@ BUNDLES: dict[str, Callable[[dict[str, Any], Case], Path]] = {
 }
 
 
-def converted(model_type: str, source: Path, output: Path, overrides: dict[str, Any]) -> str:
+def converted(model_type: Any, source: Path, output: Path, overrides: dict[str, Any]) -> str:
     """Converts, and loads what was written; a refusal leaves nothing."""
     output.parent.mkdir()
     state = random.getstate()

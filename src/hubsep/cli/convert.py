@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -34,7 +34,8 @@ def convert(
 
     from ..conversion import convert as convert_checkpoint
 
-    model = convert_checkpoint(model_type, source, output, licence=licence, **overrides)
+    system: Any = model_type  # one of those that `convert` names
+    model = convert_checkpoint(system, source, output, licence=licence, **overrides)
     # a pipeline is several models
     parts = getattr(model, "components", {"model": model}).values()
     parameters = sum(part.num_parameters() for part in parts if hasattr(part, "num_parameters"))
