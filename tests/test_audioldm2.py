@@ -394,7 +394,7 @@ def test_weights_that_do_not_fit_are_refused_and_pickles_never_opened(folder: Pa
 
 
 def needs_attention_in_bfloat16() -> None:
-    """Skips where torch's own fails: told to do without AVX-512 on a processor with AMX, it asks for it all the same."""
+    """Skips where torch's own fails: told to do without AVX-512 on a processor with AMX, it asks for it."""
     states = torch.zeros(1, 1, 64, 8, dtype=torch.bfloat16)
     try:
         torch.nn.functional.scaled_dot_product_attention(states, states, states)
