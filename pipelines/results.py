@@ -11,12 +11,24 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from hubsep.audio_layouts import Layout
+
 
 Many = list[Any] | tuple[Any, ...]  # recordings, whose results come in a list
 Endless = Dataset[Any] | Iterator[Any]  # those whose results come one after the other
 
 
-class SourceBlock(TypedDict):
+class Channels(TypedDict, total=False):
+    """Of recordings that say so.
+
+    Attributes:
+        layout: which channel is which loudspeaker.
+    """
+
+    layout: Layout
+
+
+class SourceBlock(Channels):
     """A part of a source in time, as `stream` gives it.
 
     Attributes:
@@ -54,7 +66,7 @@ class SourceFacts(Understanding):
     score: float
 
 
-class SeparatedSource(SourceFacts):
+class SeparatedSource(SourceFacts, Channels):
     """A source of a recording.
 
     Attributes:

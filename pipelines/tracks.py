@@ -126,8 +126,10 @@ class Track:
 
     def entry(self, label: str, audio: Waveform) -> SourceBlock:
         """What is handed out of one source."""
-        entry = {"label": label, "audio": audio, "sampling_rate": self.sampling_rate}
-        return entry if self.reader.layout is None else {**entry, "layout": self.reader.layout}
+        entry: SourceBlock = {"label": label, "audio": audio, "sampling_rate": self.sampling_rate}
+        if self.reader.layout is not None:
+            entry["layout"] = self.reader.layout
+        return entry
 
     def writers(self, paths: Sequence[Path], **form: Any) -> list[AudioWriter]:
         """Writers of files with the recording's rate and channels, in folders that are made."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -196,7 +197,7 @@ def test_every_path_of_the_pipeline_keeps_the_layout(model: Path, tmp_path: Path
     layout = Layout.named("5.1")
     source = write_audio(tmp_path / "a.ogg", tones(layout.speakers), RATE, layout=layout)
     separator = pipeline("audio-separation", model=model)
-    options = {"sources": "mixture", "residual": True, "segment_s": 0.1, "overlap_s": 0.02}
+    options: Any = {"sources": "mixture", "residual": True, "segment_s": 0.1, "overlap_s": 0.02}
     (whole, residual), first = separator(source, **options), next(separator.stream(source, **options))
     assert (whole["layout"], residual["layout"], first[0]["layout"]) == (layout, layout, layout)
     assert heard(whole["audio"]) == layout.speakers

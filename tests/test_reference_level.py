@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from hubsep.pipelines import AudioSeparationPipeline
 
 RATE = 8_000
 NOISE = np.random.default_rng(0).normal(0, 0.1, (2, 12_000)).astype(np.float32)
-OPTIONS = {"segment_s": 0.5, "overlap_s": 0.1, "sampling_rate": RATE}
+OPTIONS: Any = {"segment_s": 0.5, "overlap_s": 0.1, "sampling_rate": RATE}
 
 
 def separator(level_db: float | None) -> AudioSeparationPipeline:
@@ -35,7 +36,7 @@ def test_sources_do_not_depend_on_the_level(tmp_path: Path) -> None:
         soft = separate(NOISE * np.float32(level), **OPTIONS)[0]["audio"]
         assert apart(loud, soft / np.float32(level)) < 2e-5  # float32, through a network
     path = write_audio(tmp_path / "a.wav", NOISE * np.float32(0.01), RATE)
-    options = {**OPTIONS, "sampling_rate": None}
+    options: Any = {**OPTIONS, "sampling_rate": None}
     streamed = np.concatenate([block[0]["audio"] for block in separate.stream(path, **options)], axis=1)
     np.testing.assert_array_equal(streamed, soft)
 

@@ -256,10 +256,12 @@ class WriterOptions(TypedDict, total=False):
     subtype: str | None
     clip: Clip
     bitrate_kbps: int | None
+    layout: Layout | str | None
+    notes: Notes | None
 
 
 def write_audio(
-    path: str | os.PathLike[str], waveform: Waveform, sampling_rate: int, **options: Unpack[WriterOptions]
+    path: str | os.PathLike[str], waveform: NDArray[np.floating], sampling_rate: int, **options: Unpack[WriterOptions]
 ) -> Path:
     """Writes a whole recording, (channels, samples) or (samples,).
 
