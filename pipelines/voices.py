@@ -124,7 +124,7 @@ def _load(folder: Path) -> VoiceDetector | None:
     voices = [number for number, name in enumerate(config.query_classes) if name in VOICES]
     if not config.listener_channels or not voices:
         return None
-    weights = {}
+    weights: dict[str, torch.Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
             names = [*file.keys()]

@@ -152,7 +152,7 @@ def change_json(name: str, **fields: Any) -> Callable[[Path], None]:
     return change
 
 
-def change_weights(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
+def change_weights(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
     def apply(folder: Path) -> None:
         state = load_file(folder / WEIGHTS)
         change(state)

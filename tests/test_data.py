@@ -269,6 +269,7 @@ def test_evaluation_asks_as_a_pipeline_does():
     queries = ["dog barking and rain", "rain", "a quantum of solace"]
     sources, scores = separate(separator.model, separator.processor, clips[0], queries)
     entries = separator({"array": clips.numpy(), "sampling_rate": 32_000}, queries=queries)
+    assert scores is not None
     for entry, source, score in zip(entries, sources, scores, strict=True):
         torch.testing.assert_close(torch.from_numpy(entry["audio"][0]), source, atol=1e-4, rtol=0)
         assert entry["score"] == pytest.approx(score.item(), abs=1e-3)

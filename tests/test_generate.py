@@ -254,7 +254,7 @@ def test_words_are_taken_for_what_the_model_knows() -> None:
         "xyzzy": None, "siren": None, "typing": None, "music": None, "noise": None, "Hund bellt": None, "pluie": None,
         "\u4e0b\u96e8": None, "\u72d7\u53eb": None, "thunder": None, "a woman singing": None, "applause": None,
     }  # fmt: skip
-    meanings = dict(zip(taken, pipe.understand(list(taken)), strict=True))
+    meanings = dict(zip(taken, pipe.understand(list(taken)) or (), strict=True))
     assert {word: meaning.understood_as for word, meaning in meanings.items()} == taken
     assert all(meaning.nearest in pipe.known_sounds for meaning in meanings.values() if meaning.understood_as is None)
     few: dict[str, Any] = {"num_inference_steps": 1, "seconds": 0.5}

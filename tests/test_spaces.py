@@ -166,7 +166,7 @@ def test_limits_from_the_environment() -> None:
     ("seconds", "words"),
     [(1, "1 second"), (45, "45 seconds"), (60, "1 minute"), (90, "1.5 minutes"), (600, "10 minutes")],
 )
-def test_times_in_words(seconds: float, words: str) -> None:
+def test_times_in_words(seconds: int, words: str) -> None:
     from hubsep.demo.page import duration, foot
 
     assert duration(seconds) == words

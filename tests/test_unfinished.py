@@ -17,7 +17,7 @@ from hubsep.audio_chunks import caf_chunks, iff_chunks, w64_chunks
 from hubsep.errors import AudioError
 
 
-SAMPLES = np.random.default_rng(0).integers(-9_000, 9_000, (2, 6_000)) / np.float32(2**15)
+SAMPLES = np.random.default_rng(0).integers(-9_000, 9_000, (2, 6_000)).astype(np.float32) / np.float32(2**15)
 SAMPLES = SAMPLES.astype(np.float32)
 
 

@@ -40,7 +40,7 @@ def test_a_voice_is_told_from_other_sounds(detector: VoiceDetector):
     assert talk > 0.9
     assert street < 0.1, "a dog in the rain"
     assert silence == 0
-    quiet = detector(sounds[:2].astype(np.float32) / 100, RATE)
+    quiet = detector(sounds[:2].astype(np.float32) / np.float32(100), RATE)
     assert np.abs(quiet - [talk, street]).max() < 0.05, "level says nothing"
 
 

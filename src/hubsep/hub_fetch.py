@@ -175,7 +175,8 @@ class _Transfer:
 
     def _check_entry(self, entry: dict[str, Any]) -> int:
         """The size of a file of a listing."""
-        large = entry.get("lfs") if isinstance(entry.get("lfs"), dict) else {}
+        stored = entry.get("lfs")
+        large: dict[str, Any] = stored if isinstance(stored, dict) else {}
         for name in (entry.get("oid"), large.get("oid"), large.get("sha256"), entry.get("xetHash")):
             self._check_name("listing", name)
         sizes = [size for size in (entry.get("size"), large.get("size")) if isinstance(size, int)]

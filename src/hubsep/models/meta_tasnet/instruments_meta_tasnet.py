@@ -26,12 +26,15 @@ from .losses_meta_tasnet import si_sdr
 
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel as _Model
     from typing_extensions import Self
+else:
+    _Model = object
 
 SHARES_TOLERANCE = 1e-6
 
 
-class InstrumentsMixin(nn.Module):
+class InstrumentsMixin(_Model):
     """What a Meta-TasNet can do because its weights are generated."""
 
     config: MetaTasNetConfig
