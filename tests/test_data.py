@@ -281,7 +281,7 @@ def test_evaluation_asks_as_a_pipeline_does():
     ("text", "says"),
     [
         (None, "no metadata.csv"),
-        ("file,label\na.wav,rain\n", "columns path and label"),
+        ("recording,label\na.wav,rain\n", "columns path .* and label"),
         ("path,label\n../outside.wav,rain\n", "leaves the folder"),
         ("path,label\n", "no rows"),
     ],

@@ -115,10 +115,13 @@ def test_rows_are_measured_as_audiosep_does(table: Path):
 
     class Model(torch.nn.Module):
         device = torch.device("cpu")
-        config = type("Config", (), {"sampling_rate": RATE})
+        config = type("Config", (), {"sampling_rate": RATE, "query_classes": ()})
 
         def encode_text(self, *tokens: Tensor) -> Tensor:
             return torch.zeros(1, 1)
+
+        def classify_queries(self, query_embeds: Tensor) -> None:
+            return None
 
         def forward(self, mixture: Tensor, query_embeds: Tensor) -> AudioSeparationOutput:
             pairs = ((torch.tensor(m).float(), torch.tensor(t).float()) for m, t in waveforms.values())

@@ -28,7 +28,7 @@ SOURCES = sorted(
     if not {"src/hubsep/pipelines", "src/hubsep/conversion"} & {p.as_posix() for p in path.relative_to(ROOT).parents}
 )
 TEXTS = {".py", ".md", ".toml", ".txt", ".json", ".yaml", ".yml", ".in", ".csv", ""}
-MAX_FILE, MAX_MODELING, MAX_FUNCTION = 300, 700, 40
+MAX_FILE, MAX_MODELING, MAX_FUNCTION = 400, 700, 40
 
 
 def run_python(code: str, *arguments: str) -> str:

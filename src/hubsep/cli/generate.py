@@ -65,13 +65,8 @@ def generate(
     sampling = {"num_inference_steps": steps, "guidance_scale": guidance, "negative_prompt": away}
     order = Order(way, sampling, seconds, say and as_text(say), candidates, checked_seed(seed))
     loading = {"model": model, "device": device, "dtype": dtype, "low_memory": low_memory}
-    writing: dict[str, Any] = {
-        "kept": candidates if write_all else 1,
-        "plot": plot,
-        "overwrite": overwrite,
-        "channel": channel,
-    }
-    carry_out(order, texts, output, loading, **writing)
+    kept = candidates if write_all else 1
+    carry_out(order, texts, output, loading, kept=kept, plot=plot, overwrite=overwrite, channel=channel)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ import numpy as np
 import soundfile as sf
 
 from ..audio import AudioLimits, AudioReader, AudioWriter, open_audio
+from ..audio_excerpts import LONGEST_SECONDS
 from ..audio_files import LOSSY_SUBTYPES
 from ..audio_formats import FORMATS, PCM_BITS, kept_subtype
 from ..audio_integers import write_together
@@ -93,6 +94,8 @@ class Form:
 
     def beginning(self, offset_s: float) -> Form:
         """The same of a part that begins so many seconds later."""
+        if not 0 <= offset_s <= LONGEST_SECONDS:  # which reading refuses
+            return self
         return replace(self, notes=self.notes.later(round(offset_s * self.notes.sampling_rate)))
 
     def as_float(self) -> Form:
