@@ -75,6 +75,7 @@ def save_numbered(child: Children, target: Path, number: int) -> None:
     child.run("save_until_operation", str(target), number, 0, True)
 
 
+@pytest.mark.slow
 def test_saves_that_are_killed(child: Children, tmp_path: Path) -> None:
     target = tmp_path / "model"
     save_numbered(child, target, 7)

@@ -175,6 +175,7 @@ def test_a_pool_says_what_every_sound_of_it_is(clips: list[Clip]):
         assert (there[:, : len(TAUGHT)] <= 2).all()
 
 
+@pytest.mark.slow
 def test_a_listener_learns_and_is_calibrated(clips: list[Clip], tmp_path: Path):
     fields = {"query_hidden_size": 8, "query_classes": CLASSES, "known_sounds": TAUGHT, "presence_head": True}
     model, processor = tiny_audiosep(**fields)
@@ -300,6 +301,7 @@ def test_a_second_in_a_minute_is_judged_where_it_is():
     assert trial.target[start:stop].any()
 
 
+@pytest.mark.slow
 def test_every_condition_is_measured_through_a_pipeline(clips: list[Clip]):
     model, processor = tiny_audiosep(presence_head=True, known_sounds=TAUGHT)
     separator = pipeline("audio-separation", model=model, processor=processor)

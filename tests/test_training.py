@@ -193,6 +193,7 @@ def test_a_run_starts_from_another_models_separator(tower: Path, tmp_path: Path)
     assert torch.equal(model.unet.head.weight, saved["unet.head.weight"])
 
 
+@pytest.mark.slow
 def test_a_separator_learns_from_scenes_and_is_then_taught_words(tower: Path, tmp_path: Path):
     data, fields = corpus(tmp_path / "sounds"), {**TINY, "query_hidden_size": 8}
     audiosep.main(
@@ -216,6 +217,7 @@ def test_a_separator_learns_from_scenes_and_is_then_taught_words(tower: Path, tm
     assert all(name.startswith(("query_network.linear1", "query_network.linear2")) for name in changed)
 
 
+@pytest.mark.slow
 def test_new_classes_start_from_their_words_and_their_group(tower: Path, tmp_path: Path):
     fields = {**TINY, "query_hidden_size": 8}
     start, processor = audiosep.build_model(

@@ -73,6 +73,7 @@ def check(child: Children, stage: str, data: Path, place: Path) -> None:
         shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 def test_a_killed_autoencoder_goes_on_to_the_same_bits(child: Children, data: Path, place: Path) -> None:
     check(child, "autoencoder", data, place)
 

@@ -40,6 +40,7 @@ def counted(**environment: str) -> list[int]:
     return [int(word) for word in run.stdout.split()]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it is glibc that gives memory back")
 def test_freed_memory_is_kept_while_a_model_trains() -> None:
     before, within, after = counted()
