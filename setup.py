@@ -60,6 +60,7 @@ setup(
         "tqdm>=4.66",
         "transformers>=5.17,<6",
         "typer>=0.20",
+        "typing_extensions>=4.12",
     ],
     extras_require=extras,
     classifiers=[
