@@ -167,6 +167,7 @@ def test_limits_from_the_environment() -> None:
     [(1, "1 second"), (45, "45 seconds"), (60, "1 minute"), (90, "1.5 minutes"), (600, "10 minutes")],
 )
 def test_times_in_words(seconds: int, words: str) -> None:
+    pytest.importorskip("gradio")
     from hubsep.demo.page import duration, foot
 
     assert duration(seconds) == words
@@ -176,6 +177,7 @@ def test_times_in_words(seconds: int, words: str) -> None:
 
 
 def test_what_goes_wrong_stays_on_the_page(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("gradio")
     from hubsep.demo.page import answered, in_words
 
     def fails(error: Exception) -> list[Any]:
