@@ -12,6 +12,8 @@ import struct
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
+from .audio_mp3_frames import id3_size
+
 
 MAX_CHUNKS = 10_000
 MAX_BLOCKS = 1_000
@@ -108,10 +110,7 @@ def flac_blocks(file: BinaryIO) -> Iterator[Chunk]:
 def flac_start(file: BinaryIO) -> int:
     """Where a FLAC file begins: behind an ID3 tag, if there is one."""
     file.seek(0)
-    head = file.read(10)
-    if head[:3] != b"ID3" or len(head) < 10:
-        return 0
-    return 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9])
+    return id3_size(file.read(10))
 
 
 __all__ = ["Chunk", "GUID_TAIL", "W64_NAMES", "caf_chunks", "flac_blocks", "flac_start", "iff_chunks", "w64_chunks"]
