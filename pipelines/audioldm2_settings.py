@@ -68,7 +68,7 @@ class Sampling:
         num_inference_steps: by default 25, or 200 for the folder's own DDIM.
         guidance_scale: above 1 the prompt counts more; 1 or less is no guidance, in half of the time.
         guidance_interval: which share of the steps is guided, for instance (0.1, 0.8).
-        guidance_every: what guidance adds is worked out in every so manieth step, and kept until the next.
+        guidance_every: what guidance adds is worked out in every n-th step, and kept until the next.
         solver: "dpm", "scheduler" for the folder's own, None for "dpm" where the folder has DDIM.
         eta: of DDIM, 0 to 1; the original used 1.
         generator: of the noise, or one for each item.
@@ -77,7 +77,7 @@ class Sampling:
             returns replaces them.
         callback_on_step_end_tensor_inputs: which tensors the callback gets.
         callback: diffusers' older way: called as `callback(step, timestep, latents)`, and only looks.
-        callback_steps: it is called in every so manieth step.
+        callback_steps: it is called in every n-th step.
         cross_attention_kwargs: handed to the attention processors of the U-Net that take them.
     """
 
