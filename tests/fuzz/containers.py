@@ -16,6 +16,7 @@ from fuzz.values import lying_size
 
 
 Lie = Callable[[bytes, Case], bytes]
+DEEPEST = 50
 TREE = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts", b"dinf", b"udta", b"meta")  # atoms that hold atoms
 JUNK = (b"LIST", b"id3 ", b"fact", b"smpl", b"cue ", b"bext", b"PEAK", b"ds64", b"fmt ", b"data", b"JUNK", b"COMM")
 
@@ -255,18 +256,18 @@ def resized(data: bytearray, atoms: list[tuple[int, int, bytes]], start: int, st
     return bytes(data[:start]) + new + bytes(data[stop:])
 
 
-def atoms_of(data: bytes, start: int, stop: int) -> list[tuple[int, int, bytes]]:
-    """Start, end and name of all atoms."""
-    found = []
-    while start + 8 <= stop:
+def atoms_of(data: bytes, start: int, stop: int, depth: int = 0) -> list[tuple[int, int, bytes]]:
+    """Start, end and name of all atoms down to `DEEPEST`: one lie after another nests them by the thousand."""
+    found: list[tuple[int, int, bytes]] = []
+    while start + 8 <= stop and depth <= DEEPEST:
         size, name = struct.unpack_from(">I4s", data, start)
         if size < 8 or start + size > stop:
             break
         found.append((start, start + size, name))
         if name in TREE:
-            found += atoms_of(data, start + (12 if name == b"meta" else 8), start + size)
+            found += atoms_of(data, start + (12 if name == b"meta" else 8), start + size, depth + 1)
         elif name in (b"stsd", b"dref"):
-            found += atoms_of(data, start + 16, start + size)
+            found += atoms_of(data, start + 16, start + size, depth + 1)
         start += size
     return found
 
