@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import struct
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -397,3 +398,28 @@ def test_healthy_recordings_are_read(shared: Path) -> None:
     assert paths
     for path in paths[::60]:
         assert read_audio(path).waveform.shape[1] > 1_000
+
+
+APE_TAG = b"k" * 10 + b"APETAGEX" + struct.pack("<4I", 2_000, 42, 1, 0) + bytes(8)
+
+
+@pytest.mark.parametrize("ending", ["flac", "w64", "wav", "ogg", "mp3"])
+@pytest.mark.parametrize(
+    "tail", [b"TAG" + b"a" * 125, APE_TAG, APE_TAG + b"TAG" + bytes(125)], ids=["id3", "ape", "both"]
+)
+def test_tags_behind_the_sound_are_no_part_of_it(ending: str, tail: bytes) -> None:
+    data = corpus.encode(
+        corpus.sound(12_000), **{"w64": {"format": "W64", "subtype": "FLOAT"}, **corpus.FORMATS}[ending]
+    )
+    with open_audio(data + tail) as reader:
+        blocks = list(reader.blocks(1_000))  # which divides the recording
+    assert np.array_equal(np.concatenate(blocks, axis=1), read_audio(data).waveform)
+    assert np.array_equal(read_audio(data + tail).waveform, read_audio(data).waveform)
+
+
+@pytest.mark.parametrize("samples", [1_000, 4_096, 12_000])
+@pytest.mark.parametrize("tail", [b"a", bytes(1_000), FLAC], ids=["byte", "zeros", "flac"])
+def test_what_follows_a_flac_is_refused_whatever_it_is_read_in(samples: int, tail: bytes) -> None:
+    data = corpus.encode(corpus.sound(12_000), format="FLAC", subtype="PCM_16")
+    with pytest.raises(AudioError, match="lost sync"), open_audio(data + tail) as reader:
+        list(reader.blocks(samples))

@@ -17,6 +17,8 @@ from .audio_mp3_frames import id3_size
 
 MAX_CHUNKS = 10_000
 MAX_BLOCKS = 1_000
+MAX_TAGS = 4
+ID3V1_BYTES, APE_BYTES = 128, 32
 GUID_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")
 W64_NAMES = {name: name.encode() + GUID_TAIL for name in ("fmt ", "data", "fact")}
 
@@ -113,4 +115,32 @@ def flac_start(file: BinaryIO) -> int:
     return id3_size(file.read(10))
 
 
-__all__ = ["Chunk", "GUID_TAIL", "W64_NAMES", "caf_chunks", "flac_blocks", "flac_start", "iff_chunks", "w64_chunks"]
+def flac_stop(file: BinaryIO) -> int:
+    """Where a FLAC file ends: before the tags that some programs put behind it, which its decoder does not expect."""
+    stop = file.seek(0, os.SEEK_END)
+    for _ in range(MAX_TAGS):
+        file.seek(max(0, stop - ID3V1_BYTES))
+        tail = file.read(min(stop, ID3V1_BYTES))
+        if tail.startswith(b"TAG"):
+            size = ID3V1_BYTES
+        elif tail[-APE_BYTES:].startswith(b"APETAGEX"):
+            size = int.from_bytes(tail[-20:-16], "little") + APE_BYTES * (tail[-9] >> 7)  # the header does not count
+        else:
+            size = 0
+        if not 0 < size < stop:
+            break
+        stop -= size
+    return stop
+
+
+def w64_stop(file: BinaryIO) -> int:
+    """Where the samples of a Wave64 file end, behind which libsndfile reads on: it takes other chunks for sound."""
+    size = file.seek(0, os.SEEK_END)
+    found = next((chunk for chunk in w64_chunks(file) if chunk.name == W64_NAMES["data"]), None)
+    return size if found is None or not found.size else min(size, found.start + found.size)
+
+
+__all__ = [
+    "Chunk", "GUID_TAIL", "W64_NAMES", "caf_chunks", "flac_blocks", "flac_start", "flac_stop", "iff_chunks",
+    "w64_chunks", "w64_stop",
+]  # fmt: skip

@@ -9,16 +9,17 @@ file arrives as an AudioError.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import FileIO
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import soundfile as sf
 from numpy.typing import NDArray
 
 from . import audio_claims, audio_mp3
+from .audio_chunks import flac_stop, w64_stop
 from .audio_claims import OggLink
 from .audio_io import Patched, Window
 from .audio_layout_headers import masked_floats, read_layout
@@ -33,6 +34,7 @@ from .errors import AudioError
 LOSSY_SUBTYPES = frozenset({"VORBIS", "OPUS", "MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III"})
 DEEP_SUBTYPES = frozenset({"PCM_32", "ALAC_32", "DOUBLE"})  # whose samples float32 would round
 MP3_SLACK_SAMPLES = 2 * 1_152  # headers that count themselves, and decoders that drop a first incomplete frame
+TAILS = {"FLAC": flac_stop, "W64": w64_stop}  # where libsndfile does not see for itself that the sound is over
 OGG_CUT = "its last page is missing"
 HEAD_BYTES = 400
 MAGICS = {  # what a file begins with, and PyAV's name of its format
@@ -161,6 +163,7 @@ class FileSource:
         self.channels: int = self._sound.channels
         self.lossy = self.subtype in LOSSY_SUBTYPES
         self._dtype = "float64" if self.subtype in DEEP_SUBTYPES else "float32"
+        self._left: int | None = None
         self.slack_samples = 0
         self.cut = cut
         self.claimed_samples: int | None = None
@@ -168,6 +171,8 @@ class FileSource:
         self.layout, self._order = read_layout(file, self.format, self.subtype, self.channels)
         self.notes = read_notes(file, self.format, self._sound.copy_metadata(), self.sampling_rate)
         file.seek(position)
+        if self.format in TAILS:
+            self._leave_tail(TAILS[self.format])
         if self.format == "MP3":
             self._measure_mp3()
         else:
@@ -177,9 +182,13 @@ class FileSource:
         """The next (channels, at most `samples`)."""
         with decoding(self.name):
             try:
-                frames = self._sound.read(samples, dtype=self._dtype, always_2d=True)
+                # One more at the end: libsndfile looks at what follows the last sample only when it is asked for more.
+                asked = samples + (samples == self._left)
+                frames = self._sound.read(asked, dtype=self._dtype, always_2d=True)
             finally:
                 self._check_file()
+        if self._left is not None:
+            self._left -= len(frames)
         return np.ascontiguousarray((frames if self._order is None else frames[:, self._order]).T)
 
     def close(self) -> None:
@@ -201,6 +210,15 @@ class FileSource:
     def _check_file(self) -> None:
         if isinstance(self._seen, Window | Patched):
             self._seen.check()
+
+    def _leave_tail(self, stop_of: Callable[[BinaryIO], int]) -> None:
+        position = self._file.tell()
+        stop, size = stop_of(self._file), self._file.seek(0, os.SEEK_END)
+        self._file.seek(position)
+        if stop < size:
+            self._sound.close()
+            self._sound = self._open(Window(self._seen, stop=stop))
+        self._left = self._sound.frames
 
     def _measure(self) -> None:
         frames = self._sound.frames

@@ -103,7 +103,9 @@ def copied(case: Case, name: str, place: Path | None = None) -> Path:
 
 
 def change_json_file(path: Path, case: Case, keys: dict[str, list[Any]]) -> None:
-    """Changes a JSON file in its place; one that is no longer JSON keeps its text."""
+    """Changes a JSON file in its place; one that is no longer JSON keeps its text, and what is no file is left."""
+    if not path.is_file():
+        return
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError):

@@ -22,6 +22,8 @@ KINDS = (torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.uint8,
 
 def change_weights(path: Path, case: Case) -> None:
     """Changes a `.safetensors` file in one of three ways."""
+    if not path.is_file():
+        raise FileNotFoundError(path)  # an earlier change put something else there, perhaps a pipe that never answers
     roll = case.random.random()
     if roll < 0.5:
         change_tensors(path, case)
