@@ -17,8 +17,6 @@ from typing import Any
 
 import numpy as np
 
-import hubsep
-
 from ..audio import Recording
 from ..errors import AudioError
 from .limits import DemoLimits
@@ -93,7 +91,7 @@ def child_environment() -> dict[str, str]:
     kept = ("SYSTEMROOT", "LD_LIBRARY_PATH")
     return {
         "PATH": os.defpath,
-        "PYTHONPATH": str(Path(hubsep.__file__).parents[1]),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
         "PYTHONDONTWRITEBYTECODE": "1",
         "OMP_NUM_THREADS": "1",  # every thread would take address space
         "OPENBLAS_NUM_THREADS": "1",
