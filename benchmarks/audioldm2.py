@@ -100,8 +100,8 @@ def ours(size: str, part: str, model: Any) -> Callable[[], Any]:
     """One part as this package's pipeline runs it."""
     from audioldm2_models import SIZES
 
-    from hubsep.pipelines.audioldm2_precise import decoded, vocoded
-    from hubsep.pipelines.audioldm2_prompts import PromptMixin
+    from hubsep.pipelines.audioldm2.bfloat16.vocoder import decoded, vocoded
+    from hubsep.pipelines.audioldm2.prompts import PromptMixin
 
     given, unet = SIZES[size], SIZES[size]["unet"]
     latents = torch.randn(1, unet["channels"], unet["sample_size"], unet["sample_size"] // 16)
@@ -125,10 +125,10 @@ def our_step(size: str, model: Any, latents: torch.Tensor, *, guided: bool) -> C
     """One step as this package's pipeline runs it."""
     from audioldm2_models import SIZES
 
-    from hubsep.pipelines.audioldm2_attention import constant_contexts
-    from hubsep.pipelines.audioldm2_conditions import Conditions
-    from hubsep.pipelines.audioldm2_guidance import Guide
-    from hubsep.pipelines.audioldm2_processor import on_processor
+    from hubsep.pipelines.audioldm2.attention import constant_contexts
+    from hubsep.pipelines.audioldm2.bfloat16.unet import on_processor
+    from hubsep.pipelines.audioldm2.conditions import Conditions
+    from hubsep.pipelines.audioldm2.sampling import Guide
 
     given, device = SIZES[size], torch.device("cpu")
     loa, text = torch.randn(1, TOKENS, given["loa"]), torch.randn(1, TEXT, given["text"])

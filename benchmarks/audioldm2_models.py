@@ -168,7 +168,7 @@ def tokenizers() -> dict[str, Any]:
 
 def write_folder(size: str, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
     """A folder in the published layout, written component by component, never more than one of them in memory."""
-    from hubsep.pipelines.audioldm2_components import COMPONENTS
+    from hubsep.pipelines.audioldm2.loading.components import COMPONENTS
 
     parts: dict[str, Any] = {
         **tokenizers(),

@@ -35,7 +35,7 @@ from hubsep.audio import AudioWriter
 from hubsep.auto import AutoModelForAudioSeparation
 from hubsep.metrics import si_sdr
 from hubsep.pipelines import AudioSeparationPipeline
-from hubsep.registry import SHIPPED
+from hubsep.shipped import SHIPPED
 
 
 QUERIES = 4

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from hubsep.data.conversations import Conversation, conversation
 from hubsep.data.recordings import load_clips, split_clips
-from hubsep.evaluation_speech import swap_rate
+from hubsep.evaluation.speech import swap_rate
 from hubsep.metrics import match_outputs, si_snr
 from hubsep.pipelines import pipeline
 

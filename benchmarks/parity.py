@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 from transformers.utils import logging
 
-from hubsep import AutoModelForAudioSeparation, metrics
+from hubsep import AutoModelForAudioSeparation
 from hubsep.cli import main as hubsep
+from hubsep.metrics import separation as metrics
 
 
 class Case(NamedTuple):

@@ -22,11 +22,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import ClapTextConfig, ClapTextModelWithProjection
 
-from hubsep import metrics
 from hubsep.chunking import Segments, overlap_add
 from hubsep.conversion import convert
 from hubsep.conversion.clap import KEYS
 from hubsep.conversion.common import rename
+from hubsep.metrics import separation as metrics
 
 
 SAMPLING_RATE = 32_000

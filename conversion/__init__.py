@@ -12,21 +12,21 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from ..errors import ConversionError
-from ..hub_bounds import shown
-from ..registry import SYSTEMS
+from hubsep.errors import ConversionError
+from hubsep.hub.bounds import shown
+from hubsep.registry import SYSTEMS
 
 
 if TYPE_CHECKING:
     from typing import TypeAlias
 
-    from ..models.audiomae.modeling_audiomae import AudioMAEModel
-    from ..models.audiosep.modeling_audiosep import AudioSepForAudioSeparation
-    from ..models.conv_tasnet.modeling_conv_tasnet import ConvTasNetForAudioSeparation
-    from ..models.meta_tasnet.modeling_meta_tasnet import MetaTasNetForAudioSeparation
-    from ..models.sepformer.modeling_sepformer import SepFormerForAudioSeparation
-    from ..models.spleeter.modeling_spleeter import SpleeterForAudioSeparation
-    from ..pipelines.audioldm2 import AudioLDM2Pipeline
+    from hubsep.models.audiomae.modeling_audiomae import AudioMAEModel
+    from hubsep.models.audiosep.modeling_audiosep import AudioSepForAudioSeparation
+    from hubsep.models.conv_tasnet.modeling_conv_tasnet import ConvTasNetForAudioSeparation
+    from hubsep.models.meta_tasnet.modeling_meta_tasnet import MetaTasNetForAudioSeparation
+    from hubsep.models.sepformer.modeling_sepformer import SepFormerForAudioSeparation
+    from hubsep.models.spleeter.modeling_spleeter import SpleeterForAudioSeparation
+    from hubsep.pipelines.audioldm2.pipeline import AudioLDM2Pipeline
 
     Place: TypeAlias = str | os.PathLike[str]
 

@@ -14,8 +14,8 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import ConversionError
-from ..hub_bounds import shown
+from hubsep.errors import ConversionError
+from hubsep.hub.bounds import shown
 
 
 BLOCK, COPIED = 512, 1 << 20  # bytes

@@ -19,12 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ConversionError
-from ..hub_bounds import shown, true_or_false
-from ..models.audiomae.configuration_audiomae import AudioMAEConfig
-from ..models.audiomae.feature_extraction_audiomae import AudioMAEFeatureExtractor
-from ..models.audiomae.modeling_audiomae import AudioMAEForPreTraining, AudioMAEModel
-from ..registry import SYSTEMS
+from hubsep.errors import ConversionError
+from hubsep.hub.bounds import shown, true_or_false
+from hubsep.models.audiomae.configuration_audiomae import AudioMAEConfig
+from hubsep.models.audiomae.feature_extraction_audiomae import AudioMAEFeatureExtractor
+from hubsep.models.audiomae.modeling_audiomae import AudioMAEForPreTraining, AudioMAEModel
+from hubsep.registry import SYSTEMS
+
 from .common import (
     KeyTable,
     check_overrides,

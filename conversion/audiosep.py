@@ -18,12 +18,13 @@ import torch
 from torch import Tensor, nn
 from transformers import ClapTextConfig
 
-from ..errors import ConversionError, QueryError
-from ..hub_bounds import shown
-from ..hub_loading import load_any_tokenizer
-from ..models.audiosep.configuration_audiosep import AudioSepConfig
-from ..models.audiosep.modeling_audiosep import AudioSepForAudioSeparation
-from ..registry import SYSTEMS
+from hubsep.errors import ConversionError, QueryError
+from hubsep.hub.bounds import shown
+from hubsep.hub.loading import load_any_tokenizer
+from hubsep.models.audiosep.configuration_audiosep import AudioSepConfig
+from hubsep.models.audiosep.modeling_audiosep import AudioSepForAudioSeparation
+from hubsep.registry import SYSTEMS
+
 from .clap import clap_config, clap_state, clap_tensors, feature_extractor, is_clap
 from .common import (
     KeyTable,
@@ -35,8 +36,8 @@ from .common import (
     read_tensors,
     rename,
     shape_of,
+    weights_file,
 )
-from .folders import weights_file
 from .writing import card, write
 
 
@@ -114,7 +115,7 @@ def convert(
     _check_kernels(separator, config.n_fft)
     model = _model(config, separator, clap)
     if output is not None:
-        from ..models.audiosep.processing_audiosep import AudioSepProcessor
+        from hubsep.models.audiosep.processing_audiosep import AudioSepProcessor
 
         query_config: Any = config.query_config
         tokenizer = _tokenizer(overrides.get("tokenizer", TOKENIZER), query_config.text_config)

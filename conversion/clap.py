@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from transformers import ClapConfig, ClapFeatureExtractor, ClapModel
 
-from ..errors import ConversionError
+from hubsep.errors import ConversionError
+
 from .common import KeyTable, conversion_errors, count_of, fill, read_tensors, rename, shape_of
 from .writing import card, check_licence, write
 

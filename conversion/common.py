@@ -6,11 +6,14 @@ authors saved along, and torch's version, which is a text of its own class, are 
 refused: there is no second way. A key map is a list of rows (pattern, replacement), the first pattern that matches a
 whole key wins; a key is used, or dropped by a row that says so, or an error. A state must fill its model exactly, in
 every name, shape and kind of number.
+
+Folders that weights are published in: which file of them is read, and that they are not converted already.
 """
 
 from __future__ import annotations
 
 import _codecs
+import json
 import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,10 +26,40 @@ import torch
 from torch import Tensor, nn
 from torch.torch_version import TorchVersion
 
-from ..errors import CheckpointError, ConversionError
-from ..hub_bounds import shown
-from ..hub_config import config_errors
-from ..hub_tensors import MAX_NAME_CHARACTERS, read_header
+from hubsep.errors import CheckpointError, ConversionError
+from hubsep.hub.bounds import shown
+from hubsep.hub.config import config_errors
+from hubsep.hub.tensors import MAX_NAME_CHARACTERS, read_header
+
+
+def refuse_converted(folder: Path, model_type: str) -> None:
+    """Checks that a folder is not one that hubsep has written.
+
+    Raises:
+        ConversionError: its `config.json` is of our `model_type`, or is no JSON.
+    """
+    config = folder / "config.json"
+    try:
+        described = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    except ValueError as error:
+        raise ConversionError(f"{shown(str(config), 200)} is not JSON: {error}") from error
+    if isinstance(described, dict) and described.get("model_type") == model_type:
+        raise ConversionError(f"{shown(folder.name)} is a hubsep model already; load it with from_pretrained")
+
+
+def weights_file(source: Path, model_type: str, names: tuple[str, str]) -> Path:
+    """The file weights are read from: `source` itself, or in a folder the first of `names` that is there.
+
+    Raises:
+        ConversionError: the folder holds neither, or is converted already.
+    """
+    if not source.is_dir():
+        return source
+    refuse_converted(source, model_type)
+    for name in names:
+        if (source / name).is_file():
+            return source / name
+    raise ConversionError(f"{shown(source.name)} holds neither {' nor '.join(names)}")
 
 
 # None drops a tensor on purpose; several names split it along its first axis
@@ -286,6 +319,8 @@ __all__ = [
     "offenders",
     "read_metadata",
     "read_tensors",
+    "refuse_converted",
     "rename",
     "shape_of",
+    "weights_file",
 ]

@@ -17,12 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ConversionError
-from ..hub_bounds import shown
-from ..licences import allows_commercial_use, stated_in
-from ..models.conv_tasnet.configuration_conv_tasnet import ConvTasNetConfig
-from ..models.conv_tasnet.modeling_conv_tasnet import ConvTasNetForAudioSeparation
-from ..registry import SYSTEMS
+from hubsep.errors import ConversionError
+from hubsep.hub.bounds import shown
+from hubsep.hub.licences import allows_commercial_use, stated_in
+from hubsep.models.conv_tasnet.configuration_conv_tasnet import ConvTasNetConfig
+from hubsep.models.conv_tasnet.modeling_conv_tasnet import ConvTasNetForAudioSeparation
+from hubsep.registry import SYSTEMS
+
 from .common import (
     KeyTable,
     check_overrides,
@@ -34,8 +35,8 @@ from .common import (
     read_tensors,
     rename,
     shape_of,
+    weights_file,
 )
-from .folders import weights_file
 from .writing import card, check_licence, check_stated, write
 
 

@@ -18,11 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ConversionError
-from ..hub_bounds import shown
-from ..models.meta_tasnet.configuration_meta_tasnet import MetaTasNetConfig
-from ..models.meta_tasnet.modeling_meta_tasnet import MetaTasNetForAudioSeparation
-from ..registry import SYSTEMS
+from hubsep.errors import ConversionError
+from hubsep.hub.bounds import shown
+from hubsep.models.meta_tasnet.configuration_meta_tasnet import MetaTasNetConfig
+from hubsep.models.meta_tasnet.modeling_meta_tasnet import MetaTasNetForAudioSeparation
+from hubsep.registry import SYSTEMS
+
 from .common import (
     KeyTable,
     check_overrides,

@@ -17,11 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ConversionError
-from ..hub_bounds import shown
-from ..models.sepformer.configuration_sepformer import SepFormerConfig
-from ..models.sepformer.modeling_sepformer import SepFormerForAudioSeparation, position_table
-from ..registry import SYSTEMS
+from hubsep.errors import ConversionError
+from hubsep.hub.bounds import shown
+from hubsep.models.sepformer.configuration_sepformer import SepFormerConfig
+from hubsep.models.sepformer.modeling_sepformer import SepFormerForAudioSeparation, position_table
+from hubsep.registry import SYSTEMS
+
 from .common import (
     KeyTable,
     check_overrides,
@@ -30,10 +31,10 @@ from .common import (
     fill,
     offenders,
     read_tensors,
+    refuse_converted,
     rename,
     shape_of,
 )
-from .folders import refuse_converted
 from .speechbrain import Hyperparameters
 from .writing import card, write
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import yaml
 
-from ..errors import ConversionError
-from ..hub_bounds import shown
+from hubsep.errors import ConversionError
+from hubsep.hub.bounds import shown
 
 
 MAX_BYTES = 1 << 18

@@ -21,14 +21,24 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from ..errors import ConversionError
-from ..hub_bounds import shown
-from ..models.spleeter.configuration_spleeter import DEPTH, SpleeterConfig
-from ..models.spleeter.modeling_spleeter import SpleeterForAudioSeparation
-from ..registry import SYSTEMS
+from hubsep.errors import ConversionError
+from hubsep.hub.bounds import shown
+from hubsep.models.spleeter.configuration_spleeter import DEPTH, SpleeterConfig
+from hubsep.models.spleeter.modeling_spleeter import SpleeterForAudioSeparation
+from hubsep.registry import SYSTEMS
+
 from .archives import is_gzip, members
-from .common import KeyTable, check_overrides, conversion_errors, fill, offenders, read_tensors, rename, shape_of
-from .folders import refuse_converted
+from .common import (
+    KeyTable,
+    check_overrides,
+    conversion_errors,
+    fill,
+    offenders,
+    read_tensors,
+    refuse_converted,
+    rename,
+    shape_of,
+)
 from .tensorflow_bundle import DATA_SUFFIX, MAX_CHECKPOINT_BYTES, MAX_INDEX_BYTES, bundle_name, read_bundle
 from .writing import card, write
 

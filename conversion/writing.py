@@ -16,12 +16,12 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
-from ..cards import write_card
-from ..errors import ConversionError
-from ..hub import atomic_folder, check_folder
-from ..hub_bounds import shown
-from ..hub_manifest import sha256
-from ..licences import allows_commercial_use, is_stated, spelled
+from hubsep.cards.card import write_card
+from hubsep.errors import ConversionError
+from hubsep.hub.bounds import shown
+from hubsep.hub.licences import allows_commercial_use, is_stated, spelled
+from hubsep.hub.manifest import sha256
+from hubsep.hub.models import atomic_folder, check_folder
 
 
 USE = """from hubsep import pipeline

@@ -16,11 +16,13 @@ import transformers
 
 from hubsep.auto import AutoModelForAudioSeparation, load_processor
 from hubsep.errors import CheckpointError, HubsepError
-from hubsep.hub import HUB_OPTIONS, resolve_folder
-from hubsep.hub_bounds import shown
-from hubsep.pipelines.options import CallOptions
-from hubsep.pipelines.separation import AudioSeparationPipeline
-from hubsep.registry import DEFAULT_MODEL, SHIPPED, TASK, TEXT_TO_AUDIO
+from hubsep.hub.bounds import shown
+from hubsep.hub.models import HUB_OPTIONS, resolve_folder
+from hubsep.registry import TASK, TEXT_TO_AUDIO
+from hubsep.shipped import DEFAULT_MODEL, SHIPPED
+
+from .separation.options import CallOptions
+from .separation.pipeline import AudioSeparationPipeline
 
 
 # what else transformers.pipeline builds; a type checker takes another name for a mistake
@@ -38,9 +40,9 @@ if TYPE_CHECKING:
     import torch
     from typing_extensions import Unpack
 
-    from hubsep.pipelines.audioldm2 import AudioLDM2Pipeline
-    from hubsep.pipelines.audioldm2_arguments import CallOptions as SoundOptions
-    from hubsep.pipelines.text_to_audio import TextToAudioPipeline
+    from .audioldm2.arguments import CallOptions as SoundOptions
+    from .audioldm2.pipeline import AudioLDM2Pipeline
+    from .text_to_audio import TextToAudioPipeline
 
     class LoadingOptions(TypedDict, total=False):
         """What every pipeline may be built with."""
@@ -138,8 +140,8 @@ def pipeline(
         raise CheckpointError("trust_remote_code=True is refused: nothing in a folder is run.")
     if task == TEXT_TO_AUDIO:
         # it needs diffusers, which separation does without
-        from hubsep.pipelines.text_to_audio import build as build_generator
-        from hubsep.pipelines.text_to_audio import is_audioldm2
+        from .text_to_audio import build as build_generator
+        from .text_to_audio import is_audioldm2
 
         if is_audioldm2(model, {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}):
             options = {"dtype": dtype, "device_map": device_map, "model_kwargs": model_kwargs or {}}

@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 from transformers import Pipeline, PreTrainedModel
 
+from hubsep.adapters import load_adapter
 from hubsep.errors import AudioError, CheckpointError
-from hubsep.hub import MAX_SHARD_SIZE, atomic_folder, check_folder
-from hubsep.hub_adapters import load_adapter
-from hubsep.hub_cards import carry_card
-from hubsep.hub_copies import is_named
-from hubsep.hub_push import CARD, push_folder
+from hubsep.hub.cards import carry_card
+from hubsep.hub.copies import is_named
+from hubsep.hub.models import MAX_SHARD_SIZE, atomic_folder, check_folder
+from hubsep.hub.push import CARD, push_folder
 
 
 class AudioPipeline(Pipeline):

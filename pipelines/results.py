@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from hubsep.audio_layouts import Layout
+from hubsep.audio.layouts import Layout
 
 
 Many = list[Any] | tuple[Any, ...]  # recordings, whose results come in a list

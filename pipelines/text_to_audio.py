@@ -5,25 +5,39 @@ What comes out is what transformers gives: `{"audio": array, "sampling_rate": in
 prompts. Folders that hubsep saves open in `transformers.pipeline` as well; there, what a call is told goes into
 `forward_params`, because to transformers this is a model without `generate`. Here it may be given as it is, and
 `generate_kwargs` means the same. Folders of diffusers' layout that hubsep did not save open only here.
+
+An AudioLDM 2 as the one model that transformers' text-to-audio pipeline wants: prompts in, waveforms out.
+
+All of the work is done by `hubsep.AudioLDM2Pipeline`, which puts several models together. To transformers this is a
+model that has no `generate`: what a call of that pipeline may be told is passed on with `forward_params`.
+
+Where transformers' text-to-audio pipeline wants one tokenizer and AudioLDM 2 has two: texts go on as they are.
+
+CLAP and T5 each read a prompt with a tokenizer of their own, inside the model.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+import torch
 import transformers
+from torch import Tensor, nn
+from transformers import BatchFeature, PreTrainedModel
 from transformers.pipelines.text_to_audio import TextToAudioPipeline as Base
 
 from hubsep.errors import CheckpointError
-from hubsep.hub import HUB_OPTIONS
-from hubsep.hub_fetch import fetch
-from hubsep.hub_wire import wire_errors
-from hubsep.models.audioldm2.modeling_audioldm2 import AudioLDM2ForTextToWaveform
-from hubsep.models.audioldm2.tokenization_audioldm2 import AudioLDM2TextReader
-from hubsep.pipelines.results import GeneratedSound
-from hubsep.registry import DEFAULT_GENERATOR, SHIPPED, TEXT_TO_AUDIO
+from hubsep.hub.fetch import fetch
+from hubsep.hub.models import HUB_OPTIONS
+from hubsep.hub.wire import wire_errors
+from hubsep.models.audioldm2.configuration_audioldm2 import AudioLDM2Config
+from hubsep.registry import TEXT_TO_AUDIO
+from hubsep.shipped import DEFAULT_GENERATOR, SHIPPED
+
+from .results import GeneratedSound
 
 
 if TYPE_CHECKING:
@@ -31,8 +45,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
-    from hubsep.pipelines.audioldm2 import AudioLDM2Pipeline
-    from hubsep.pipelines.audioldm2_arguments import CallOptions
+    from .audioldm2.arguments import CallOptions
+    from .audioldm2.pipeline import AudioLDM2Pipeline
 
     Texts: TypeAlias = list[str] | tuple[str, ...]
 
@@ -41,6 +55,121 @@ if TYPE_CHECKING:
 
         forward_params: dict[str, Any] | None
         generate_kwargs: dict[str, Any] | None
+
+
+class AudioLDM2TextReader:
+    """Hands texts to `AudioLDM2ForTextToWaveform`, which reads them itself."""
+
+    # of batches: texts are not padded here, but transformers asks
+    pad_token_id = 0
+    padding_side = "right"
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> AudioLDM2TextReader:
+        """There is nothing to load."""
+        return cls()
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> tuple[str, ...]:
+        """There is nothing to save."""
+        return ()
+
+    def __call__(self, text: str | Sequence[str], **kwargs: Any) -> BatchFeature:
+        """The texts as `prompt`."""
+        return BatchFeature({"prompt": [text] if isinstance(text, str) else list(text)})
+
+
+class AudioLDM2ForTextToWaveform(PreTrainedModel):
+    """An `AudioLDM2Pipeline` where transformers expects a model; made by `from_pretrained`, or `of` a pipeline.
+
+    Attributes:
+        pipe: the pipeline.
+    """
+
+    config_class = AudioLDM2Config
+    main_input_name = "prompt"
+
+    def __init__(self, config: AudioLDM2Config, pipe: Any = None):
+        super().__init__(config)
+        if pipe is None:
+            raise CheckpointError(
+                "an AudioLDM 2 is not made of a configuration: load a folder with from_pretrained, or pass a pipeline"
+            )
+        self.post_init()  # before there are any weights, which it would initialise anew
+        self.pipe = pipe
+        self.parts = nn.ModuleDict({name: part for name, part in pipe.components.items() if _is_module(part)})
+        if getattr(pipe, "hf_device_map", None):
+            self.hf_device_map = pipe.hf_device_map
+        self.eval()
+
+    @classmethod
+    def of(cls, pipe: Any) -> AudioLDM2ForTextToWaveform:
+        """The model that stands for a pipeline; both share their components."""
+        return cls(AudioLDM2Config(sampling_rate=pipe.sampling_rate), pipe)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *args: Any,
+        dtype: torch.dtype | str | None = None,
+        device_map: Any = None,
+        trust_remote_code: bool | None = None,
+        **kwargs: Any,
+    ) -> AudioLDM2ForTextToWaveform:
+        """Loads a folder or repository as `AudioLDM2Pipeline.from_pretrained` does.
+
+        Args:
+            pretrained_model_name_or_path: the folder or repository.
+            *args: what transformers passes on and is not needed here.
+            dtype: precision, also by name; "auto" and None are float32.
+            device_map: a device, or "balanced".
+            trust_remote_code: refused.
+            **kwargs: `revision`, `token`, `cache_dir`, `force_download`, `local_files_only`, `variant` and
+                `attention_heads`; the rest of what transformers passes is not needed.
+
+        Raises:
+            CheckpointError: naming the file, component or tensor and the reason.
+        """
+        from .audioldm2.pipeline import AudioLDM2Pipeline
+
+        if trust_remote_code:
+            raise CheckpointError("trust_remote_code=True is refused: nothing in a folder is run.")
+        known = (*HUB_OPTIONS, "variant", "attention_heads")
+        options = {name: kwargs[name] for name in known if kwargs.get(name) is not None}
+        wanted = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+        pipe = AudioLDM2Pipeline.from_pretrained(
+            pretrained_model_name_or_path, dtype=wanted, device_map=device_map, **options
+        )
+        pipe.set_progress_bar_config(disable=True)  # pipelines of transformers show none
+        return cls.of(pipe)
+
+    def forward(self, prompt: Sequence[Any], **options: Any) -> tuple[Tensor]:
+        """Waveforms (prompts, samples), of several candidates the best.
+
+        Args:
+            prompt: texts, also in lists of their own, as batches of the pipeline are.
+            **options: what a call of `AudioLDM2Pipeline` takes.
+
+        Raises:
+            QueryError: if prompts or options are wrong.
+            AudioError: if the length is.
+        """
+        texts = [text for item in prompt for text in ([item] if isinstance(item, str) else item)]
+        made = self.pipe(texts, output_type="pt", return_dict=False, **options)[0]
+        return (made[:: options.get("num_waveforms_per_prompt", 1)],)
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Any) -> None:
+        """Saves the pipeline; takes what its `save_pretrained` takes."""
+        self.pipe.save_pretrained(save_directory, **options)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Pushes the pipeline; takes what its `push_to_hub` takes."""
+        address: str = self.pipe.push_to_hub(repo_id, **options)
+        return address
+
+
+def _is_module(part: Any) -> bool:
+    return isinstance(part, nn.Module)
 
 
 INDEX = "model_index.json"
@@ -141,4 +270,4 @@ def build(model: Any, *, dtype: Any, device_map: Any, model_kwargs: dict[str, An
     return make(TEXT_TO_AUDIO, model=model, pipeline_class=TextToAudioPipeline, **kwargs)
 
 
-__all__ = ["TextToAudioPipeline", "build", "is_audioldm2"]
+__all__ = ["AudioLDM2ForTextToWaveform", "AudioLDM2TextReader", "TextToAudioPipeline", "build", "is_audioldm2"]

@@ -14,8 +14,8 @@ import torchaudio  # noqa: F401  (what a run imports is imported once, before th
 from tqdm import tqdm  # noqa: F401
 
 from hubsep import ConvTasNetForAudioSeparation, pipeline  # noqa: F401
-from hubsep.cli import batch, main, writing  # noqa: F401
-from hubsep.cli.claims import Claims
+from hubsep.batch.claims import Claims
+from hubsep.cli import main  # noqa: F401
 
 
 def together(arguments: list[str], world: int, doomed: list[int], after: int) -> list[int]:

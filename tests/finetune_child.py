@@ -16,8 +16,8 @@ from bells import BRIEF
 from interruption_child import CHANGES, WRITING
 from transformers.utils import logging
 
-from hubsep.training import finetune
-from hubsep.training.finetune_trainer import FineTuneCallback
+from hubsep.training.finetune import run as finetune
+from hubsep.training.finetune.trainer import FineTuneCallback
 
 
 IMPORTED = matplotlib, peft, tiny_conv_tasnet  # so that no forked process has to

@@ -12,8 +12,8 @@ from typing import Any
 from tiny import TinyModel, tiny_model
 from transformers.utils import logging
 
-from hubsep import hub_atomic
 from hubsep.errors import CheckpointError
+from hubsep.hub import atomic as hub_atomic
 
 
 # `ctypes.dlopen` and `ctypes.dlsym` come just before the exchange of the folders, which has no event of its own

@@ -21,8 +21,9 @@ from transformers.utils import logging
 from hubsep.cli import main
 from hubsep.cli import separate as separate_command
 from hubsep.conversion import conv_tasnet
-from hubsep.pipelines import audioldm2
-from hubsep.training import finetune, finetune_card
+from hubsep.pipelines.audioldm2 import pipeline as audioldm2
+from hubsep.training.finetune import card as finetune_card
+from hubsep.training.finetune import run as finetune
 
 
 # what a run imports is imported once, before the processes fork

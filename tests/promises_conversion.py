@@ -25,8 +25,8 @@ from hubsep.conversion import convert
 from hubsep.conversion.writing import ORIGINS
 from hubsep.errors import ConversionError
 from hubsep.hub import verify_manifest
-from hubsep.hub_atomic import recover
-from hubsep.hub_manifest import sha256
+from hubsep.hub.atomic import recover
+from hubsep.hub.manifest import sha256
 from hubsep.registry import SYSTEMS
 
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from hubsep.conversion.crc32c import crc32c, masked
+from hubsep.conversion.tensorflow_bundle import crc32c, masked
 
 
 GOLDEN = Path(__file__).parent / "golden" / "spleeter"

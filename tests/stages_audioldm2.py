@@ -11,7 +11,7 @@ from tiny_audioldm2 import LOA_SIZE, TEXT_SIZE, tiny_components
 
 from hubsep.models.audiomae.configuration_audiomae import AudioMAEConfig
 from hubsep.models.audiomae.modeling_audiomae import AudioMAEModel
-from hubsep.training import autoencoder, diffusion, loa, vocoder
+from hubsep.training.generators import autoencoder, diffusion, loa, vocoder
 from hubsep.training.recipe import load_recipe
 
 

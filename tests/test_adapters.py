@@ -23,16 +23,16 @@ from torch import nn
 from transformers import AutoProcessor
 
 from hubsep import AutoModelForAudioSeparation
+from hubsep.adapters import CONFIG, FACTS, WEIGHTS, load_adapter
 from hubsep.errors import CheckpointError
-from hubsep.hub_adapters import CONFIG, FACTS, WEIGHTS, load_adapter
-from hubsep.training.adapters import (
+from hubsep.training.finetune.adapters import (
     checkpoint_blocks,
     keep_statistics,
     layers_with_matrices,
     prepare_lora,
     save_adapter,
 )
-from hubsep.training.new_classes import teach_new_classes
+from hubsep.training.separators.new_classes import teach_new_classes
 
 
 Build = Callable[[], tuple[Any, Any]]

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from rounding import rounding
 from torch import Tensor
 
-from hubsep.alignment import Aligner, channel_orders, spectra
 from hubsep.chunking import Segments, overlap_add, overlap_add_many
-from hubsep.levels import fit_gains, rescale
+from hubsep.pipelines.separation.alignment import Aligner, channel_orders, spectra
+from hubsep.pipelines.separation.levels import fit_gains, rescale
 
 
 RATE = 8_000
@@ -104,7 +104,7 @@ def test_speakers_stay_on_their_outputs(speakers: int, pause: float):
 def test_the_overlap_alone_is_not_enough(monkeypatch: pytest.MonkeyPatch):
     """The test above can fail: without memory, a pause as long as the overlap loses who was where."""
     talk = conversation(2, 90, 6.0, seed=2)
-    monkeypatch.setattr("hubsep.alignment.MEMORY_LIMIT", 0.0)
+    monkeypatch.setattr("hubsep.pipelines.separation.alignment.MEMORY_LIMIT", 0.0)
     assert swaps(found_orders(talk)) > 2
 
 

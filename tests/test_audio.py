@@ -31,8 +31,8 @@ from hubsep.audio import (
     resample,
     write_audio,
 )
-from hubsep.audio_integers import in_steps
-from hubsep.audio_mp3_frames import parse_frame
+from hubsep.audio.integers import in_steps
+from hubsep.audio.mp3_frames import parse_frame
 from hubsep.errors import AudioError
 
 

@@ -14,7 +14,7 @@ import pytest
 from children import Children
 
 from hubsep.audio import open_audio, read_audio
-from hubsep.audio_tables import MAX_BOXES, check_tables
+from hubsep.audio.tables import MAX_BOXES, check_tables
 from hubsep.errors import AudioError
 
 

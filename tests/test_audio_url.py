@@ -21,7 +21,7 @@ import corpus
 import pytest
 
 from hubsep.audio import AudioLimits, read_audio
-from hubsep.audio_url import download, is_public
+from hubsep.audio.url import download, is_public
 from hubsep.errors import AudioError
 
 

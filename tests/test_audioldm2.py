@@ -236,7 +236,7 @@ def test_the_default_solver(pipe: Any) -> None:
     steps: list[int] = []
     pipe("rain", callback_on_step_end=lambda *given: steps.append(given[1]), output_type="latent")
     assert steps == list(range(25))
-    from hubsep.pipelines.audioldm2_sampling import Sampling
+    from hubsep.pipelines.audioldm2.sampling import Sampling
 
     assert isinstance(pipe.solver_of(Sampling())[0], diffusers.DPMSolverMultistepScheduler)
     assert pipe.solver_of(Sampling(solver="scheduler"))[1] == 200
@@ -266,7 +266,7 @@ def test_few_steps_are_enough_where_the_answer_is_known(pipe: Any) -> None:
     ideal = quiet(AudioLDM2Pipeline(**{**pipe.components, "unet": Gaussian(pipe.scheduler)}))
     latents = torch.randn(1, 4, 8, 4, generator=seeded())
     conditions = pipe.encode_prompt("rain")
-    from hubsep.pipelines.audioldm2_sampling import Sampling
+    from hubsep.pipelines.audioldm2.sampling import Sampling
 
     def error(**settings: Any) -> float:
         made = ideal.sample(conditions, None, Sampling(guidance_scale=1.0, **settings), latents)

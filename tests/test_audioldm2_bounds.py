@@ -18,11 +18,11 @@ from torch import nn
 
 from hubsep import AudioLDM2Pipeline
 from hubsep.errors import CheckpointError
-from hubsep.hub_budget import budget
-from hubsep.hub_config import memory_errors
-from hubsep.pipelines.audioldm2_bounds import check_component
-from hubsep.pipelines.audioldm2_components import empty_component, load_component
-from hubsep.pipelines.audioldm2_folder import read_index
+from hubsep.hub.budget import budget
+from hubsep.hub.config import memory_errors
+from hubsep.pipelines.audioldm2.loading.bounds import check_component
+from hubsep.pipelines.audioldm2.loading.components import empty_component, load_component
+from hubsep.pipelines.audioldm2.loading.folder import read_index
 
 
 MEGABYTES = 300  # of memory that a refusal may take; the issue of each case was seconds or gigabytes

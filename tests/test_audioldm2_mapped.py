@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from hubsep.errors import CheckpointError
-from hubsep.hub_tensors import read_header
-from hubsep.pipelines import audioldm2_mapped
-from hubsep.pipelines.audioldm2_mapped import Span, converted, mapped, release_after_use
+from hubsep.hub.tensors import read_header
+from hubsep.pipelines.audioldm2.loading import mapped as audioldm2_mapped
+from hubsep.pipelines.audioldm2.loading.mapped import Span, converted, mapped, release_after_use
 
 
 WIDTH, LAYERS = 512, 6

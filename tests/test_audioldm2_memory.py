@@ -16,11 +16,10 @@ from tiny_audioldm2 import CLOSE, SECONDS, published_folder, tiny_audio_mae, tin
 
 from hubsep import AudioLDM2Pipeline
 from hubsep.errors import CheckpointError, QueryError
-from hubsep.pipelines import audioldm2_mapped
-from hubsep.pipelines.audioldm2_mapped import Release
-from hubsep.pipelines.audioldm2_precise import vocoded
-from hubsep.pipelines.audioldm2_products import available
-from hubsep.pipelines.audioldm2_vocoding import runs_here
+from hubsep.pipelines.audioldm2.bfloat16.products import available
+from hubsep.pipelines.audioldm2.bfloat16.vocoder import runs_here, vocoded
+from hubsep.pipelines.audioldm2.loading import mapped as audioldm2_mapped
+from hubsep.pipelines.audioldm2.loading.mapped import Release
 
 
 GIVEN: dict[str, Any] = {"num_inference_steps": 2, "solver": "scheduler", "seconds": SECONDS}

@@ -17,9 +17,9 @@ from tiny_audioldm2 import CLOSE, LOA_SIZE, SAMPLES, tiny_audio_mae, tiny_compon
 from hubsep import AudioLDM2Pipeline
 from hubsep.chunking import Segments
 from hubsep.errors import AudioError, QueryError
-from hubsep.pipelines.audioldm2_blending import along_circle, crossover
-from hubsep.pipelines.audioldm2_decoding import shares_of, spans_of
-from hubsep.pipelines.audioldm2_mel import Level, MelSettings, mel_spectrogram
+from hubsep.mel import Level, MelSettings, mel_spectrogram
+from hubsep.pipelines.audioldm2.codec import shares_of, spans_of
+from hubsep.pipelines.audioldm2.conditions import along_circle, crossover
 
 
 GOLDEN = Path(__file__).parent / "golden" / "audioldm2"
@@ -152,7 +152,7 @@ def test_a_stream_goes_on_without_a_seam_or_an_end(pipe: Any) -> None:
 
 
 def test_a_window_begins_with_what_it_is_given(pipe: Any) -> None:
-    from hubsep.pipelines.audioldm2_sampling import Sampling
+    from hubsep.pipelines.audioldm2.sampling import Sampling
 
     conditions = pipe.encode_prompt("rain")
     carried = torch.randn(1, 4, 8, 4)

@@ -15,13 +15,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hubsep import AudioLDM2Pipeline
 from hubsep.errors import QueryError
-from hubsep.pipelines import audioldm2_products
-from hubsep.pipelines.audioldm2_attention import Contexts, as_mask, constant_contexts
-from hubsep.pipelines.audioldm2_conditions import Conditions
-from hubsep.pipelines.audioldm2_guidance import Guide
-from hubsep.pipelines.audioldm2_precise import decoded, vocoded
-from hubsep.pipelines.audioldm2_processor import on_processor
-from hubsep.pipelines.audioldm2_products import Convolution, Doubled, Product, attended, available
+from hubsep.pipelines.audioldm2.attention import Contexts, as_mask, constant_contexts
+from hubsep.pipelines.audioldm2.bfloat16 import products as audioldm2_products
+from hubsep.pipelines.audioldm2.bfloat16.products import Convolution, Doubled, Product, attended, available
+from hubsep.pipelines.audioldm2.bfloat16.unet import on_processor
+from hubsep.pipelines.audioldm2.bfloat16.vocoder import decoded, vocoded
+from hubsep.pipelines.audioldm2.conditions import Conditions
+from hubsep.pipelines.audioldm2.sampling import Guide
 
 
 CPU = torch.device("cpu")

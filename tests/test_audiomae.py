@@ -20,17 +20,19 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelF
 from hubsep.conversion import convert
 from hubsep.errors import AudioError, CheckpointError, DataError
 from hubsep.models.audiomae.configuration_audiomae import AudioMAEConfig
-from hubsep.models.audiomae.decoder_audiomae import WindowLayer
 from hubsep.models.audiomae.feature_extraction_audiomae import AudioMAEFeatureExtractor
-from hubsep.models.audiomae.layers_audiomae import position_table
-from hubsep.models.audiomae.masking_audiomae import (
+from hubsep.models.audiomae.modeling_audiomae import (
+    AudioMAEForPreTraining,
+    AudioMAEModel,
+    WindowLayer,
     patchify,
+    pool_patches,
+    position_table,
     random_masking,
     reconstruction_loss,
     time_frequency_masking,
     unpatchify,
 )
-from hubsep.models.audiomae.modeling_audiomae import AudioMAEForPreTraining, AudioMAEModel, pool_patches
 
 
 STEPS, BANDS = FRAMES // PATCH, BINS // PATCH

@@ -22,7 +22,7 @@ from hubsep.data.mixing import ClipSampler, rms
 from hubsep.data.recordings import load_clips
 from hubsep.errors import DataError
 from hubsep.models.audiomae.modeling_audiomae import AudioMAEModel
-from hubsep.training import audiomae
+from hubsep.training.generators import audiomae
 from hubsep.training.recipe import load_recipe
 
 

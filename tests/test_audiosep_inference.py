@@ -12,7 +12,7 @@ from rounding import TINY_MODEL, assert_same
 from tiny_audiosep import tiny_audiosep
 
 from hubsep import AudioSepForAudioSeparation
-from hubsep.models.audiosep import inference_audiosep
+from hubsep.models.audiosep import modeling_audiosep as inference_audiosep
 
 
 SMALL = {"input_features": "compressed", "film_gain": True, "normalize_input": True, "presence_head": True}

@@ -18,9 +18,18 @@ from hubsep.errors import AudioError, CheckpointError
 from hubsep.metrics import si_sdr
 from hubsep.models.audioslots.configuration_audioslots import AudioSlotsConfig
 from hubsep.models.audioslots.decoder_audioslots import BroadcastDecoder, position_code, unfold_patches
-from hubsep.models.audioslots.matching_audioslots import least, match, matching_loss, pairwise_error, reorder
 from hubsep.models.audioslots.slots_audioslots import AudioSlotsSlots
-from hubsep.models.audioslots.stitching_audioslots import align, count_sources, cross_fade, cut
+from hubsep.models.audioslots.stitching_audioslots import (
+    align,
+    count_sources,
+    cross_fade,
+    cut,
+    least,
+    match,
+    matching_loss,
+    pairwise_error,
+    reorder,
+)
 
 
 SMALL = {"slot_init": "learned", "refinement": True, "decoder_patch": [4, 8], "waveform_weight": 0.05}

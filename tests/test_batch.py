@@ -22,12 +22,12 @@ import soundfile as sf
 from children import ENVIRONMENT, Children
 from tiny_conv_tasnet import tiny_conv_tasnet
 
+from hubsep.batch.claims import Claims
+from hubsep.batch.fingerprint import model_fingerprint
+from hubsep.batch.manifest import Manifest, read_manifest
+from hubsep.batch.places import Place, one_process_instead_of_many, own_device
 from hubsep.cli import main
-from hubsep.cli.claims import Claims
-from hubsep.cli.manifest import Manifest, read_manifest
-from hubsep.cli.places import Place, one_process_instead_of_many, own_device
 from hubsep.errors import HubsepError
-from hubsep.fingerprint import model_fingerprint
 
 
 SOURCES = Path(__file__).resolve().parents[1] / "src"

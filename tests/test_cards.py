@@ -13,13 +13,14 @@ from huggingface_hub import ModelCard
 from tiny_conv_tasnet import tiny_conv_tasnet
 
 from hubsep.cards import card_text, finetuned_card, read_card, write_card
-from hubsep.cards_generation import is_generation
+from hubsep.cards.leaderboard import PAGE, render
+from hubsep.cards.results import is_generation
 from hubsep.cli import main
 from hubsep.conversion.writing import ORIGINS
 from hubsep.errors import CheckpointError, DataError
 from hubsep.hub import verify_manifest
-from hubsep.leaderboard import PAGE, render
-from hubsep.registry import SHIPPED, SYSTEMS
+from hubsep.registry import SYSTEMS
+from hubsep.shipped import SHIPPED
 
 
 DATA = [{"name": "my bells", "what": "40 recordings of bells", "licence": "CC0-1.0", "attribution": "Recorded by me."}]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hubsep.chunking import Segments, overlap_add, overlap_add_many
 from hubsep.errors import AudioError
-from hubsep.pipelines.offsets import steady_offset, without_offset
+from hubsep.pipelines.separation.offsets import steady_offset, without_offset
 
 
 def noise(channels: int, samples: int, seed: int = 0) -> Tensor:

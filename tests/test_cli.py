@@ -20,8 +20,8 @@ from tiny_audiosep import tiny_audiosep
 
 from hubsep import AudioSepForAudioSeparation
 from hubsep.cli import main
-from hubsep.hub_processes import host
-from hubsep.registry import SHIPPED
+from hubsep.hub.processes import host
+from hubsep.shipped import SHIPPED
 
 
 SOURCES = Path(__file__).resolve().parents[1] / "src"

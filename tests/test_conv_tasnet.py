@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from hubsep import ConvTasNetConfig, ConvTasNetForAudioSeparation, ConvTasNetStream, SepFormerConfig
 from hubsep.errors import AudioError, CheckpointError
-from hubsep.models.conv_tasnet import inference_conv_tasnet
+from hubsep.layers import overlap_add
+from hubsep.models.conv_tasnet import modeling_conv_tasnet as inference_conv_tasnet
 from hubsep.models.conv_tasnet.configuration_conv_tasnet import LOSSES
-from hubsep.models.conv_tasnet.modeling_conv_tasnet import ConvTasNetNorm, NormState, overlap_add
+from hubsep.models.conv_tasnet.modeling_conv_tasnet import ConvTasNetNorm, NormState
 
 
 def published() -> Any:

@@ -27,7 +27,7 @@ from hubsep import AudioLDM2Pipeline
 from hubsep.cli import main
 from hubsep.conversion import audiomae, convert
 from hubsep.conversion.audioldm2 import convert_scheduler
-from hubsep.conversion.audioldm2_names import (
+from hubsep.conversion.audioldm2.names import (
     UNET,
     VAE,
     VOCODER,
@@ -37,9 +37,8 @@ from hubsep.conversion.audioldm2_names import (
     vae_pairs,
     vocoder_pairs,
 )
-from hubsep.conversion.audioldm2_parts import split
-from hubsep.conversion.audioldm2_unet import original_heads, unet_fields
-from hubsep.conversion.audioldm2_vae import RATES, vae_fields, vocoder_fields
+from hubsep.conversion.audioldm2.networks import RATES, original_heads, unet_fields, vae_fields, vocoder_fields
+from hubsep.conversion.audioldm2.parts import split
 from hubsep.errors import ConversionError
 
 
@@ -242,7 +241,7 @@ def test_the_command_line_converts_there_and_back(
 
 @pytest.mark.parametrize("kind", ["base", "large", "speech"])
 def test_the_way_back_gives_the_authors_names_and_weights(kind: str, pipes: dict[str, Any]):
-    from hubsep.conversion.audioldm2_back import original_tensors
+    from hubsep.conversion.audioldm2.back import original_tensors
 
     source, found = published.tensors(kind), original_tensors(pipes[kind])
     missing = {name for name in source if name not in found}

@@ -23,10 +23,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoProcessor, ClapModel
 
-from hubsep import AudioSepConfig, AudioSepForAudioSeparation, metrics
+from hubsep import AudioSepConfig, AudioSepForAudioSeparation
 from hubsep.chunking import Segments, overlap_add
 from hubsep.conversion import audiosep, clap, common, convert
 from hubsep.errors import ConversionError, QueryError
+from hubsep.metrics import separation as metrics
 
 
 GOLDEN = published.GOLDEN

@@ -15,11 +15,12 @@ from rounding import assert_same
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hubsep import ConvTasNetForAudioSeparation, metrics
+from hubsep import ConvTasNetForAudioSeparation
 from hubsep.chunking import Segments, overlap_add
 from hubsep.cli import main
 from hubsep.conversion import common, conv_tasnet, convert
 from hubsep.errors import ConversionError
+from hubsep.metrics import separation as metrics
 
 
 SUMS = {"terms": 32 * 3, "layers": 30}  # channels times taps; six blocks of five sums

@@ -29,11 +29,12 @@ from rounding import assert_same
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hubsep import AutoModelForAudioSeparation, metrics
+from hubsep import AutoModelForAudioSeparation
 from hubsep.cli import main
 from hubsep.conversion import convert, sepformer
 from hubsep.conversion.common import rename
 from hubsep.errors import ConversionError
+from hubsep.metrics import separation as metrics
 from hubsep.models.sepformer.configuration_sepformer import SepFormerConfig
 from hubsep.models.sepformer.modeling_sepformer import SepFormerForAudioSeparation
 

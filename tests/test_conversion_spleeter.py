@@ -40,8 +40,7 @@ from hubsep import AutoModelForAudioSeparation
 from hubsep.cli import main
 from hubsep.conversion import archives, convert, spleeter
 from hubsep.conversion.common import rename
-from hubsep.conversion.crc32c import crc32c
-from hubsep.conversion.tensorflow_bundle import read_bundle, read_index
+from hubsep.conversion.tensorflow_bundle import crc32c, read_bundle, read_index
 from hubsep.errors import ConversionError
 from hubsep.models.spleeter.configuration_spleeter import SpleeterConfig
 from hubsep.models.spleeter.modeling_spleeter import SpleeterForAudioSeparation, l1_magnitude

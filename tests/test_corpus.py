@@ -22,7 +22,7 @@ import pytest
 import soundfile as sf
 from tiny_conv_tasnet import tiny_conv_tasnet
 
-from hubsep.data.corpus import SeparateRecordings, Task
+from hubsep.batch.corpus import SeparateRecordings, Task
 from hubsep.errors import DataError, QueryError
 
 

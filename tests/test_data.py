@@ -14,6 +14,7 @@ from sounds import corpus
 
 from hubsep.data.contract import read_rows
 from hubsep.data.mixing import ClipSampler, MixingSettings, MixtureDataset, rms
+from hubsep.data.pairs import separate
 from hubsep.data.prompts import (
     absent_labels,
     canonical_label,
@@ -30,7 +31,7 @@ from hubsep.data.prompts import (
 )
 from hubsep.data.recordings import Clip, groups_of, load_clips, read_metadata, split_clips
 from hubsep.errors import DataError
-from hubsep.evaluation import evaluate_pairs, pair_mixtures, separate
+from hubsep.evaluation import evaluate_pairs, pair_mixtures
 from hubsep.pipelines import pipeline
 
 

@@ -25,7 +25,7 @@ from tiny_conv_tasnet import tiny_conv_tasnet
 
 from hubsep.cards import finetuned_card, read_card, write_card
 from hubsep.cli import main
-from hubsep.registry import DEFAULT_GENERATOR, SHIPPED
+from hubsep.shipped import DEFAULT_GENERATOR, SHIPPED
 
 
 ROOT = Path(__file__).parents[1]

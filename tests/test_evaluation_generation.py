@@ -15,14 +15,14 @@ from tiny_audioldm2 import CLOSE, SAMPLES, SECONDS, published_folder
 from torch import Tensor
 
 from hubsep import AudioLDM2Pipeline
-from hubsep.cards_results import improvement, results_table
+from hubsep.cards.results import improvement, results_table
 from hubsep.cli import main
 from hubsep.data.recordings import load_clips, split_clips
 from hubsep.errors import AudioError, CheckpointError, DataError
-from hubsep.evaluation_generation import Ears, Sounds, evaluate_sounds, make_sounds, unseen_prompts, wilson
+from hubsep.evaluation.sounds import Ears, Sounds, evaluate_sounds, make_sounds, unseen_prompts, wilson
 from hubsep.models.sound_classifier.configuration_sound_classifier import SoundClassifierConfig
 from hubsep.models.sound_classifier.modeling_sound_classifier import SoundClassifier
-from hubsep.training import classifier
+from hubsep.training.generators import classifier
 from hubsep.training.recipe import load_recipe
 
 

@@ -19,8 +19,8 @@ from hubsep.cli import main
 from hubsep.data.multitracks import Entry, Multitrack, assign_targets, heldout_songs, musdb_songs
 from hubsep.data.stems import load_songs, split_songs
 from hubsep.errors import AudioError, DataError
-from hubsep.evaluation_music import evaluate_levels, evaluate_songs, format_songs, format_table
-from hubsep.metrics_bss import METRICS
+from hubsep.evaluation.music import evaluate_levels, evaluate_songs, format_songs, format_table
+from hubsep.metrics.bss_eval import METRICS
 
 
 RATE = 8_000

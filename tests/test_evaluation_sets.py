@@ -21,11 +21,11 @@ from torch import Tensor
 from hubsep.cards import read_card, render_card, write_card
 from hubsep.cli import main
 from hubsep.errors import DataError
-from hubsep.evaluation_csv import Row, evaluate_rows, read_table
-from hubsep.evaluation_librimix import evaluate_items, find_set, list_items, read_metadata
-from hubsep.evaluation_report import interval
+from hubsep.evaluation.librimix import evaluate_items, find_set, list_items, read_metadata
+from hubsep.evaluation.tables import Row, evaluate_rows, read_table
 from hubsep.hub import verify_manifest
-from hubsep.modeling_outputs import AudioSeparationOutput
+from hubsep.metrics.separation import interval
+from hubsep.modeling import AudioSeparationOutput
 
 
 RATE = 8_000

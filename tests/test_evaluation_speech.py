@@ -15,18 +15,19 @@ from speakers import speakers
 from torch import Tensor
 
 from hubsep import pipeline
-from hubsep.cards import conversations, results_table
-from hubsep.cards_results import conditions_table
+from hubsep.cards import results_table
+from hubsep.cards.card import conversations
+from hubsep.cards.results import conditions_table
 from hubsep.cli import main
 from hubsep.data.conversations import TurnSettings, conversation
 from hubsep.data.noisy import noisy_mixtures
 from hubsep.data.recordings import Clip, load_clips
 from hubsep.data.speech import by_speaker, speech_mixtures
 from hubsep.errors import DataError
-from hubsep.evaluation_speech import evaluate_mixtures, swap_rate
-from hubsep.evaluation_speech_conditions import CONDITIONS, People, evaluate_conditions
+from hubsep.evaluation.speech import evaluate_mixtures, swap_rate
+from hubsep.evaluation.speech_conditions import CONDITIONS, People, evaluate_conditions
 from hubsep.metrics import filtered_sdr, match_outputs, separation_scores, si_snr
-from hubsep.modeling_outputs import AudioSeparationOutput
+from hubsep.modeling import AudioSeparationOutput
 from hubsep.models.conv_tasnet.configuration_conv_tasnet import ConvTasNetConfig
 from hubsep.models.conv_tasnet.modeling_conv_tasnet import ConvTasNetForAudioSeparation
 

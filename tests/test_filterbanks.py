@@ -12,7 +12,7 @@ from rounding import assert_same
 from tiny_conv_tasnet import tiny_conv_tasnet
 
 from hubsep.errors import DataError
-from hubsep.training.filterbanks import fourier_filters, start_from_fourier
+from hubsep.training.separators.filterbanks import fourier_filters, start_from_fourier
 
 
 FIELDS = {"kernel_size": 16, "stride": 8, "num_filters": 32, "encoder_activation": "relu", "pad_edges": True}
@@ -26,7 +26,7 @@ def test_the_filterbanks_give_back_what_they_get():
     encoded = model.encode(model.frame(waveform))
     assert (encoded >= 0).all()
     masked = encoded.unsqueeze(2)
-    from hubsep.models.conv_tasnet.modeling_conv_tasnet import overlap_add
+    from hubsep.layers import overlap_add
 
     again = model.unframe(overlap_add(model.decode(masked), model.config.stride), 803)[:, 0]
     assert_same(again, waveform, terms=16, layers=2)

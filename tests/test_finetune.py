@@ -40,9 +40,9 @@ from hubsep.cli import main as command
 from hubsep.data.contract import read_clips, read_rows
 from hubsep.errors import CheckpointError, DataError
 from hubsep.hub import verify_manifest
-from hubsep.training import finetune
-from hubsep.training.finetune_data import two_parts
-from hubsep.training.finetune_trainer import FineTuneCallback
+from hubsep.training.finetune import run as finetune
+from hubsep.training.finetune.material import two_parts
+from hubsep.training.finetune.trainer import FineTuneCallback
 
 
 DOCS = Path(__file__).parents[1] / "docs" / "fine-tune.md"

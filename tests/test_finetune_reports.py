@@ -16,7 +16,7 @@ from children import ENVIRONMENT
 from sounds import corpus
 
 from hubsep.errors import DataError
-from hubsep.training import finetune
+from hubsep.training.finetune import run as finetune
 
 
 MISSING = importlib.util.find_spec("trackio") is None

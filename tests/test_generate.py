@@ -19,10 +19,11 @@ from tiny_conv_tasnet import tiny_conv_tasnet
 import hubsep
 from hubsep import AudioLDM2Pipeline, AutoModelForAudioSeparation
 from hubsep.cli import main
-from hubsep.cli.generate import Order, chosen_way, load, read_channel
+from hubsep.cli.generate import chosen_way
 from hubsep.cli.generate_files import write
+from hubsep.cli.generate_making import Order, load, read_channel
 from hubsep.errors import CheckpointError, QueryError
-from hubsep.registry import DEFAULT_GENERATOR, SEPARATORS, SHIPPED
+from hubsep.shipped import DEFAULT_GENERATOR, SEPARATORS, SHIPPED
 
 
 RATE = 16_000
@@ -270,7 +271,7 @@ def test_a_command_says_what_it_took_words_for(
     shutil.copytree(folder, place)
     shutil.copy(SHIPPED[DEFAULT_GENERATOR] / "card.json", place)
     assert AudioLDM2Pipeline.from_pretrained(place).known_sounds[0] == "a child talking"
-    monkeypatch.setattr("hubsep.pipelines.audioldm2_understanding.NEAR", 0.999)
+    monkeypatch.setattr("hubsep.pipelines.audioldm2.understanding.NEAR", 0.999)
     assert run(place, "rain", "xyzzy", "-o", "out.wav", "--seconds", "0.1") == 3
     said = capsys.readouterr()
     assert "taken as" not in said.out.splitlines()[0]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hubsep import AudioLDM2Pipeline, CheckpointError, GriffinLimVocoder, GriffinLimVocoderConfig
 from hubsep.errors import AudioError
-from hubsep.pipelines.audioldm2_mel import MelSettings, mel_spectrogram
+from hubsep.mel import MelSettings, mel_spectrogram
 
 
 RATE = 16_000

@@ -22,7 +22,7 @@ from torch import nn
 
 from hubsep.errors import CheckpointError
 from hubsep.hub import check_folder, checked_folder, resolve_folder
-from hubsep.hub_checks import bounded, bounded_list, one_of
+from hubsep.hub.checks import bounded, bounded_list, one_of
 
 
 SECRET = "hf_ThisIsTheSecretToken"

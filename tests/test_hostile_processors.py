@@ -22,8 +22,8 @@ import hubsep
 from hubsep import AudioSepProcessor
 from hubsep.errors import CheckpointError
 from hubsep.hub import check_folder
-from hubsep.hub_files import IGNORE_VARIABLE, is_checked, is_unread
-from hubsep.hub_tokenizers import check_tokenizer
+from hubsep.hub.files import IGNORE_VARIABLE, is_checked, is_unread
+from hubsep.hub.tokenizers import check_tokenizer
 from hubsep.models.audiomae.configuration_audiomae import AudioMAEConfig
 from hubsep.models.audiomae.feature_extraction_audiomae import AudioMAEFeatureExtractor
 from hubsep.models.audioslots.configuration_audioslots import AudioSlotsConfig
@@ -33,7 +33,7 @@ from hubsep.models.meta_tasnet.configuration_meta_tasnet import MetaTasNetConfig
 from hubsep.models.sepformer.configuration_sepformer import SepFormerConfig
 from hubsep.models.sound_classifier.configuration_sound_classifier import SoundClassifierConfig
 from hubsep.models.spleeter.configuration_spleeter import SpleeterConfig
-from hubsep.registry import SHIPPED
+from hubsep.shipped import SHIPPED
 
 
 Results = dict[str, dict[str, Any]]

@@ -19,8 +19,8 @@ from tiny import TinyModel, saved_tiny, tiny_model
 
 from hubsep.errors import CheckpointError
 from hubsep.hub import atomic_folder, recover, resolve_folder, verify_manifest
-from hubsep.hub_atomic import MARKER
-from hubsep.hub_processes import host
+from hubsep.hub.atomic import MARKER
+from hubsep.hub.processes import host
 
 
 PROCESSOR = '{"processor_class": "ClapProcessor"}'  # a folder with one that loading would refuse is not written

@@ -30,7 +30,7 @@ from tiny_conv_tasnet import tiny_conv_tasnet
 from hubsep import AudioLDM2Pipeline
 from hubsep.conversion import convert
 from hubsep.hub import verify_manifest
-from hubsep.hub_manifest import sha256
+from hubsep.hub.manifest import sha256
 
 
 KILLS, TRIES = 10, 60

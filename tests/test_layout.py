@@ -72,6 +72,77 @@ def body_lines(function: ast.FunctionDef) -> int:
     return lines
 
 
+# lowest first; a package imports what stands before it in this list, or beside it in the same row
+LAYERS = (
+    "errors registry shipped layers texts sounds",
+    "audio hub chunking mel losses modeling",
+    "models auto cards metrics",
+    "plotting adapters registration",
+    "pipelines",
+    "conversion batch",
+    "data",
+    "training demo",
+    "evaluation",
+    "cli leaderboard",
+)
+LEVELS = {name: level for level, row in enumerate(LAYERS) for name in row.split()}
+
+
+def module_of(path: Path) -> str:
+    """The dotted name of a source file."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    parts = parts[1:] if parts[0] == "src" else ("hubsep", *parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path): path for path in SOURCES}
+
+
+def imported(module: str) -> Iterator[str]:
+    """The modules of hubsep that a module imports: at its top, inside its functions, and for types alone."""
+    path = MODULES[module]
+    here = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in MODULES)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join([*here[: len(here) - node.level + 1], *filter(None, [node.module])])
+            source = base if node.level else node.module or ""
+            for alias in node.names:
+                target = f"{source}.{alias.name}" if f"{source}.{alias.name}" in MODULES else source
+                if target in MODULES:
+                    yield target
+
+
+def package_of(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+def test_packages_look_down() -> None:
+    """No package imports one above it, not even inside a function or for a type."""
+    upward = [
+        f"{module} imports {target}"
+        for module in MODULES
+        for target in imported(module)
+        if package_of(module) in LEVELS and LEVELS[package_of(module)] < LEVELS.get(package_of(target), -1)
+    ]
+    assert not upward
+    assert {package_of(module) for module in MODULES} - {"", "__main__"} == set(LEVELS)
+
+
+def test_no_circle_of_imports() -> None:
+    """Modules can be put in an order in which each imports only those before it."""
+    waiting = {module: set(imported(module)) - {module, "hubsep"} for module in MODULES}
+    while ready := {module for module, targets in waiting.items() if not targets & waiting.keys()}:
+        waiting = {module: targets for module, targets in waiting.items() if module not in ready}
+    assert not waiting, f"these import each other: {', '.join(sorted(waiting))}"
+
+
+def test_few_things_stand_directly_in_the_package() -> None:
+    entries = [path.name for path in (ROOT / "src/hubsep").iterdir() if path.name != "__pycache__"]
+    assert len(entries) <= 33, sorted(entries)
+
+
 def test_header() -> None:
     assert not offenders(headless)
 
@@ -125,18 +196,18 @@ def test_top_level_folders_are_not_imported_by_themselves() -> None:
     assert "conversion" not in sys.modules
 
 
-MODULES = 'import sys\ndef modules(): return {name.partition(".")[0] for name in sys.modules}\n'
+IMPORTED = 'import sys\ndef modules(): return {name.partition(".")[0] for name in sys.modules}\n'
 
 
 def test_importing_hubsep_brings_nothing_that_costs() -> None:
-    light = set(run_python(f"{MODULES}start = modules(); import hubsep; print(*modules() - start)").split())
+    light = set(run_python(f"{IMPORTED}start = modules(); import hubsep; print(*modules() - start)").split())
     assert "hubsep" in light
     assert not {"torch", "numpy", "transformers", "diffusers", "scipy", "soundfile"} & light
 
 
 @pytest.mark.slow
 def test_the_pipeline_brings_nothing_transformers_does_not_need() -> None:
-    code = f"{MODULES}from transformers import pipeline; theirs = modules()"
+    code = f"{IMPORTED}from transformers import pipeline; theirs = modules()"
     heavy = set(run_python(f"{code}; from hubsep import pipeline; print(*modules() - theirs)").split())
     assert "hubsep" in heavy
     assert not {"matplotlib", "librosa", "diffusers", "typer", "peft", "av", "sklearn", "torchmetrics"} & heavy
@@ -150,7 +221,6 @@ def test_the_command_line_answers_without_pytorch() -> None:
 def test_public_names_exist_and_are_listed_once() -> None:
     for name in hubsep.__all__:
         assert getattr(hubsep, name) is not None
-    assert set(hubsep._HOMES) <= set(hubsep.__all__)
     assert set(hubsep.__all__) <= set(dir(hubsep))
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = hubsep.no_such_name  # type: ignore[attr-defined]

@@ -14,7 +14,7 @@ from layouts import RATE, heard, read_by_av, tones, written_by_av
 from tiny_conv_tasnet import tiny_conv_tasnet
 
 from hubsep.audio import Layout, open_audio, read_audio, write_audio
-from hubsep.audio_chunks import caf_chunks
+from hubsep.audio.chunks import caf_chunks
 from hubsep.cli import main
 from hubsep.errors import AudioError
 from hubsep.pipelines import pipeline

@@ -19,10 +19,10 @@ from hubsep.cards import finetuned_card, read_card, write_card
 from hubsep.cli import main as command
 from hubsep.conversion import convert
 from hubsep.errors import ConversionError, DataError
-from hubsep.licences import allows_commercial_use, check_agrees, check_card, stated_in
-from hubsep.registry import SHIPPED
-from hubsep.training import finetune
-from hubsep.training.lora_card import checked_licence
+from hubsep.hub.licences import allows_commercial_use, check_agrees, check_card, stated_in
+from hubsep.shipped import SHIPPED
+from hubsep.training.finetune import run as finetune
+from hubsep.training.generators.lora_card import checked_licence
 
 
 BY_SA = "is licensed under [Attribution-ShareAlike 3.0 Unported](https://creativecommons.org/licenses/by-sa/3.0/)"

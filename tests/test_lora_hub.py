@@ -21,9 +21,9 @@ from stages_audioldm2 import run
 from tiny_audioldm2 import CLOSE, tiny_components
 
 from hubsep import AudioLDM2Pipeline
+from hubsep.adapters import CONFIG, WEIGHTS
 from hubsep.errors import CheckpointError, DataError, QueryError
-from hubsep.hub_adapters import CONFIG, WEIGHTS
-from hubsep.training import lora
+from hubsep.training.generators import lora
 
 
 BASE, ADAPTERS = "org/audioldm2-base", "org/barking"

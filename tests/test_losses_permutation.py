@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from hubsep import losses_permutation
+from hubsep import losses as losses_permutation
 from hubsep.errors import DataError
-from hubsep.losses import LOSSES
-from hubsep.losses_permutation import (
+from hubsep.losses import (
+    LOSSES,
     assign,
     mixit_assignment,
     mixit_loss,

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from hubsep import MetaTasNetConfig, MetaTasNetForAudioSeparation
 from hubsep.conversion import convert
 from hubsep.errors import AudioError, CheckpointError, QueryError
-from hubsep.levels import rescale
 from hubsep.models.meta_tasnet import losses_meta_tasnet as losses
 from hubsep.models.meta_tasnet import products_meta_tasnet
 from hubsep.models.meta_tasnet.configuration_meta_tasnet import NORM_GROUPS
@@ -28,6 +27,7 @@ from hubsep.models.meta_tasnet.layers_meta_tasnet import decimate, scale_and_shi
 from hubsep.models.meta_tasnet.modeling_meta_tasnet import least_squares_gains
 from hubsep.models.meta_tasnet.products_meta_tasnet import channel_moments, depthwise
 from hubsep.pipelines import AudioSeparationPipeline
+from hubsep.pipelines.separation.levels import rescale
 
 
 CASES = ("meta_tasnet", "meta_tasnet-biased", "meta_tasnet-independent")

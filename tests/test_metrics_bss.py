@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hubsep.errors import DataError
-from hubsep.metrics_bss import METRICS, BSSEval, bss_eval, correlations
+from hubsep.metrics.bss_eval import METRICS, BSSEval, bss_eval, correlations
 
 
 SECOND = 8_000

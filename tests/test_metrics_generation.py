@@ -14,7 +14,7 @@ from tiny_audiomae import tiny_audiomae
 from torch import Tensor
 
 from hubsep.errors import AudioError, DataError
-from hubsep.metrics_generation import (
+from hubsep.metrics.generation import (
     audiomae_embedding,
     clap_audio_embedding,
     clap_score,

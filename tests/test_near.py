@@ -12,10 +12,10 @@ from tiny_audiosep import tiny_audiosep
 
 from hubsep.errors import CheckpointError
 from hubsep.hub import resolve_folder
-from hubsep.near import did_you_mean, near
 from hubsep.pipelines import AudioSeparationPipeline
-from hubsep.pipelines.options import SYNONYMS, SeparationOptions
-from hubsep.registry import SHIPPED
+from hubsep.pipelines.separation.options import SYNONYMS, SeparationOptions
+from hubsep.shipped import SHIPPED
+from hubsep.texts import did_you_mean, near
 
 
 @pytest.mark.parametrize(

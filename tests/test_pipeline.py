@@ -27,9 +27,9 @@ from hubsep import AutoModelForAudioSeparation
 from hubsep.audio import AudioLimits
 from hubsep.errors import AudioError, CheckpointError
 from hubsep.hub import HubsepModelMixin
-from hubsep.modeling_outputs import AudioSeparationOutput
+from hubsep.modeling import AudioSeparationOutput
 from hubsep.pipelines import AudioSeparationPipeline, pipeline
-from hubsep.registry import DEFAULT_MODEL, SHIPPED
+from hubsep.shipped import DEFAULT_MODEL, SHIPPED
 
 
 class FilterConfig(PreTrainedConfig):
@@ -349,7 +349,7 @@ def test_loading_shows_no_bar_over_weights(separate: AudioSeparationPipeline, tm
     """Not to who just wants a pipeline; bars of other models, and hooks of others, stay as they were."""
     from transformers.utils import logging
 
-    from hubsep.hub_bars import without_bar
+    from hubsep.hub.bars import without_bar
 
     shown: list[Any] = []
 

@@ -23,9 +23,9 @@ from hubsep import AutoModelForAudioSeparation
 from hubsep.cli import main
 from hubsep.errors import AudioError, QueryError
 from hubsep.hub import HubsepModelMixin
-from hubsep.modeling_outputs import AudioSeparationOutput
+from hubsep.modeling import AudioSeparationOutput
 from hubsep.pipelines import AudioSeparationPipeline
-from hubsep.pipelines.scores import Scores
+from hubsep.pipelines.separation.scores import Scores
 
 
 RATE = 8_000

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from hubsep.errors import CheckpointError, QueryError
 from hubsep.pipelines import AudioSeparationPipeline
-from hubsep.pipelines.scores import Scores
+from hubsep.pipelines.separation.scores import Scores
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from promises_pipeline import audio, recording
 from tiny_audioslots import tiny_audioslots
 
 from hubsep.pipelines import AudioSeparationPipeline
-from hubsep.pipelines.unordered import Carrier
+from hubsep.pipelines.separation.segments import Carrier
 
 
 RATE, CHUNK = 8_000, 1_024

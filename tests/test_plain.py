@@ -19,7 +19,7 @@ from tiny_sepformer import tiny_sepformer
 from tiny_spleeter import tiny_spleeter
 from torch import Tensor, nn
 
-from hubsep.plain import dtype_of, is_plain, may_read
+from hubsep.layers import dtype_of, is_plain, may_read
 
 
 TINY: dict[str, Callable[[], Any]] = {

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hubsep.plotting import MAX_COLUMNS, ROWS, Picture, picture_of, plot_separation
+from hubsep.plotting import Picture, picture_of, plot_separation
+from hubsep.plotting.spectrograms import MAX_COLUMNS, ROWS
 
 
 RATE = 8_000

@@ -24,10 +24,10 @@ from hubsep.cli.push import merge
 from hubsep.demo.pushing import push_space
 from hubsep.errors import CheckpointError
 from hubsep.hub import verify_manifest
-from hubsep.hub_atomic import atomic_folder
-from hubsep.hub_copies import copy_folder, file_names, opened
-from hubsep.training.finetune_card import publish
-from hubsep.training.lora_card import push_adapters
+from hubsep.hub.atomic import atomic_folder
+from hubsep.hub.copies import copy_folder, file_names, opened
+from hubsep.training.finetune.card import publish
+from hubsep.training.generators.lora_card import push_adapters
 
 
 SECRET = "hf_privatePRIVATEprivate"
@@ -236,7 +236,7 @@ def test_a_folder_of_the_hubs_cache_may_be_pushed(hub: HubServer, tmp_path: Path
 def test_a_shipped_model_may_be_hard_linked_by_its_package_manager(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hubsep import hub_copies
+    from hubsep.hub import copies as hub_copies
 
     folder = folder_with_card(tmp_path / "package" / "checkpoints" / "model")
     os.link(folder / "card.json", tmp_path / "store")

@@ -17,7 +17,7 @@ from hubsep.cards import render_card, render_index
 from hubsep.cli.main import app
 from hubsep.cli.train import RECIPES
 from hubsep.hub import verify_manifest
-from hubsep.registry import DEFAULT_GENERATOR, DEFAULT_MODEL, SHIPPED
+from hubsep.shipped import DEFAULT_GENERATOR, DEFAULT_MODEL, SHIPPED
 
 
 ROOT = Path(__file__).parents[1]

@@ -21,7 +21,7 @@ from transformers.models.auto import (
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from hubsep import AudioSeparationPipeline
-from hubsep.lazy_tables import Later, LazyTable
+from hubsep.registration import Later, LazyTable
 from hubsep.registry import GENERATION_CONFIG, GENERATION_MODEL, GENERATION_READER, SYSTEMS, TASK, locate
 
 

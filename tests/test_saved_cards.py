@@ -16,7 +16,7 @@ from tiny_conv_tasnet import tiny_conv_tasnet
 from hubsep import ConvTasNetForAudioSeparation, pipeline
 from hubsep.cards import read_card, write_card
 from hubsep.hub import verify_manifest
-from hubsep.registry import SHIPPED
+from hubsep.shipped import SHIPPED
 
 
 @pytest.fixture(scope="module")

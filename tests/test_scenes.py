@@ -22,11 +22,11 @@ from hubsep.data.recordings import Clip, load_clips
 from hubsep.data.scenes import SceneDataset, SceneSettings, SoundSampler, apart
 from hubsep.errors import DataError
 from hubsep.evaluation import evaluate_pairs, pair_mixtures
-from hubsep.evaluation_conditions import evaluate_conditions, format_table
-from hubsep.evaluation_trials import CONDITIONS, Trials, material
+from hubsep.evaluation.conditions import evaluate_conditions, format_table
+from hubsep.evaluation.trials import CONDITIONS, Trials, material
 from hubsep.models.audiosep.classes_audiosep import add_query_classes
 from hubsep.models.audiosep.modeling_audiosep import smooth_maximum
-from hubsep.training import listener
+from hubsep.training.separators import listener
 
 
 RATE = 8_000

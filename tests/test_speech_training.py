@@ -22,19 +22,12 @@ from hubsep import AutoModelForAudioSeparation
 from hubsep.cli import main
 from hubsep.data.mixing import rms
 from hubsep.data.recordings import Clip, load_clips, split_clips
-from hubsep.data.speech import (
-    SpeechMixtureDataset,
-    SpeechSettings,
-    by_speaker,
-    change_speed,
-    fade,
-    speech_mixtures,
-)
+from hubsep.data.speech import SpeechMixtureDataset, SpeechSettings, by_speaker, change_speed, fade, speech_mixtures
 from hubsep.data.voices import SpeakerSampler, SpeakerSettings
 from hubsep.errors import DataError
-from hubsep.modeling_outputs import AudioSeparationOutput
-from hubsep.training import speech
+from hubsep.modeling import AudioSeparationOutput
 from hubsep.training.recipe import load_recipe
+from hubsep.training.separators import speech
 
 
 RATE = 8_000

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from hubsep import AudioSeparationPipeline, SpleeterConfig, SpleeterForAudioSeparation
 from hubsep.errors import CheckpointError
-from hubsep.models.spleeter import inference_spleeter
-from hubsep.models.spleeter.masks_spleeter import istft, ratio_masks, stft
+from hubsep.models.spleeter import modeling_spleeter as inference_spleeter
+from hubsep.models.spleeter.modeling_spleeter import istft, ratio_masks, stft
 from hubsep.models.spleeter.wiener_spleeter import BLOCK_FRAMES, WienerFilter
 
 

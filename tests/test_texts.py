@@ -13,7 +13,7 @@ from tiny_audiosep import tiny_audiosep
 
 from hubsep import AudioSeparationPipeline
 from hubsep.audio import write_audio
-from hubsep.audio_stamps import remove_stamps
+from hubsep.audio.stamps import remove_stamps
 from hubsep.cli import main
 from hubsep.cli.main import explain
 from hubsep.data.contract import read_rows
@@ -22,11 +22,10 @@ from hubsep.data.tables import read_table
 from hubsep.errors import AudioError, DataError, QueryError
 from hubsep.pipelines.names import check_fields
 from hubsep.plotting import plot_recordings
-from hubsep.plotting_scores import plot_scores
-from hubsep.texts import check_text, printable
+from hubsep.plotting.evaluations import plot_scores
+from hubsep.texts import check_text, printable, read_yaml
 from hubsep.training.finetune import FineTuneRecipe
 from hubsep.training.recipe import load_recipe
-from hubsep.yaml_text import read_yaml
 
 
 BYTES = "\udcff\udcfe"  # what Python makes of the bytes FF FE on a command line

@@ -27,9 +27,9 @@ from transformers import (
 from hubsep import AutoModelForAudioSeparation
 from hubsep.data.prompts import catalogue
 from hubsep.errors import DataError
-from hubsep.training import audio_tower, audiosep, release, text_tower, words
-from hubsep.training.query_classes import class_phrases, embed, teach_classes
 from hubsep.training.recipe import load_recipe
+from hubsep.training.separators import audio_tower, audiosep, release, text_tower, words
+from hubsep.training.separators.query_classes import class_phrases, embed, teach_classes
 
 
 TINY = {

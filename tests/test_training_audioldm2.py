@@ -34,10 +34,11 @@ from hubsep.data.generation import Sound, SoundDataset, SoundSettings, caption, 
 from hubsep.data.mixing import ClipSampler
 from hubsep.data.recordings import load_clips
 from hubsep.errors import DataError
-from hubsep.pipelines.audioldm2_mel import mel_spectrogram
-from hubsep.training import assemble, autoencoder, diffusion, generation, joint, loa, lora, text_encoders, vocoder
+from hubsep.mel import mel_spectrogram
+from hubsep.training.generators import assemble, autoencoder, diffusion, joint, loa, lora, text_encoders, vocoder
+from hubsep.training.generators import stages as generation
 from hubsep.training.recipe import load_recipe
-from hubsep.training.text_tower import Tower
+from hubsep.training.separators.text_tower import Tower
 
 
 RECIPES = Path(assemble.__file__).parent / "recipes"

@@ -9,8 +9,8 @@ import pytest
 import torch
 from tiny_audioldm2 import LOA_SIZE, TEXT_SIZE, tiny_components
 
-from hubsep.training.diffusion import diffusion_loss, make_scheduler
-from hubsep.training.lora import LoraRecipe, add_adapters
+from hubsep.training.generators.diffusion import diffusion_loss, make_scheduler
+from hubsep.training.generators.lora import LoraRecipe, add_adapters
 
 
 def gradients(recompute: bool) -> tuple[dict[str, torch.Tensor], int]:

@@ -22,8 +22,8 @@ from hubsep.data.stems import choose_songs, load_songs
 from hubsep.errors import DataError
 from hubsep.layers import stft
 from hubsep.metrics import sdr
-from hubsep.training import music
 from hubsep.training.recipe import load_recipe
+from hubsep.training.separators import music
 
 
 RATE = 8_000

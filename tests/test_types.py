@@ -20,11 +20,11 @@ from typing import Any
 import pytest
 
 import hubsep
-from hubsep.pipelines import audioldm2_settings, options
 from hubsep.pipelines.audioldm2 import AudioLDM2Pipeline
-from hubsep.pipelines.audioldm2_arguments import CallOptions
-from hubsep.pipelines.options import SeparationOptions
-from hubsep.pipelines.separation import AudioSeparationPipeline
+from hubsep.pipelines.audioldm2 import settings as audioldm2_settings
+from hubsep.pipelines.audioldm2.arguments import CallOptions
+from hubsep.pipelines.separation import AudioSeparationPipeline, options
+from hubsep.pipelines.separation.options import SeparationOptions
 
 
 ROOT = Path(__file__).parents[1]
@@ -48,7 +48,7 @@ def test_an_editable_install_is_a_path_that_type_checkers_read(tmp_path: Path) -
         assert [Path(name).suffix for name in names] == [".pth"], "a finder is code, which type checkers do not run"
         (path,) = wheel.read(names[0]).decode().split()
     assert Path(path).samefile(ROOT / "src")
-    for name in ("py.typed", "pipelines/separation.py", "conversion/__init__.py"):
+    for name in ("py.typed", "pipelines/separation/pipeline.py", "conversion/__init__.py"):
         assert (Path(path) / "hubsep" / name).is_file()
 
 

@@ -13,7 +13,7 @@ import soundfile as sf
 from layouts import RATE, written_by_av
 
 from hubsep.audio import read_audio, write_audio
-from hubsep.audio_chunks import caf_chunks, iff_chunks, w64_chunks
+from hubsep.audio.chunks import caf_chunks, iff_chunks, w64_chunks
 from hubsep.errors import AudioError
 
 

@@ -16,10 +16,10 @@ import soundfile as sf
 from tiny_audiosep import tiny_audiosep
 from tiny_conv_tasnet import tiny_conv_tasnet
 
-from hubsep.audio_formats import FORMATS, check_written
-from hubsep.audio_writer import AudioWriter
+from hubsep.audio.formats import FORMATS, check_written
+from hubsep.audio.writer import AudioWriter
+from hubsep.batch.overwriting import key_of
 from hubsep.cli import main
-from hubsep.cli.overwriting import key_of
 from hubsep.errors import AudioError
 from hubsep.pipelines.names import portable
 

@@ -11,8 +11,8 @@ import pytest
 from test_pipeline_fixed import shuffler
 
 from hubsep.audio import read_audio, resample
-from hubsep.pipelines.scores import Scores
-from hubsep.pipelines.voices import STRETCH_S, Loudest, VoiceDetector, voice_detector
+from hubsep.pipelines.separation.scores import Scores
+from hubsep.pipelines.separation.voices import STRETCH_S, Loudest, VoiceDetector, voice_detector
 
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"

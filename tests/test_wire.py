@@ -37,7 +37,7 @@ from hubsep import AudioSeparationPipeline, AutoModelForAudioSeparation, ConvTas
 from hubsep.cli import main
 from hubsep.errors import CheckpointError
 from hubsep.hub import verify_manifest
-from hubsep.hub_resolve import resolve_folder
+from hubsep.hub.resolve import resolve_folder
 
 
 NAME = "org/separator"

@@ -18,9 +18,9 @@ from hub_repository import Repository, entry
 from hub_server import Handler, HubServer
 from huggingface_hub import hf_hub_download, snapshot_download
 
-from hubsep import hub_fetch
 from hubsep.errors import CheckpointError
-from hubsep.hub_resolve import resolve_folder
+from hubsep.hub import fetch as hub_fetch
+from hubsep.hub.resolve import resolve_folder
 
 
 NAME = "org/model"

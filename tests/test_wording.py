@@ -17,7 +17,7 @@ from hubsep.cli import main
 from hubsep.data.prompts import catalogue, heldout_phrases, phrases
 from hubsep.models.audiosep.classes_audiosep import ELSE
 from hubsep.pipelines import AudioSeparationPipeline
-from hubsep.pipelines.wording import Wording, read_wording, split_sounds
+from hubsep.pipelines.separation.wording import Wording, read_wording, split_sounds
 
 
 LEFT_OUT = {

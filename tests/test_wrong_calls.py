@@ -145,8 +145,8 @@ def test_a_file_that_is_cut_short_can_be_used(place: Path, tmp_path: Path, capsy
 
 
 def test_all_sounds_of_a_model_are_listed(capsys: pytest.CaptureFixture[str]):
-    from hubsep.hub_json import read_json
-    from hubsep.registry import SHIPPED
+    from hubsep.hub.json_files import read_json
+    from hubsep.shipped import SHIPPED
 
     assert main(["list", "--sounds", "audiosep-small"]) == 0
     listed = capsys.readouterr().out.splitlines()

@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
 from hubsep.hub import HubsepConfigMixin, HubsepModelMixin
-from hubsep.hub_checks import bounded
+from hubsep.hub.checks import bounded
 
 
 class TinyConfig(HubsepConfigMixin, PreTrainedConfig):

@@ -12,7 +12,7 @@ from typing import Any
 from stages_audioldm2 import LOA, SCHEDULER, UNET, VAE, VOCODER, run
 from transformers.utils import logging
 
-from hubsep.training import autoencoder, diffusion, joint, loa, lora, vocoder
+from hubsep.training.generators import autoencoder, diffusion, joint, loa, lora, vocoder
 
 
 WORDS = {name: f"text/{name}" for name in ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")}

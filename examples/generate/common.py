@@ -15,7 +15,7 @@ import torch
 
 from hubsep import AudioLDM2Pipeline, read_audio, write_audio
 from hubsep.plotting import plot_recordings
-from hubsep.registry import DEFAULT_GENERATOR
+from hubsep.shipped import DEFAULT_GENERATOR
 
 
 STREET = Path(__file__).parents[1] / "street.wav"  # a dog barking in the rain

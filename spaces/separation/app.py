@@ -29,11 +29,12 @@ from hubsep.demo.page import (
     heading,
     in_words,
     serve,
+    split_words,
     status,
     suggestions,
     workspace,
 )
-from hubsep.demo.results import (
+from hubsep.demo.results import (  # fmt: skip
     BADGE_NO,
     BADGE_PLAIN,
     BADGE_YES,
@@ -42,17 +43,16 @@ from hubsep.demo.results import (
     answer,
     archive_of,
     delivered,
-)  # fmt: skip
+)
 from hubsep.demo.stopping import Runs
 from hubsep.demo.waiting import explained
-from hubsep.demo.words import split_words
 from hubsep.errors import QueryError
-from hubsep.hub_resolve import resolve_folder
+from hubsep.hub.config import is_unordered
+from hubsep.hub.resolve import resolve_folder
 from hubsep.pipelines.names import file_name
-from hubsep.pipelines.queries import RESIDUAL
-from hubsep.pipelines.scores import ACTIVE_SCORE
-from hubsep.pipelines.unordered import is_unordered
-from hubsep.registry import SEPARATORS, SHIPPED
+from hubsep.pipelines.separation.scores import ACTIVE_SCORE
+from hubsep.pipelines.separation.targets import RESIDUAL
+from hubsep.shipped import SEPARATORS, SHIPPED
 
 
 LIMITS = DemoLimits.from_environment()

@@ -38,9 +38,9 @@ from hubsep.demo.results import BADGE_PLAIN, BADGE_YES, Result, ResultCards, ans
 from hubsep.demo.stopping import Runs
 from hubsep.demo.waiting import explained
 from hubsep.errors import AudioError, CheckpointError, QueryError
-from hubsep.hub_resolve import resolve_folder
+from hubsep.hub.resolve import resolve_folder
 from hubsep.pipelines.names import file_name
-from hubsep.registry import DEFAULT_GENERATOR, SHIPPED
+from hubsep.shipped import DEFAULT_GENERATOR, SHIPPED
 
 
 LIMITS = DemoLimits.from_environment()

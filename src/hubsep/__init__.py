@@ -7,18 +7,19 @@ Importing this package makes transformers know its systems: `pipeline("audio-sep
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .errors import AudioError, CheckpointError, ConversionError, DataError, HubsepError, QueryError
-from .registry import SHIPPED, SYSTEMS, register
+from .registration import register
+from .registry import SYSTEMS, face
+from .shipped import SHIPPED
 
 
 if TYPE_CHECKING:
-    from .audio import Recording, open_audio, read_audio, write_audio
+    from .audio.reader import Recording, open_audio, read_audio, write_audio
     from .auto import AutoModelForAudioSeparation
     from .conversion import convert
-    from .modeling_outputs import AudioSeparationOutput
+    from .modeling import AudioSeparationOutput
     from .models.audiomae.configuration_audiomae import AudioMAEConfig
     from .models.audiomae.feature_extraction_audiomae import AudioMAEFeatureExtractor
     from .models.audiomae.modeling_audiomae import AudioMAEForPreTraining, AudioMAEModel
@@ -39,56 +40,40 @@ if TYPE_CHECKING:
     from .models.spleeter.configuration_spleeter import SpleeterConfig
     from .models.spleeter.modeling_spleeter import SpleeterForAudioSeparation
     from .pipelines import AudioSeparationPipeline, pipeline
-    from .pipelines.audioldm2 import AudioLDM2Pipeline
+    from .pipelines.audioldm2.pipeline import AudioLDM2Pipeline
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "AudioLDM2Pipeline": "pipelines.audioldm2",
-    "AudioMAEConfig": "models.audiomae.configuration_audiomae",
-    "AudioMAEFeatureExtractor": "models.audiomae.feature_extraction_audiomae",
-    "AudioMAEForPreTraining": "models.audiomae.modeling_audiomae",
-    "AudioMAEModel": "models.audiomae.modeling_audiomae",
-    "AudioSepConfig": "models.audiosep.configuration_audiosep",
-    "AudioSepForAudioSeparation": "models.audiosep.modeling_audiosep",
-    "AudioSepProcessor": "models.audiosep.processing_audiosep",
-    "AudioSeparationOutput": "modeling_outputs",
-    "AudioSlotsConfig": "models.audioslots.configuration_audioslots",
-    "AudioSlotsForAudioSeparation": "models.audioslots.modeling_audioslots",
-    "SepFormerConfig": "models.sepformer.configuration_sepformer",
-    "SepFormerForAudioSeparation": "models.sepformer.modeling_sepformer",
-    "SpleeterConfig": "models.spleeter.configuration_spleeter",
-    "SpleeterForAudioSeparation": "models.spleeter.modeling_spleeter",
-    "AudioSeparationPipeline": "pipelines",
-    "AutoModelForAudioSeparation": "auto",
-    "ConvTasNetConfig": "models.conv_tasnet.configuration_conv_tasnet",
-    "ConvTasNetForAudioSeparation": "models.conv_tasnet.modeling_conv_tasnet",
-    "ConvTasNetStream": "models.conv_tasnet.streaming_conv_tasnet",
-    "GriffinLimVocoder": "models.griffin_lim.modeling_griffin_lim",
-    "GriffinLimVocoderConfig": "models.griffin_lim.configuration_griffin_lim",
-    "MetaTasNetConfig": "models.meta_tasnet.configuration_meta_tasnet",
-    "MetaTasNetForAudioSeparation": "models.meta_tasnet.modeling_meta_tasnet",
-    "Recording": "audio",
-    "convert": "conversion",
-    "open_audio": "audio",
-    "pipeline": "pipelines",
-    "read_audio": "audio",
-    "write_audio": "audio",
-}
-
-
-if not TYPE_CHECKING:  # a type checker would take every name for one of ours
-
-    def __getattr__(name: str) -> Any:
-        if name not in _HOMES:
-            raise AttributeError(f"module 'hubsep' has no attribute {name!r}")
-        value = getattr(importlib.import_module(f"hubsep.{_HOMES[name]}"), name)
-        globals()[name] = value
-        return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = face(
+    __name__,
+    {
+        ".audio": "Recording open_audio read_audio write_audio",
+        ".auto": "AutoModelForAudioSeparation",
+        ".conversion": "convert",
+        ".modeling": "AudioSeparationOutput",
+        ".models.audiomae.configuration_audiomae": "AudioMAEConfig",
+        ".models.audiomae.feature_extraction_audiomae": "AudioMAEFeatureExtractor",
+        ".models.audiomae.modeling_audiomae": "AudioMAEForPreTraining AudioMAEModel",
+        ".models.audiosep.configuration_audiosep": "AudioSepConfig",
+        ".models.audiosep.modeling_audiosep": "AudioSepForAudioSeparation",
+        ".models.audiosep.processing_audiosep": "AudioSepProcessor",
+        ".models.audioslots.configuration_audioslots": "AudioSlotsConfig",
+        ".models.audioslots.modeling_audioslots": "AudioSlotsForAudioSeparation",
+        ".models.conv_tasnet.configuration_conv_tasnet": "ConvTasNetConfig",
+        ".models.conv_tasnet.modeling_conv_tasnet": "ConvTasNetForAudioSeparation",
+        ".models.conv_tasnet.streaming_conv_tasnet": "ConvTasNetStream",
+        ".models.griffin_lim.configuration_griffin_lim": "GriffinLimVocoderConfig",
+        ".models.griffin_lim.modeling_griffin_lim": "GriffinLimVocoder",
+        ".models.meta_tasnet.configuration_meta_tasnet": "MetaTasNetConfig",
+        ".models.meta_tasnet.modeling_meta_tasnet": "MetaTasNetForAudioSeparation",
+        ".models.sepformer.configuration_sepformer": "SepFormerConfig",
+        ".models.sepformer.modeling_sepformer": "SepFormerForAudioSeparation",
+        ".models.spleeter.configuration_spleeter": "SpleeterConfig",
+        ".models.spleeter.modeling_spleeter": "SpleeterForAudioSeparation",
+        ".pipelines": "AudioSeparationPipeline pipeline",
+        ".pipelines.audioldm2": "AudioLDM2Pipeline",
+    },
+)
 
 
 register()

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
 
 from .errors import CheckpointError
-from .hub import HUB_OPTIONS, checked_folder
-from .hub_bounds import shown
-from .hub_json import read_json
+from .hub.bounds import shown
+from .hub.json_files import read_json
+from .hub.models import HUB_OPTIONS, checked_folder
 from .registry import SYSTEMS, TASK, TEXT_TO_AUDIO, locate
 
 

@@ -1,25 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One row per system, and how transformers comes to know them.
+"""One row per system; classes are named by dotted path and imported when they are used.
 
-Decisions: a row names its classes by dotted path: reading the table imports nothing, and `import hubsep` costs
-milliseconds. transformers is told about the systems when it has imported the module that holds the table in question,
-and its table imports a class when it is looked up, not in the middle of transformers' own imports.
+Decisions: reading the table imports nothing, so `import hubsep` costs milliseconds where PyTorch costs seconds. The
+face of a package, its `__init__.py`, names what it offers in the same way.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
-from pathlib import Path
-from types import ModuleType
 from typing import Any, Final
-
-from .lazy_tables import Later, LazyTable, add
-from .registration_errors import name_folders
 
 
 @dataclass(frozen=True)
@@ -60,8 +52,8 @@ PIPELINE = "hubsep.pipelines.separation.AudioSeparationPipeline"
 TEXT_TO_AUDIO: Final = "text-to-audio"
 # an AudioLDM 2 is several models; these stand for it where transformers wants one
 GENERATION_CONFIG = "hubsep.models.audioldm2.configuration_audioldm2.AudioLDM2Config"
-GENERATION_MODEL = "hubsep.models.audioldm2.modeling_audioldm2.AudioLDM2ForTextToWaveform"
-GENERATION_READER = "hubsep.models.audioldm2.tokenization_audioldm2.AudioLDM2TextReader"
+GENERATION_MODEL = "hubsep.pipelines.text_to_audio.AudioLDM2ForTextToWaveform"
+GENERATION_READER = "hubsep.pipelines.text_to_audio.AudioLDM2TextReader"
 
 SYSTEMS: dict[str, System] = {
     "audiosep": System(
@@ -164,23 +156,6 @@ SYSTEMS: dict[str, System] = {
     ),
 }
 
-CHECKPOINTS = Path(__file__).parent / "checkpoints"
-SHIPPED: dict[str, Path] = {
-    name: CHECKPOINTS / name
-    for name in (
-        "audiosep-small",
-        "conv-tasnet-small",
-        "speech-separation-small",
-        "audioslots-small",
-        "spleeter-small-2stems",
-        "spleeter-small-4stems",
-        "audioldm2-tiny",
-    )
-}
-DEFAULT_MODEL = "audiosep-small"
-DEFAULT_GENERATOR = "audioldm2-tiny"
-SEPARATORS = tuple(name for name in SHIPPED if name != DEFAULT_GENERATOR)
-
 
 def locate(path: str) -> Any:
     """Imports the class or function a dotted path names."""
@@ -188,92 +163,26 @@ def locate(path: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def _later(path: str) -> Later:
-    return Later(path, locate)
+def face(package: str, offers: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """The `__getattr__` and `__dir__` of a package: what it offers is imported when it is used.
+
+    Args:
+        package: its name.
+        offers: module, absolute or relative to the package, and the names it holds, with spaces between.
+    """
+    homes = {name: module for module, names in offers.items() for name in names.split()}
+
+    def get(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(homes[name], package), name)
+        vars(sys.modules[package])[name] = value
+        return value
+
+    def names() -> list[str]:
+        return sorted({*vars(sys.modules[package]), *homes})
+
+    return get, names
 
 
-def _by_config(field: str, systems: Iterable[System]) -> dict[Any, Later]:
-    """The classes that a field of the rows names, by their configurations."""
-    paths = {system.config: getattr(system, field) for system in systems if system.config is not None}
-    return {locate(config): _later(path) for config, path in paths.items() if path is not None}
-
-
-def _register_configs(auto: ModuleType) -> None:
-    configs = {name: _later(system.config) for name, system in SYSTEMS.items() if system.config is not None}
-    add(auto.CONFIG_MAPPING, {**configs, "audioldm2": _later(GENERATION_CONFIG)})
-
-
-def _register_processors(auto: ModuleType) -> None:
-    add(auto.PROCESSOR_MAPPING, _by_config("processor", SYSTEMS.values()))
-
-
-def _register_feature_extractors(auto: ModuleType) -> None:
-    add(auto.FEATURE_EXTRACTOR_MAPPING, _by_config("feature_extractor", SYSTEMS.values()))
-
-
-def _register_models(auto: ModuleType) -> None:
-    add(auto.MODEL_MAPPING, _by_config("model", SYSTEMS.values()))
-    add(auto.MODEL_FOR_PRETRAINING_MAPPING, _by_config("pretraining", SYSTEMS.values()))
-    add(auto.MODEL_FOR_TEXT_TO_WAVEFORM_MAPPING, {locate(GENERATION_CONFIG): _later(GENERATION_MODEL)})
-
-
-def _register_reader(auto: ModuleType) -> None:
-    add(auto.TOKENIZER_MAPPING, {locate(GENERATION_CONFIG): _later(GENERATION_READER)})
-
-
-def _register_pipelines(pipelines: ModuleType) -> None:
-    from .auto import AutoModelForAudioSeparation
-
-    if TASK in pipelines.PIPELINE_REGISTRY.supported_tasks:
-        return
-    # as `register_pipeline` would write it, which also marks the class: then `save_pretrained` copies source files
-    pipelines.PIPELINE_REGISTRY.supported_tasks[TASK] = LazyTable(
-        impl=_later(PIPELINE),
-        pt=(AutoModelForAudioSeparation,),
-        default={"model": (str(SHIPPED[DEFAULT_MODEL]), "main")},
-        type="audio",
-    )
-
-
-STEPS: dict[str, Callable[[ModuleType], None]] = {
-    "transformers.models.auto.configuration_auto": _register_configs,
-    "transformers.models.auto.feature_extraction_auto": _register_feature_extractors,
-    "transformers.models.auto.modeling_auto": _register_models,
-    "transformers.models.auto.processing_auto": _register_processors,
-    "transformers.models.auto.tokenization_auto": _register_reader,
-    "transformers.pipelines": _register_pipelines,
-    "transformers.utils.hub": lambda hub: name_folders(hub, SHIPPED),
-}
-
-
-class _AfterImport(MetaPathFinder):
-    """Runs the step that belongs to a module of transformers right after that was imported."""
-
-    def find_spec(self, fullname: str, path: Sequence[str] | None, target: Any = None) -> ModuleSpec | None:
-        step = STEPS.get(fullname)
-        spec = PathFinder.find_spec(fullname, path, target) if step is not None else None
-        if step is None or spec is None or spec.loader is None:
-            return None
-        execute = spec.loader.exec_module
-
-        def execute_then_register(module: ModuleType) -> None:
-            execute(module)
-            step(module)
-
-        spec.loader.exec_module = execute_then_register  # type: ignore[method-assign]
-        return spec
-
-
-def register() -> None:
-    """Makes transformers' auto classes and `pipeline()` know the systems, now or when they are imported."""
-    if not any(isinstance(finder, _AfterImport) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _AfterImport())
-    for name, step in STEPS.items():
-        if name in sys.modules:
-            step(sys.modules[name])
-
-
-__all__ = [
-    "CHECKPOINTS", "DEFAULT_GENERATOR", "DEFAULT_MODEL", "SEPARATORS", "SHIPPED", "SYSTEMS", "TASK", "TEXT_TO_AUDIO",
-    "System", "locate", "register",
-]  # fmt: skip
+__all__ = ["SYSTEMS", "TASK", "TEXT_TO_AUDIO", "System", "face", "locate"]

@@ -4,13 +4,95 @@
 Decisions: whatever is printed of a name goes through `printable`, as errors do by themselves (`errors.py`). A text for
 a model has to be Unicode, and no longer than anybody types: a tokenizer needs minutes for a megabyte, and then finds
 that it is too long.
+
+What somebody meant who mistyped a name: one rule for models, options and sounds.
+
+Decisions: a word that others use for the same thing comes first ("steps" for `num_inference_steps`), then a name that
+differs by a few letters. Upper and lower case, hyphens and underscores are the same. Where nothing is near, nothing is
+said: a wrong guess is worse than none.
+
+YAML that somebody wrote by hand: plain values, one error for whatever is wrong with it.
+
+Decisions: no tags beyond YAML's own and no aliases, which make a few lines stand for gigabytes as soon as they are
+printed; no nesting that exhausts the stack of the parser, which is a matter of seconds and not of settings.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any
 
-from .errors import QueryError, printable
+import yaml
+
+from .errors import DataError, QueryError, printable
+
+
+MAX_YAML = 100_000  # the parser is Python: so many take up to a second
+MAX_BRACKETS = 1_000
+
+
+class _Loader(yaml.SafeLoader):
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("an alias (*name); write the value itself")
+        return super().compose_node(parent, index)
+
+
+def read_yaml(text: str, what: str) -> Any:
+    """The value of a text.
+
+    Args:
+        text: YAML.
+        what: it is, for the error.
+
+    Raises:
+        DataError: if it is no YAML, or not plain values.
+    """
+    if len(text) > MAX_YAML or text.count("[") + text.count("{") > MAX_BRACKETS:
+        raise DataError(f"{what} is too long or too deeply nested to be settings")
+    try:
+        return yaml.load(text, _Loader)  # a subclass of the safe loader
+    # ValueError and TypeError: of a date that is none, of a key that cannot be one
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        problem = getattr(error, "problem", None) or str(error) or type(error).__name__
+        mark = getattr(error, "problem_mark", None)
+        place = "" if mark is None else f" in line {mark.line + 1}"
+        raise DataError(f"{what} is not YAML{place}: {' '.join(str(problem).split())}") from error
+
+
+ENOUGH = 0.7  # share of letters two names have in common, as difflib counts it; 0.6 took "sepformer" for "separate"
+
+
+def near(name: str, names: Iterable[str], synonyms: Mapping[str, str] | None = None) -> str | None:
+    """The name that was meant, or None.
+
+    Args:
+        name: as it was typed.
+        names: that exist.
+        synonyms: words others use, and the name they stand for.
+    """
+    plain = {_plain(each): each for each in reversed([*names])}
+    word = _plain(name)
+    meant = {_plain(other): each for other, each in (synonyms or {}).items() if _plain(each) in plain}.get(word)
+    if meant is not None:
+        return meant
+    for letters in plain:
+        if word and letters != word and letters.startswith(word) and len(word) > 3:
+            return plain[letters]
+    close = get_close_matches(word, plain, n=1, cutoff=ENOUGH)
+    return plain[close[0]] if close else None
+
+
+def did_you_mean(name: str, names: Iterable[str], synonyms: Mapping[str, str] | None = None) -> str:
+    """ " Did you mean X?" for the end of an error, or nothing."""
+    meant = near(name, names, synonyms)
+    return f" Did you mean {meant}?" if meant is not None else ""
+
+
+def _plain(name: str) -> str:
+    return name.casefold().replace("-", "").replace("_", "").replace(" ", "")
 
 
 MAX_CHARACTERS = 10_000
@@ -49,4 +131,4 @@ def as_text(word: str) -> str:
         return word
 
 
-__all__ = ["as_text", "check_text", "printable"]
+__all__ = ["as_text", "check_text", "did_you_mean", "near", "printable", "read_yaml"]

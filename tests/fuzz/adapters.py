@@ -20,11 +20,11 @@ from fuzz.cases import Action, Case, Kind, expect
 from fuzz.folders import change_json_file, copied, link, spoiled, try_to
 from fuzz.hostile_keys import REDIRECTIONS
 from fuzz.tensors import change_weights
+from hubsep.adapters import FACTS, load_adapter
 from hubsep.errors import HubsepError
-from hubsep.hub_adapters import FACTS, load_adapter
 from hubsep.pipelines.audioldm2 import AudioLDM2Pipeline
-from hubsep.training.adapters import prepare_lora, save_adapter
-from hubsep.training.lora import LoraRecipe, add_adapters
+from hubsep.training.finetune.adapters import prepare_lora, save_adapter
+from hubsep.training.generators.lora import LoraRecipe, add_adapters
 
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

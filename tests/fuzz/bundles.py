@@ -25,7 +25,7 @@ from published_spleeter import (
 
 from fuzz.cases import Case
 from fuzz.values import changed_bytes
-from hubsep.conversion.crc32c import crc32c, masked
+from hubsep.conversion.tensorflow_bundle import crc32c, masked
 
 
 def bundle_files(state: dict[str, Any], case: Case) -> dict[str, bytes]:

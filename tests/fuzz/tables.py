@@ -27,8 +27,8 @@ from fuzz.values import NAMES, changed_bytes, changed_text, hostile
 from hubsep.data.contract import read_clips, read_rows
 from hubsep.data.recordings import load_clips, read_metadata
 from hubsep.data.stems import load_songs
-from hubsep.evaluation_csv import read_table
-from hubsep.evaluation_librimix import read_metadata as read_librimix
+from hubsep.evaluation.librimix import read_metadata as read_librimix
+from hubsep.evaluation.tables import read_table
 from hubsep.training.recipe import load_recipe
 
 

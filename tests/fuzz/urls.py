@@ -20,9 +20,9 @@ import corpus
 from fuzz.cases import Action, Case, Kind, expect
 from fuzz.values import NAMES, changed_bytes
 from hubsep.audio import read_audio
-from hubsep.audio_addresses import is_public
-from hubsep.audio_limits import AudioLimits
-from hubsep.audio_url import download
+from hubsep.audio.addresses import is_public
+from hubsep.audio.limits import AudioLimits
+from hubsep.audio.url import download
 
 
 TIMEOUT_S, MOST_BYTES = 0.8, 200_000

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from ..batch.lines import say
+from ..batch.overwriting import Overwrite, check_free
 from ..registry import SYSTEMS
-from .output import say
-from .overwriting import Overwrite, check_free
 from .settings import parse_settings
 
 

@@ -16,8 +16,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..registry import SHIPPED
-from .overwriting import check_free, key_of
+from ..batch.overwriting import check_free, key_of
+from ..shipped import SHIPPED
 
 
 class Dataset(str, Enum):
@@ -31,11 +31,11 @@ class Dataset(str, Enum):
 
 
 LAYOUTS = {
-    Dataset.FOLDER: "hubsep.evaluation",
-    Dataset.MUSDB: "hubsep.evaluation",
-    Dataset.CSV: "hubsep.evaluation_csv",
-    Dataset.LIBRIMIX: "hubsep.evaluation_librimix",
-    Dataset.PROMPTS: "hubsep.evaluation_generation_prompts",
+    Dataset.FOLDER: "hubsep.evaluation.queries",
+    Dataset.MUSDB: "hubsep.evaluation.queries",
+    Dataset.CSV: "hubsep.evaluation.tables",
+    Dataset.LIBRIMIX: "hubsep.evaluation.librimix",
+    Dataset.PROMPTS: "hubsep.evaluation.prompts",
 }
 OUTPUTS = (
     "json_file",
@@ -144,7 +144,7 @@ def evaluate(
 
 def measure(context: typer.Context, *, dataset: Dataset, **options: Any) -> dict[str, Any]:
     """Checks the request, runs the layout's module, and writes what was asked for."""
-    from ..evaluation_report import Request, check_request, finish
+    from ..evaluation.report import Request, check_request, finish
 
     fields: dict[str, Any] = {
         name: tuple(value or ()) if name in ("folder", "mixture") else value for name, value in options.items()

@@ -10,18 +10,13 @@ before the model is loaded; words that mean nothing the model was taught are mad
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from ..errors import AudioError, CheckpointError, QueryError
-from ..registry import DEFAULT_GENERATOR, SEPARATORS, SHIPPED
+from ..errors import QueryError
+from ..shipped import DEFAULT_GENERATOR
 from ..texts import as_text, printable
 from . import generate_arguments as given
-from .places import check_device
-
-
-Recording = dict[str, Any]
+from .generate_making import Order, Way
 
 
 def generate(
@@ -67,54 +62,6 @@ def generate(
     loading = {"model": model, "device": device, "dtype": dtype, "low_memory": low_memory}
     kept = candidates if write_all else 1
     carry_out(order, texts, output, loading, kept=kept, plot=plot, overwrite=overwrite, channel=channel)
-
-
-@dataclass(frozen=True)
-class Way:
-    """How a sound is made: from a prompt, or as one of the options says.
-
-    Attributes:
-        option: on the command line, "" for a prompt alone.
-        method: of the pipeline.
-        recording: that it starts from.
-        arguments: of the method, besides prompt and recording.
-    """
-
-    option: str = ""
-    method: str = "__call__"
-    recording: Path | None = None
-    arguments: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Order:
-    """What is the same for every prompt of a command line."""
-
-    way: Way
-    sampling: dict[str, Any]
-    seconds: float | None
-    say: str | None
-    candidates: int
-    seed: int
-
-    def settings(self) -> dict[str, Any]:
-        """What decides the sound, for a record."""
-        return {"way": self.way.option, "arguments": self.way.arguments, **self.sampling, "seconds": self.seconds,
-                "say": self.say, "candidates": self.candidates, "seed": self.seed}  # fmt: skip
-
-    def made(self, pipe: Any, prompt: str, recording: Recording | None) -> Any:
-        """What the pipeline makes of a prompt."""
-        import torch
-
-        options = {**self.sampling, "generator": torch.Generator("cpu").manual_seed(self.seed)}
-        if self.seconds is not None:
-            options["seconds"] = self.seconds
-        if not self.way.option:
-            return pipe(prompt, transcription=self.say, num_waveforms_per_prompt=self.candidates, **options)
-        method = getattr(pipe, self.way.method)
-        if recording is None:
-            return method(prompt, **self.way.arguments, **options)
-        return method(recording, prompt=prompt, **self.way.arguments, **options)
 
 
 METHODS = {
@@ -186,57 +133,6 @@ def checked_prompts(prompts: list[str], way: Way, *, candidates: int, say: str |
     if way.option and (candidates > 1 or say is not None or len(prompts) > 1):
         raise QueryError(f"{way.option} makes one recording of one prompt: leave out --candidates, --say, and others")
     return prompts or [""]
-
-
-def read_channel(path: Path, channel: int | None) -> Recording:
-    """One channel of a recording, as the pipeline takes it.
-
-    Raises:
-        AudioError: if it cannot be read, has no such channel, or several and none was chosen.
-    """
-    from ..audio import read_audio
-
-    found = read_audio(path, way_out="cut out the part to start from")
-    channels = found.waveform.shape[0]
-    if channel is None and channels > 1:
-        raise AudioError(f"{path} has {channels} channels, and one is made: choose one with --channel 1, 2, ...")
-    if (channel or 1) > channels:
-        raise AudioError(f"{path} has {channels} channel{'s' * (channels > 1)}, and --channel is {channel}")
-    return {"array": found.waveform[(channel or 1) - 1], "sampling_rate": found.sampling_rate}
-
-
-def checked_model(model: str) -> str:
-    """The name of the model.
-
-    Raises:
-        CheckpointError: if it is the default and not there, or one that makes no sounds.
-    """
-    if model in SEPARATORS and not Path(model).exists():
-        raise CheckpointError(f"{model} separates recordings and makes none; --model takes an AudioLDM 2")
-    if model == DEFAULT_GENERATOR and model not in SHIPPED and not Path(model).exists():
-        raise CheckpointError(
-            "no model that makes sounds is shipped yet: pass --model with a folder or Hub repository, for instance "
-            "--model cvssp/audioldm2"
-        )
-    return model
-
-
-def load(model: str, device: str | None, dtype: str, low_memory: bool) -> Any:
-    """The pipeline on its device, without the advice of transformers and diffusers."""
-    import torch
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging
-
-    from ..pipelines.audioldm2 import AudioLDM2Pipeline
-    from ..pipelines.audioldm2_devices import first_device
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    diffusers_logging.set_verbosity_error()
-    device = check_device(device) or first_device()
-    options: dict[str, Any] = {"on_demand": True, "device_map": device} if low_memory else {}
-    pipe = AudioLDM2Pipeline.from_pretrained(model, dtype=getattr(torch, dtype), **options)
-    return pipe if low_memory else pipe.to(device)
 
 
 __all__ = ["generate"]

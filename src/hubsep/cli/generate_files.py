@@ -9,12 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..audio_formats import format_of
+from ..audio.formats import format_of
+from ..batch.delivery import Form, deliver, move, scratch_folder, sweep
+from ..batch.lines import warn
+from ..batch.overwriting import LONGEST_NAME, key_of
 from ..errors import AudioError
 from .generate_record import record_of
-from .output import warn
-from .overwriting import LONGEST_NAME, key_of
-from .writing import Form, deliver, move, scratch_folder, sweep
 
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def write(
     Returns:
         The files of the recordings.
     """
-    from ..audio import write_audio
+    from ..audio.reader import write_audio
 
     sweep(paths[0].parent)
     form, names = form_of(paths[0]), {str(path): path for path in paths}
@@ -129,7 +129,7 @@ def draw(
     picture: Path, prompt: str, waveforms: np.ndarray[Any, Any], sampling_rate: int, recording: dict[str, Any] | None
 ) -> None:
     """Draws what was made, below what it was made of."""
-    from ..plotting import plot_recordings
+    from ..plotting.spectrograms import plot_recordings
 
     rows: dict[str, Any] = {} if recording is None else {"given": recording}
     for number, waveform in enumerate(waveforms, start=1):

@@ -15,11 +15,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..batch.delivery import scratch_folder
+from ..batch.fingerprint import model_fingerprint
+from ..batch.jobs import describe_source, listed_files, remove_listed, why_unfinished, write_marker
+from ..batch.targets import UNLISTED, not_ours
 from ..errors import AudioError
-from ..fingerprint import model_fingerprint
-from .jobs import describe_source, listed_files, remove_listed, why_unfinished, write_marker
-from .targets import UNLISTED, not_ours
-from .writing import scratch_folder
 
 
 class Record:

@@ -13,14 +13,15 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
+from ..batch.explain import DEBUG, explain, in_options
+from ..batch.lines import warn
 from ..texts import printable
 from .convert import convert
 from .environment import environment
 from .evaluate import evaluate
-from .explain import DEBUG, explain, in_options
 from .generate import generate
 from .models import models
-from .output import forgiving, warn
+from .output import forgiving
 from .push import merge, push
 from .push_space import push_space
 from .separate import separate

@@ -11,11 +11,12 @@ from typing import Annotated, Any
 
 import typer
 
-from ..cards import licence_of, read_card
-from ..cards_results import COLUMNS, headline
+from ..batch.lines import say
+from ..cards.card import licence_of, read_card
+from ..cards.results import COLUMNS, headline
 from ..errors import CheckpointError, DataError
-from ..registry import SHIPPED, SYSTEMS
-from .output import say
+from ..registry import SYSTEMS
+from ..shipped import SHIPPED
 
 
 MAX_WIDTH = 100  # characters of a line
@@ -47,8 +48,8 @@ def show_sounds(model: str) -> None:
     Raises:
         CheckpointError: if there is no such model, or it keeps no such list.
     """
-    from ..hub_json import read_json
-    from ..hub_resolve import resolve_folder
+    from ..hub.json_files import read_json
+    from ..hub.resolve import resolve_folder
 
     config = resolve_folder(model) / "config.json"
     sounds = read_json(config).get("known_sounds") if config.is_file() else None

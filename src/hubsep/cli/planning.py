@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 import typer
 from transformers import AutoConfig
 
+from ..batch.jobs import Job, check_template, collect_jobs
+from ..batch.lines import warn
+from ..batch.targets import Naming, check_apart, check_kept, find_forms
 from ..errors import HubsepError
-from ..hub import checked_folder
-from ..pipelines.options import SeparationOptions
-from ..pipelines.queries import labels_of
-from .jobs import Job, check_template, collect_jobs
-from .output import warn
-from .targets import Naming, check_apart, check_kept, find_forms
+from ..hub.models import checked_folder
+from ..pipelines.separation.options import SeparationOptions
+from ..pipelines.separation.targets import labels_of
 
 
 if TYPE_CHECKING:
-    from .separate import Run
+    from ..batch.run import Run
 
 
 def find_jobs(run: Run, inputs: list[Path], *, overwrite: bool, quiet: bool) -> list[Job]:

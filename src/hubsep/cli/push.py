@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from .output import say
-from .overwriting import Overwrite, check_free
+from ..batch.lines import say
+from ..batch.overwriting import Overwrite, check_free
 
 
 def push(
@@ -19,7 +19,7 @@ def push(
     revision: Annotated[str | None, typer.Option(metavar="BRANCH", help="Push to a branch other than main.")] = None,
 ) -> None:
     """Push a model or an adapter and its card to the Hub; refused if the card names no licence."""
-    from ..training.finetune_card import publish
+    from ..training.finetune.card import publish
 
     say(publish(folder, repository, private=private or None, revision=revision))
 
@@ -31,9 +31,9 @@ def merge(
     overwrite: Overwrite = False,
 ) -> None:
     """Merge an adapter into its model, and save the result with the adapter's card."""
-    from ..cards import CARD, read_card, write_card
-    from ..hub_copies import is_named
-    from ..hub_resolve import resolve_folder
+    from ..cards.card import CARD, read_card, write_card
+    from ..hub.copies import is_named
+    from ..hub.resolve import resolve_folder
     from ..pipelines import pipeline
 
     for source in (Path(model), Path(adapter)):

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .output import say
+from ..batch.lines import say
 
 
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Of the app, such as spaces/separation.")]

@@ -4,111 +4,159 @@
 Decisions: outputs keep the input's sampling rate, channels, container and sample format (`writing.py` has the rules).
 Finished inputs are skipped when the same command is run again. An input that fails does not stop the others; the
 failures are listed at the end. Several processes share the inputs, however they were started (`batch.py`).
+
+The arguments of `hubsep separate`, and what `--help` says of each.
 """
 
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from ..batch.lines import warn
+from ..batch.places import Place, check_device, one_process_instead_of_many, own_device
+from ..batch.run import Run
 from ..errors import HubsepError
-from ..registry import DEFAULT_MODEL, SHIPPED
-from ..texts import as_text, printable
-from . import arguments as given
-from .output import finish, result_line, say, warn
-from .places import Place, check_device, one_process_instead_of_many, own_device
+from ..shipped import DEFAULT_MODEL, SEPARATORS
+from ..texts import as_text
+from .output import finish
 from .settings import parse_settings
 
 
 if TYPE_CHECKING:
-    from .jobs import Job
+    pass
 
 
-WITHOUT_EFFECT = {"query_audio", "batch_size", "on_short"}  # on what a finished output holds
-KEEPS = {"float": "; --clip rescale keeps the format, and turns all sources down alike"}
-SAID = ("label", "score", "understood_as", "nearest")
-
-
-@dataclass(frozen=True)
-class Run:
-    """One command line.
-
-    Attributes:
-        model: folder, Hub repository or shipped name.
-        options: what the pipeline is called with.
-        loading: how the model is loaded.
-        writing: how outputs are written: extension, subtype and bitrate, None for the input's own; clip; plot.
-        output: folder.
-        template: names in the folder.
-    """
-
-    model: str
-    options: dict[str, Any]
-    loading: dict[str, Any]
-    writing: dict[str, Any]
-    output: Path
-    template: str
-
-    @cached_property
-    def settings(self) -> dict[str, Any]:
-        """What decides the content of the outputs; device and batch size do not.
-
-        Raises:
-            CheckpointError: if there is no such model.
-        """
-        from ..fingerprint import model_fingerprint
-        from .jobs import describe_source
-
-        examples = [describe_source(path) for path in self.options["query_audio"] or ()]
-        kept = {name: value for name, value in self.options.items() if name not in WITHOUT_EFFECT}
-        model: dict[str, Any] = {"model": self.model, "weights": model_fingerprint(self.model)}
-        if self.loading["adapter"] is not None:
-            model["adapter"] = model_fingerprint(self.loading["adapter"])
-        return {**model, "dtype": self.loading["dtype"], **kept, "examples": examples, **self.writing}
+Inputs = Annotated[
+    list[Path], typer.Argument(exists=True, metavar="INPUT...", help="Recordings, or folders of them at any depth.")
+]
+Query = Annotated[
+    list[str] | None, typer.Option("--query", "-q", metavar="TEXT", help="What to separate; may be repeated.")
+]
+Negative = Annotated[
+    list[str] | None, typer.Option(metavar="TEXT", help="What to keep out of every source; may be repeated.")
+]
+Example = Annotated[
+    list[Path] | None,
+    typer.Option(exists=True, dir_okay=False, metavar="FILE", help="A recording that sounds like it, as a query."),
+]
+Stems = Annotated[
+    str | None,
+    typer.Option(
+        "--sources",
+        "--stems",
+        metavar="NAMES",
+        help="Which of a model's sources to write, alone or added up: vocals,drums+bass,karaoke=mixture-vocals; by "
+        "default each of them.",
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="An option of the model for this run, such as wiener_filter=true; may be repeated.",
+    ),
+]
+Offset = Annotated[float, typer.Option(min=0, metavar="SECONDS", help="Where in a recording to begin.")]
+OnShort = Annotated[
+    Literal["raise", "warn"],
+    typer.Option(help="When a recording is cut short: fail, or use what is there and say so."),
+]
+Duration = Annotated[
+    float | None,
+    typer.Option(metavar="SECONDS", help="How much of a recording to separate; by default all, however long it is."),
+]
+Residual = Annotated[bool, typer.Option("--residual", help="Also write what is left of the mixture.")]
+OnlyActive = Annotated[
+    bool, typer.Option("--only-active", help="Write no file for a speaker who is not there (score of at most 0.5).")
+]
+CheckVoices = Annotated[
+    bool | None,
+    typer.Option(
+        "--check-voices/--no-check-voices",
+        help="Count as a speaker only what a voice is heard in, as is done by default, or every sound.",
+    ),
+]
+Output = Annotated[Path, typer.Option("--output", "-o", file_okay=False, metavar="FOLDER", help="For the results.")]
+Model = Annotated[
+    str,
+    typer.Option("--model", "-m", metavar="NAME", help=f"Folder, Hub repository, or one of {', '.join(SEPARATORS)}."),
+]
+Adapter = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Folder or Hub repository of a fine-tune's adapter, for that model.")
+]
+Template = Annotated[
+    str,
+    typer.Option(metavar="TEXT", help="File names, of {name}, {file} (with its ending), {label} or {stem}, {ext}."),
+]
+Format = Annotated[
+    str | None,
+    typer.Option("--format", "-f", metavar="EXT", help="wav, flac, mp3, ...; by default the input's, else wav."),
+]
+Subtype = Annotated[
+    str | None, typer.Option(metavar="NAME", help="PCM_16, PCM_24, FLOAT, ...; by default the input's.")
+]
+Bitrate = Annotated[
+    str | None, typer.Option(metavar="KBPS", help="Of mp3 files, such as 256k or 256; by default the highest.")
+]
+Clip = Annotated[
+    Literal["float", "clamp", "rescale", "raise"],
+    typer.Option(
+        help="When a peak does not fit an integer format: write that recording's sources as floating point, "
+        "cut off, turn all of them down alike, or fail."
+    ),
+]
+Device = Annotated[
+    str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, mps; by default the first accelerator.")
+]
+Dtype = Annotated[Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Precision of the model.")]
+BatchSize = Annotated[int, typer.Option(min=1, metavar="NUMBER", help="Segments the model works on at once.")]
+Plot = Annotated[bool, typer.Option("--plot", help="Also draw the spectrograms of mixture and sources.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Do finished inputs again.")]
+Shard = Annotated[
+    str | None,
+    typer.Option(metavar="K/N", help="Work on the K-th of N parts of the inputs only, such as 2/4; for job arrays."),
+]
 
 
 def separate(
-    inputs: given.Inputs,
-    query: given.Query = None,
-    negative: given.Negative = None,
-    example: given.Example = None,
-    stems: given.Stems = None,
-    residual: given.Residual = False,
-    only_active: given.OnlyActive = False,
-    check_voices: given.CheckVoices = None,
-    offset: given.Offset = 0.0,
-    duration: given.Duration = None,
-    on_short: given.OnShort = "raise",
-    output: given.Output = Path("separated"),
-    model: given.Model = DEFAULT_MODEL,
-    adapter: given.Adapter = None,
-    set_: given.Settings = None,
-    template: given.Template = "{name}/{label}.{ext}",
-    format_: given.Format = None,
-    subtype: given.Subtype = None,
-    bitrate: given.Bitrate = None,
-    clip: given.Clip = "float",
-    device: given.Device = None,
-    dtype: given.Dtype = "auto",
-    batch_size: given.BatchSize = 1,
-    plot: given.Plot = False,
-    overwrite: given.Overwrite = False,
-    shard: given.Shard = None,
+    inputs: Inputs,
+    query: Query = None,
+    negative: Negative = None,
+    example: Example = None,
+    stems: Stems = None,
+    residual: Residual = False,
+    only_active: OnlyActive = False,
+    check_voices: CheckVoices = None,
+    offset: Offset = 0.0,
+    duration: Duration = None,
+    on_short: OnShort = "raise",
+    output: Output = Path("separated"),
+    model: Model = DEFAULT_MODEL,
+    adapter: Adapter = None,
+    set_: Settings = None,
+    template: Template = "{name}/{label}.{ext}",
+    format_: Format = None,
+    subtype: Subtype = None,
+    bitrate: Bitrate = None,
+    clip: Clip = "float",
+    device: Device = None,
+    dtype: Dtype = "auto",
+    batch_size: BatchSize = 1,
+    plot: Plot = False,
+    overwrite: Overwrite = False,
+    shard: Shard = None,
 ) -> None:
     """Separate recordings into files, with the rate, channels and length of the recording.
 
     Exit status: 0 done, 1 a recording failed, 2 the command line is wrong, 3 done, but a query means no sound the
     model knows.
     """
-    from .batch import work_through
+    from ..batch.work import work_through
     from .planning import find_jobs
 
     place = find_place(shard)
@@ -133,7 +181,7 @@ def storage(extension: str | None, subtype: str | None, bitrate: str | None, **o
     Raises:
         typer.BadParameter: if the format or the bitrate is none.
     """
-    from ..audio_formats import FORMATS, bitrate_kbps
+    from ..audio.formats import FORMATS, bitrate_kbps
 
     try:
         kbps = None if bitrate is None else bitrate_kbps(bitrate)
@@ -164,124 +212,32 @@ def find_place(shard: str | None) -> Place:
         raise typer.BadParameter(str(error)) from error
 
 
-def load(run: Run, *, quiet: bool = False) -> Any:
-    """The pipeline, without the progress bars and advice of transformers; says so if its use is restricted."""
-    from transformers.utils import logging
-
-    from ..cards import licence_of, read_card
-    from ..pipelines import pipeline
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    if not quiet and run.model in SHIPPED and not (card := read_card(SHIPPED[run.model]))["commercial"]:
-        warn(f"{run.model}: {licence_of(card)}, no commercial use")
-    return pipeline(model=SHIPPED.get(run.model, run.model), **run.loading)
-
-
-def separate_one(run: Run, separator: Any, job: Job, *, quiet: bool = False) -> dict[str, Any]:
-    """Separates one input, draws it if asked to, and says last that it is finished; returns what it said."""
-    from .jobs import describe_source, remove_listed, write_marker
-    from .targets import MARKER, PICTURE
-    from .writing import Form, deliver, move, scratch_folder
-
-    def place(label: str, extension: str) -> Path:
-        return job.output(run.output, run.template, label, extension)
-
-    source = describe_source(job.source)
-    form = Form.of(job.source, run.writing).beginning(run.options["offset_s"])
-    marker = place(MARKER, "json")
-    cut_out = labels_from_recording(separator, run.options)
-    exact = form.bits is not None and (form.bits > 24 or bool(cut_out))  # float32 holds 24 bits
-    with scratch_folder(run.output) as scratch, remarks(job):
-        results = separate_into(scratch, separator, job, run.options, exact=exact, quiet=quiet)
-        waveforms = {result["label"]: result["path"] for result in results}
-        together = {"from_recording": cut_out, "residual": run.options["residual"]}
-        files, remark = deliver(waveforms, place, form, run.writing["clip"], scratch, **together)
-        written = [
-            (*files[result["label"]], {name: result[name] for name in SAID if name in result}) for result in results
-        ]
-        if run.writing["plot"]:
-            part = {name: run.options[name] for name in ("offset_s", "duration_s", "on_short")}
-            complete = {label: file for label, (_, file) in files.items()}
-            drawn = draw(job, results, complete, scratch / "spectrograms.png", part)
-            written.append((place(PICTURE, "png"), drawn, {"label": PICTURE}))
-        outputs = [(path, {"bytes": file.stat().st_size, **facts}) for path, file, facts in written]
-        remove_listed(marker, run.output, [path for path, _ in outputs])
-        write_marker(marker, source, run.settings, outputs, scratch, complete=False)
-        move((path, file) for path, file, _ in written)
-        record = write_marker(marker, source, run.settings, outputs, scratch, complete=True)
-    lines = [result_line(path, facts) if "score" in facts else str(path) for path, _, facts in written]
-    if not quiet:
-        say(*lines, *count_of(separator.model.config, job, results))
-    if remark:
-        warn(f"{job.source}: {remark}{KEEPS.get(run.writing['clip'], '')}")
-    return record
-
-
-@contextmanager
-def remarks(job: Job) -> Iterator[None]:
-    """Says what there is to warn of in a line of its own."""
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always", UserWarning)
-        yield
-    for text in dict.fromkeys(str(warning.message) for warning in said):
-        warn(f"{job.source}: {text}")
-
-
-def count_of(config: Any, job: Job, results: list[dict[str, Any]]) -> list[str]:
-    """How many speakers there are, and which files were not written, for models that find that out; a line or none."""
-    from ..pipelines.scores import ACTIVE_SCORE
-    from ..pipelines.unordered import is_unordered
-
-    if not is_unordered(config):
-        return []
-    scores = {result["label"]: result["score"] for result in results}
-    names = config.source_names
-    active = sum(scores.get(name, 0.0) > ACTIVE_SCORE for name in names)
-    silent = [name for name in names if name not in scores]
-    kind = names[0].rstrip("0123456789 ") or "source"
-    left_out = f"; no file for {', '.join(silent)}, silent" if silent else ""
-    return [f"{job.source}: {active} {kind}{'' if active == 1 else 's'}{left_out}"]
-
-
-def labels_from_recording(separator: Any, options: dict[str, Any]) -> tuple[str, ...]:
-    """Which outputs hold the recording itself, less something, as `mixture-vocals` does."""
-    from ..pipelines.stems import find_sums
-    from ..pipelines.wording import read_wording
-
-    if separator.model.config.is_text_queried:
-        return tuple(query for query in options["queries"] or () if not read_wording(query).wanted)
-    if options["sources"] is None:
-        return ()
-    return find_sums(separator.model.config, options["sources"]).from_recording
-
-
-def separate_into(
-    scratch: Path, separator: Any, job: Job, options: dict[str, Any], *, exact: bool, quiet: bool
-) -> list[dict[str, Any]]:
-    """The sources as floating point files in `scratch`, `exact` ones of 64 bits, with a progress bar."""
-    from tqdm import tqdm
-
-    with tqdm(
-        desc=printable(job.source.name), unit=" samples", unit_scale=True, disable=quiet or None, leave=False
-    ) as bar:
-
-        def on_progress(done: int, total: int | None) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        form = {"template": "{label}.rf64", "subtype": "DOUBLE" if exact else "FLOAT"}
-        return separator.separate_file(job.source, scratch, on_progress=on_progress, **form, **options)
-
-
-def draw(job: Job, results: list[dict[str, Any]], paths: dict[str, Path], picture: Path, part: dict[str, Any]) -> Path:
-    """Draws the written files below the same part of the mixture."""
-    from ..plotting import plot_separation
-
-    outputs = [{**result, "audio": paths[result["label"]]} for result in results]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # it was said when the mixture was read first
-        return plot_separation(job.source, outputs, picture, title=str(job.file), **part)
-
-
-__all__ = ["separate"]
+__all__ = [
+    "Adapter",
+    "BatchSize",
+    "Bitrate",
+    "CheckVoices",
+    "Clip",
+    "Device",
+    "Dtype",
+    "Duration",
+    "Example",
+    "Format",
+    "Inputs",
+    "Model",
+    "Negative",
+    "Offset",
+    "OnShort",
+    "OnlyActive",
+    "Output",
+    "Overwrite",
+    "Plot",
+    "Query",
+    "Residual",
+    "Settings",
+    "Shard",
+    "Stems",
+    "Subtype",
+    "Template",
+    "separate",
+]

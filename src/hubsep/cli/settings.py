@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from ..errors import DataError
-from ..yaml_text import read_yaml
+from ..texts import read_yaml
 
 
 def parse_settings(assignments: list[str]) -> dict[str, Any]:

@@ -2,27 +2,104 @@
 """`hubsep train`: fine-tunes a model, or runs a recipe of `hubsep.training`.
 
 Decisions: the first argument is either the name of a recipe or a model; a folder called like a recipe is `./music`.
+
+What `hubsep train MODEL` does: the run, its result on the Hub if asked for, and one error for a wrong name.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from ..registry import SEPARATORS
-from .finetune import FineTuneOptions, fine_tune
+from ..shipped import SEPARATORS
 from .settings import parse_settings
 
 
-RECIPES = (
-    "audiosep", "words", "listener", "speech", "music", "audio_tower", "text_tower", "release",
-    "audiomae", "autoencoder", "vocoder", "text_encoders", "diffusion", "loa", "joint", "lora", "assemble",
-    "classifier",
-)  # fmt: skip
+@dataclass(frozen=True)
+class FineTuneOptions:
+    """The options that only a fine-tune has, as the command line gives them."""
+
+    lora: bool
+    background: Path | None
+    push_to_hub: str | None
+    licence: str | None
+    non_commercial: bool
+    report_to: list[str]
+    gradient_checkpointing: bool
+
+    def given(self) -> str:
+        """The first of them that was given, as it is typed."""
+        return next((f"--{name.replace('_', '-')}" for name, value in vars(self).items() if value), "")
+
+
+def fine_tune(
+    model: str, recipes: Sequence[str], data: Path, output: Path, config: Path | None, options: FineTuneOptions,
+    overrides: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """Fine-tunes a model and pushes the result, if that was asked for.
+
+    Raises:
+        typer.BadParameter: if `model` can be neither a recipe nor a model.
+    """
+    is_repository = model.count("/") == 1 and not model.startswith((".", "/", "~"))
+    if model not in SEPARATORS and not Path(model).is_dir() and not is_repository:
+        raise typer.BadParameter(
+            f"{model!r} is no model: no folder, no Hub repository (org/name), none of the shipped "
+            f"{', '.join(SEPARATORS)}; and no recipe: {', '.join(recipes)}",
+            param_hint="MODEL|RECIPE",
+        )
+    from ..training.finetune.run import main
+
+    name = options.push_to_hub.rpartition("/")[2] if options.push_to_hub else None
+    told = {"licence": options.licence, "command": command(), "repository": options.push_to_hub, "name": name}
+    settings = {
+        "lora": options.lora or None, "non_commercial": options.non_commercial or None,
+        "report_to": options.report_to or None, "gradient_checkpointing": options.gradient_checkpointing or None,
+    }  # fmt: skip
+    places: dict[str, Any] = {"background": options.background, "config": config, "told": told}
+    result = main(model, data, output, **places, **{**settings, **overrides})
+    if options.push_to_hub and int(os.environ.get("RANK", "0")) == 0:
+        from ..training.finetune.card import publish
+
+        result["pushed"] = publish(Path(result["result"]), options.push_to_hub)
+    return result
+
+
+def command() -> str:
+    """The command line as it can be typed again, without the folders of this computer."""
+    words = [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]
+    return shlex.join(["hubsep", *words])
+
+
+RECIPES = {
+    "audiosep": "hubsep.training.separators.audiosep",
+    "words": "hubsep.training.separators.words",
+    "listener": "hubsep.training.separators.listener",
+    "speech": "hubsep.training.separators.speech",
+    "music": "hubsep.training.separators.music",
+    "audio_tower": "hubsep.training.separators.audio_tower",
+    "text_tower": "hubsep.training.separators.text_tower",
+    "release": "hubsep.training.separators.release",
+    "audiomae": "hubsep.training.generators.audiomae",
+    "autoencoder": "hubsep.training.generators.autoencoder",
+    "vocoder": "hubsep.training.generators.vocoder",
+    "text_encoders": "hubsep.training.generators.text_encoders",
+    "diffusion": "hubsep.training.generators.diffusion",
+    "loa": "hubsep.training.generators.loa",
+    "joint": "hubsep.training.generators.joint",
+    "lora": "hubsep.training.generators.lora",
+    "assemble": "hubsep.training.generators.assemble",
+    "classifier": "hubsep.training.generators.classifier",
+}
 What = Annotated[
     str,
     typer.Argument(
@@ -86,7 +163,7 @@ def train(
             raise typer.BadParameter("a recipe needs a folder for its result", param_hint="--output")
         # a release lies beside the card that was written for it
         check_output(output, resume or what in ("release", "assemble"))
-        result = import_module(f"hubsep.training.{what}").main(config, data, output, **overrides)
+        result = import_module(RECIPES[what]).main(config, data, output, **overrides)
     print(json.dumps(result, indent=2))
 
 
@@ -100,4 +177,4 @@ def check_output(output: Path, keeps_what_is_there: bool) -> None:
         raise typer.BadParameter(f"{output} is not empty; --resume goes on from what is there", param_hint="--output")
 
 
-__all__ = ["train"]
+__all__ = ["FineTuneOptions", "command", "fine_tune", "train"]

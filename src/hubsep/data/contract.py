@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..audio import SPLIT_IT, read_audio, resample
+from ..audio.reader import SPLIT_IT, read_audio, resample
 from ..errors import DataError
 from .recordings import Clip, groups_of
 from .tables import file_column, inside, is_file, is_folder, read_table

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..errors import DataError
-from ..pipelines.audioldm2_mel import Level
+from ..mel import Level
 from .mixing import ClipSampler, excerpt
 from .prompts import phrases
 from .recordings import Clip

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..audio import SPLIT_IT, AudioLimits, AudioReader, read_audio
+from ..audio.reader import SPLIT_IT, AudioLimits, AudioReader, read_audio
 from ..errors import DataError
 from .recordings import heldout_groups, read_metadata
 from .stems import FULL_SCALE, read_song, song_rate
@@ -139,7 +139,7 @@ def _read_plain(folder: Path) -> Multitrack:
 
 def _read_coded(path: Path) -> Multitrack:
     """All streams, rounded to 16 bits: such was the decoded dataset that published figures were measured on."""
-    from ..audio_av import AVSource
+    from ..audio.av import AVSource
 
     limits, rate = AudioLimits(), 0
     waveforms: dict[str, Waveform] = {}

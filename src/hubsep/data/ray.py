@@ -14,10 +14,10 @@ import warnings
 from pathlib import PurePosixPath
 from typing import Any
 
+from ..batch.corpus import TEMPLATE, SeparateRecordings, Task
+from ..batch.storage import find_filesystem
 from ..errors import DataError
-from ..registry import DEFAULT_MODEL
-from .corpus import TEMPLATE, SeparateRecordings, Task
-from .storage import find_filesystem
+from ..shipped import DEFAULT_MODEL
 
 
 def find_recordings(location: str, *, filesystem: Any = None) -> Any:
@@ -33,7 +33,7 @@ def find_recordings(location: str, *, filesystem: Any = None) -> Any:
     import ray.data
     from pyarrow.fs import FileSelector
 
-    from ..cli.jobs import SUFFIXES
+    from ..batch.jobs import SUFFIXES
 
     found, root = find_filesystem(location, filesystem)
     files = [info.path for info in found.get_file_info(FileSelector(root, recursive=True)) if info.is_file]
@@ -94,7 +94,7 @@ def separate_dataset(
     """
     from ray.data import ActorPoolStrategy
 
-    from ..pipelines.options import check_names
+    from ..pipelines.separation.options import check_names
 
     check_names(options)
     task = Task(

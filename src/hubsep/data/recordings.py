@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from ..audio import SPLIT_IT, read_audio, resample
+from ..audio.reader import SPLIT_IT, read_audio, resample
 from ..errors import DataError
 from .prompts import canonical_label
 from .tables import file_column, inside, read_table

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from ..audio import SPLIT_IT, open_audio, read_audio, resample
+from ..audio.reader import SPLIT_IT, open_audio, read_audio, resample
 from ..errors import DataError
 from .recordings import heldout_groups, read_metadata
 from .tables import inside, is_file

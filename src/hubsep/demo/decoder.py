@@ -63,7 +63,7 @@ def decode(source: Path, output: Path, limits: dict[str, Any]) -> dict[str, Any]
     Raises:
         AudioError: if it is no recording, or more than the limits allow.
     """
-    from ..audio import AudioLimits, open_audio
+    from ..audio.reader import AudioLimits, open_audio
     from ..errors import AudioError
 
     longest = f"it is longer than {_duration(limits['max_seconds'])}, the limit of this demo; upload a part of it"

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..audio import Recording
+from ..audio.reader import Recording
 from ..errors import AudioError
 from .limits import DemoLimits
 

@@ -4,6 +4,8 @@
 Decisions: no font, script or picture comes from another server, and none of this text is code of a stranger: whatever
 a person gave, a file name or a query, is escaped. An error that hubsep raises on purpose is shown to the person in its
 own words; any other is a fault of ours, whose details stay in the log.
+
+Lists of sounds as people type them: commas, semicolons or lines, in any case, some of them twice.
 """
 
 from __future__ import annotations
@@ -20,15 +22,31 @@ import gradio as gr
 import numpy as np
 from starlette.middleware import Middleware
 
-from ..cards import licence_of, read_card
+from ..cards.card import licence_of, read_card
 from ..errors import HubsepError
-from ..hub_copies import is_named
+from ..hub.copies import is_named
 from .gate import Gate
 from .limits import DemoLimits
 from .pictures import draw, portrait_of
 from .waiting import keep_waiting_files
-from .words import with_word
 from .workspace import Workspace
+
+
+def with_word(text: str, word: str) -> str:
+    """A list in words with one word more; clicked again, it goes."""
+    words = split_words(text)
+    kept = [each for each in words if each.casefold() != word.casefold()]
+    return ", ".join(kept if len(kept) < len(words) else [*words, word])
+
+
+def split_words(text: str) -> list[str]:
+    """What stands between commas, semicolons and line breaks, each once."""
+    found: dict[str, str] = {}
+    for part in re.split(r"[,;\n\r]", text or ""):
+        words = " ".join(part.split())
+        if words:
+            found.setdefault(words.casefold(), words)
+    return list(found.values())
 
 
 FONTS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
@@ -183,6 +201,20 @@ def serve(blocks: gr.Blocks, limits: DemoLimits) -> None:
 
 
 __all__ = [
-    "answered", "card_of", "counted", "duration", "facts", "foot", "heading", "in_words", "prose", "serve", "status",
-    "suggestions", "workspace", "wrong",
-]  # fmt: skip
+    "answered",
+    "card_of",
+    "counted",
+    "duration",
+    "facts",
+    "foot",
+    "heading",
+    "in_words",
+    "prose",
+    "serve",
+    "split_words",
+    "status",
+    "suggestions",
+    "with_word",
+    "workspace",
+    "wrong",
+]

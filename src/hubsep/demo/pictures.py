@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..audio import open_audio
-from ..plotting import FLOOR_DB, LOWEST_HZ, Picture
+from ..audio.reader import open_audio
+from ..plotting.spectrograms import FLOOR_DB, LOWEST_HZ, Picture
 
 
 WIDTH, HEIGHT, DPI = 5.4, 1.9, 200

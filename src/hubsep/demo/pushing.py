@@ -19,9 +19,9 @@ from typing import Any
 import yaml
 
 from ..errors import CheckpointError
-from ..hub_bounds import shown
-from ..hub_copies import copy_file, file_names, read_file
-from ..hub_wire import check_token, wire_errors
+from ..hub.bounds import shown
+from ..hub.copies import copy_file, file_names, read_file
+from ..hub.wire import check_token, wire_errors
 
 
 CARD, REQUIREMENTS = "README.md", "requirements.txt"

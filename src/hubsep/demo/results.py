@@ -18,8 +18,8 @@ from typing import Any
 
 import gradio as gr
 
-from ..audio import AudioWriter, open_audio
-from ..audio_integers import in_steps
+from ..audio.integers import in_steps
+from ..audio.reader import AudioWriter, open_audio
 from .pictures import Portrait, draw, portrait_of
 
 

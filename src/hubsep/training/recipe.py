@@ -9,7 +9,7 @@ from types import UnionType
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from ..errors import DataError
-from ..yaml_text import read_yaml
+from ..texts import read_yaml
 
 
 R = TypeVar("R")

@@ -18,7 +18,8 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from ..errors import DataError
-from ..registry import SHIPPED, SYSTEMS, TASK, locate
+from ..registry import SYSTEMS, TASK, locate
+from ..shipped import SHIPPED
 from .memory import kept_memory
 from .validation import CurveCallback, last_checkpoint
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from transformers import PreTrainedConfig
 
-from ...hub_bounds import bounded
-from ...hub_config import HubsepConfigMixin
-from ...hub_json import read_json
+from ...hub.bounds import bounded
+from ...hub.config import HubsepConfigMixin
+from ...hub.json_files import read_json
 
 
 class AudioLDM2Config(HubsepConfigMixin, PreTrainedConfig):

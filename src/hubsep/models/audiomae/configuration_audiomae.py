@@ -11,8 +11,8 @@ from __future__ import annotations
 from transformers import PreTrainedConfig
 
 from ...errors import CheckpointError
-from ...hub_bounds import bounded, one_of, true_or_false
-from ...hub_config import HubsepConfigMixin
+from ...hub.bounds import bounded, one_of, true_or_false
+from ...hub.config import HubsepConfigMixin
 
 
 DECODERS = ("shifted_window", "global")

@@ -20,12 +20,12 @@ from transformers import BatchFeature
 from transformers.feature_extraction_utils import FeatureExtractionMixin
 
 from ...errors import AudioError, CheckpointError
-from ...hub import HUB_OPTIONS
-from ...hub_bounds import shown
-from ...hub_fields import check_fields
-from ...hub_loading import check_files, library_errors
-from ...hub_processors import AUDIOMAE_FIELDS
-from ...hub_resolve import inside, resolve_folder
+from ...hub.bounds import shown
+from ...hub.fields import check_fields
+from ...hub.loading import check_files, library_errors
+from ...hub.models import HUB_OPTIONS
+from ...hub.processors import AUDIOMAE_FIELDS
+from ...hub.resolve import inside, resolve_folder
 
 
 FRAME_MS, SHIFT_MS = 25, 10

@@ -9,28 +9,321 @@ and pooled over patches, are its "language of audio" (LOA). Decisions:
 - Positions are stored with the weights, as published, and fixed. A shorter spectrogram takes the first of them, which
   are the places its patches have in a long one: any multiple of `patch_size` frames goes.
 - Pre-training draws its mask from torch's generator, or takes the noise it is given.
+
+The decoders of AudioMAE's pre-training: attention within windows that shift (2207.06405, section 3.3), or global.
+
+A window layer attends by the cosine of queries and keys over a learnt temperature, with biases that a small network
+makes from the distances within a window on a logarithmic scale (Swin Transformer V2, 2111.09883); its norms come after
+attention and feed-forward network. Every other layer moves the windows by half their length in time, not in
+frequency; patches that lie together only because the spectrogram's end meets its start there do not see each other.
+
+What encoder and decoders of AudioMAE share: the fixed table of positions, and the transformer layer.
+
+The table keeps a property of the published weights: it counts the patches as if frequency were the slow axis, while
+the patches come with time as the slow one. Every patch still has a place of its own, nothing but the place is odd; a
+table that counted right would not fit the published weights. A patch has the same place however long the spectrogram.
+
+Which patches AudioMAE's pre-training hides, and what it has to say about them.
+
+Masking is drawn for each recording of a batch. "random" hides patches; "time_frequency" hides whole time steps and
+whole bands. The noise that decides can be given, so that a draw can be repeated anywhere: small noise is kept.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput, can_return_tuple
 
-from ...errors import AudioError
-from ...hub import HubsepModelMixin
-from ...modeling_inputs import check_keywords
+from ...errors import AudioError, DataError
+from ...hub.models import HubsepModelMixin
+from ...layers import eager_attention
+from ...modeling import check_keywords
 from .configuration_audiomae import AudioMAEConfig
-from .decoder_audiomae import AudioMAEDecoder, WindowAttention
-from .layers_audiomae import AudioMAELayer, position_table
-from .masking_audiomae import Masking, patchify, random_masking, reconstruction_loss, time_frequency_masking
+
+
+EPSILON = 1e-6  # added to the variance of a target patch
+
+
+class Masking(NamedTuple):
+    """What is hidden: `kept` (batch, kept patches), `ids_restore` and `mask` (batch, patches), 1 where hidden."""
+
+    kept: Tensor
+    ids_restore: Tensor
+    mask: Tensor
+
+
+def random_masking(noise: Tensor, ratio: float) -> Masking:
+    """Hides a part of the patches.
+
+    Args:
+        noise: (batch, patches); the patches with the smallest are kept, in that order.
+        ratio: part of the patches that is hidden.
+    """
+    return _masking(noise.argsort(dim=1, stable=True), _num_kept(noise.shape[1], ratio))
+
+
+def time_frequency_masking(noise: Tensor, bands: int, time_ratio: float, frequency_ratio: float) -> Masking:
+    """Hides whole time steps and whole bands; patches are kept in their order.
+
+    Args:
+        noise: (batch, time steps + bands); the steps, and the bands, with the smallest are kept.
+        bands: how many bands there are.
+        time_ratio: part of the time steps that is hidden.
+        frequency_ratio: part of the bands that is hidden.
+    """
+    steps = noise.shape[1] - bands
+    time_kept, frequency_kept = _num_kept(steps, time_ratio), _num_kept(bands, frequency_ratio)
+    hidden_steps = _ranks(noise[:, :steps]) >= time_kept
+    hidden_bands = _ranks(noise[:, steps:]) >= frequency_kept
+    hidden = (hidden_steps[:, :, None] | hidden_bands[:, None, :]).flatten(1)
+    return _masking(hidden.long().argsort(dim=1, stable=True), time_kept * frequency_kept)
+
+
+def _num_kept(number: int, ratio: float) -> int:
+    """What is left of `number`, rounded down; 40 * (1 - 0.8) is 7.999 to a computer and 8 here."""
+    return int(number * (1 - ratio) + 1e-6)
+
+
+def _ranks(noise: Tensor) -> Tensor:
+    return noise.argsort(dim=1, stable=True).argsort(dim=1)
+
+
+def _masking(order: Tensor, num_kept: int) -> Masking:
+    """From the patches in the order of being kept."""
+    if num_kept < 1:
+        raise DataError(f"the masking keeps none of {order.shape[1]} patches; hide less, or give longer spectrograms")
+    ids_restore = order.argsort(dim=1)
+    return Masking(order[:, :num_kept], ids_restore, (ids_restore >= num_kept).float())
+
+
+def patchify(spectrogram: Tensor, patch_size: int) -> Tensor:
+    """Patches with time as the slow axis: (batch, 1, frames, bins) -> (batch, patches, patch_size^2)."""
+    patches = spectrogram[:, 0].unflatten(2, (-1, patch_size)).unflatten(1, (-1, patch_size))
+    return patches.transpose(2, 3).flatten(3).flatten(1, 2)
+
+
+def unpatchify(patches: Tensor, bands: int, patch_size: int) -> Tensor:
+    """Inverse of `patchify`, of a spectrogram with `bands` patches in frequency."""
+    blocks = patches.unflatten(2, (patch_size, patch_size)).unflatten(1, (-1, bands))
+    return blocks.transpose(2, 3).flatten(3).flatten(1, 2).unsqueeze(1)
+
+
+def reconstruction_loss(logits: Tensor, target: Tensor, mask: Tensor, normalize: bool) -> Tensor:
+    """Mean squared error over the hidden patches, in float32.
+
+    Args:
+        logits: predicted patches, (batch, patches, patch_size^2).
+        target: true patches of the same shape.
+        mask: (batch, patches), 1 where hidden.
+        normalize: whether each target patch has its own mean and (unbiased) variance taken out.
+    """
+    target = target.float()
+    if normalize:
+        variance, mean = torch.var_mean(target, dim=-1, keepdim=True)
+        target = (target - mean) * (variance + EPSILON).rsqrt()
+    error = (logits.float() - target).square().mean(dim=-1)
+    return (error * mask).sum() / mask.sum().clamp_min(1)
+
+
+def position_table(grid: tuple[int, int], size: int) -> Tensor:
+    """Sines and cosines of two axes, after a row of zeros for the class token.
+
+    Args:
+        grid: patches in time and in frequency.
+        size: of an entry, a multiple of 4.
+
+    Returns:
+        (1, 1 + patches, size), float32.
+    """
+    length, height = grid
+    frequencies = 1 / 10_000 ** (torch.arange(size // 4, dtype=torch.float64) / (size // 4))
+    places = torch.arange(length * height)
+    axes = [(places % length).double(), (places // length).double()]
+    halves = [f(axis[:, None] * frequencies) for axis in axes for f in (torch.sin, torch.cos)]
+    return F.pad(torch.cat(halves, dim=1), (0, 0, 1, 0)).float().unsqueeze(0)
+
+
+class AudioMAEAttention(nn.Module):
+    """Multi-head self-attention over all patches; queries, keys and values come from one matrix product."""
+
+    is_causal = False
+
+    def __init__(self, config: AudioMAEConfig, size: int, num_heads: int):
+        super().__init__()
+        self.config = config
+        self.num_heads = num_heads
+        self.scaling = (size // num_heads) ** -0.5
+        self.qkv = nn.Linear(size, 3 * size)
+        self.output = nn.Linear(size, size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (batch, length, size)."""
+        query, key, value = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
+        mixed, _ = attend(self, query, key, value, None, scaling=self.scaling, dropout=0.0, is_causal=False)
+        return self.output(mixed.flatten(2))
+
+
+class AudioMAELayer(GradientCheckpointingLayer):
+    """A transformer layer with its norms before attention and feed-forward network."""
+
+    def __init__(self, config: AudioMAEConfig, size: int, num_heads: int, intermediate_size: int):
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
+        self.attention = AudioMAEAttention(config, size, num_heads)
+        self.ffn_norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
+        self.linear1 = nn.Linear(size, intermediate_size)
+        self.linear2 = nn.Linear(intermediate_size, size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (batch, length, size)."""
+        x = x + self.attention(self.attention_norm(x))
+        return x + self.linear2(F.gelu(self.linear1(self.ffn_norm(x))))
+
+
+SMALLEST_TEMPERATURE = 0.01
+NEVER = -100.0  # added to what is attended to across the spectrogram's ends, as in the published code
+
+
+def window_offsets(window: int) -> Tensor:
+    """Signed logarithms of the distances between all places of a window, (window^4, 2), time first."""
+    places = torch.cartesian_prod(torch.arange(window), torch.arange(window)).float()
+    offsets = (places[:, None] - places[None]).flatten(0, 1)
+    return offsets.sign() * offsets.abs().log1p()
+
+
+def shift_mask(steps: int, window: int, shift: int) -> Tensor:
+    """What is added to attention in windows moved by `shift` time steps, (windows in time, window^2, window^2).
+
+    Only the last windows in time hold both the end and the start of a spectrogram.
+    """
+    wrapped = torch.arange(steps).unflatten(0, (-1, window)) >= steps - shift
+    side = wrapped.repeat_interleave(window, dim=1)  # of every place: frequency is the fast axis of a window
+    return NEVER * (side[:, :, None] != side[:, None, :]).float()
+
+
+class WindowAttention(nn.Module):
+    """Cosine attention within windows, with biases from the distances between places."""
+
+    def __init__(self, config: AudioMAEConfig):
+        super().__init__()
+        size, hidden = config.decoder_hidden_size, config.decoder_bias_hidden_size
+        self.num_heads, self.window = config.decoder_num_attention_heads, config.decoder_window_size
+        self.bias_dropout = config.decoder_bias_dropout
+        self.qkv = nn.Linear(size, 3 * size)
+        self.output = nn.Linear(size, size)
+        self.bias1 = nn.Linear(2, hidden)
+        self.bias2 = nn.Linear(hidden, self.num_heads)
+        self.temperature = nn.Parameter(torch.ones(self.num_heads))
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """x: (batch, windows, window^2, size); mask: (windows, 1, window^2, window^2), added before the softmax."""
+        query, key, value = self.qkv(x).unflatten(3, (3, self.num_heads, -1)).permute(3, 0, 1, 4, 2, 5).unbind(0)
+        temperature = self.temperature.clamp_min(SMALLEST_TEMPERATURE)[:, None, None]
+        query, key = F.normalize(query, dim=-1) / temperature, F.normalize(key, dim=-1)
+        added = self.biases() if mask is None else self.biases() + mask.to(x.dtype)
+        mixed = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=added.expand(*query.shape[:4], -1), scale=1.0
+        )
+        return self.output(mixed.transpose(2, 3).flatten(3))
+
+    def biases(self) -> Tensor:
+        """(heads, window^2, window^2)."""
+        offsets = window_offsets(self.window).to(self.bias1.weight)
+        hidden = F.dropout(F.relu(self.bias1(offsets)), self.bias_dropout, self.training)
+        made = F.dropout(self.bias2(hidden), self.bias_dropout, self.training)
+        return made.T.unflatten(1, (self.window**2, -1))
+
+
+class WindowLayer(GradientCheckpointingLayer):
+    """A transformer layer on windows of patches, with its norms after attention and feed-forward network."""
+
+    def __init__(self, config: AudioMAEConfig, shifted: bool):
+        super().__init__()
+        size = config.decoder_hidden_size
+        self.window = config.decoder_window_size
+        self.shift = self.window // 2 if shifted else 0
+        self.attention = WindowAttention(config)
+        self.attention_norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
+        self.linear1 = nn.Linear(size, config.decoder_intermediate_size)
+        self.linear2 = nn.Linear(config.decoder_intermediate_size, size)
+        self.ffn_norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
+
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """x: (batch, patches, size), in `grid` patches of time and of frequency."""
+        x = x + self.attention_norm(self._attend(x.unflatten(1, grid)).flatten(1, 2))
+        return x + self.ffn_norm(self.linear2(F.gelu(self.linear1(x))))
+
+    def _attend(self, x: Tensor) -> Tensor:
+        """x: (batch, time, frequency, size)."""
+        (_, steps, bands, _), window = x.shape, self.window
+        # with a single window in time, nothing is gained by moving it
+        shift = self.shift if steps > window else 0
+        rows = x.roll(-shift, dims=1).unflatten(2, (-1, window)).unflatten(1, (-1, window))
+        windows = rows.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+        mask = None
+        if shift:
+            mask = shift_mask(steps, window, shift).repeat_interleave(bands // window, dim=0)[:, None].to(x.device)
+        mixed = self.attention(windows, mask).unflatten(2, (window, window)).unflatten(1, (-1, bands // window))
+        return mixed.transpose(2, 3).flatten(3, 4).flatten(1, 2).roll(shift, dims=1)
+
+
+class AudioMAEDecoder(nn.Module):
+    """From what the encoder made of the patches it saw to the contents of all patches."""
+
+    positions: Tensor
+
+    def __init__(self, config: AudioMAEConfig):
+        super().__init__()
+        size = config.decoder_hidden_size
+        self.grid, self.is_global = config.grid, config.decoder_type == "global"
+        self.embedding = nn.Linear(config.hidden_size, size)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, size))
+        self.register_buffer("positions", position_table(config.grid, size))
+        self.layers = nn.ModuleList(self._layer(config, index) for index in range(config.decoder_num_layers))
+        self.norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
+        self.head = nn.Linear(size, config.patch_size**2)
+
+    @staticmethod
+    def _layer(config: AudioMAEConfig, index: int) -> nn.Module:
+        if config.decoder_type == "shifted_window":
+            return WindowLayer(config, shifted=index % 2 == 1)
+        size, heads = config.decoder_hidden_size, config.decoder_num_attention_heads
+        return AudioMAELayer(config, size, heads, config.decoder_intermediate_size)
+
+    def forward(self, hidden: Tensor, ids_restore: Tensor) -> Tensor:
+        """Predicts the contents of every patch.
+
+        Args:
+            hidden: the encoder's output, (batch, 1 + seen patches, hidden_size).
+            ids_restore: of every patch, which of the seen and then the hidden ones it is, (batch, patches).
+
+        Returns:
+            (batch, patches, patch_size^2).
+        """
+        seen = self.embedding(hidden)
+        batch, patches = ids_restore.shape
+        tokens = self.mask_token.to(seen.dtype).expand(batch, patches + 1 - seen.shape[1], -1)
+        every = torch.cat([seen[:, 1:], tokens], dim=1)
+        every = every.gather(1, ids_restore[..., None].expand(-1, -1, seen.shape[2]))
+        positions = self.positions[:, : patches + 1].to(seen.dtype)
+        x = every + positions[:, 1:]
+        if self.is_global:
+            x = torch.cat([seen[:, :1] + positions[:, :1], x], dim=1)
+        for layer in self.layers:
+            x = layer(x) if self.is_global else layer(x, (patches // self.grid[1], self.grid[1]))
+        x = self.head(self.norm(x))
+        return x[:, 1:] if self.is_global else x
 
 
 LOA_POOL = 8  # of AudioLDM 2 for sounds and music; for speech it is 1
@@ -286,9 +579,23 @@ class AudioMAEForPreTraining(AudioMAEPreTrainedModel):
 
 
 __all__ = [
+    "AudioMAEAttention",
+    "AudioMAEDecoder",
     "AudioMAEForPreTraining",
     "AudioMAEForPreTrainingOutput",
+    "AudioMAELayer",
     "AudioMAEModel",
     "AudioMAEPreTrainedModel",
+    "Masking",
+    "WindowAttention",
+    "WindowLayer",
+    "patchify",
     "pool_patches",
+    "position_table",
+    "random_masking",
+    "reconstruction_loss",
+    "shift_mask",
+    "time_frequency_masking",
+    "unpatchify",
+    "window_offsets",
 ]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import CheckpointError
-from ...hub_bounds import shown
+from ...hub.bounds import shown
 
 
 MAX_CLASSES = 10_000

@@ -9,9 +9,9 @@ from typing import Any
 from transformers import ClapConfig, PreTrainedConfig
 
 from ...errors import CheckpointError
-from ...hub_bounds import bounded, bounded_list, one_of, shown
-from ...hub_clap import check_clap
-from ...hub_config import HubsepConfigMixin
+from ...hub.bounds import bounded, bounded_list, one_of, shown
+from ...hub.clap import check_clap
+from ...hub.config import HubsepConfigMixin
 
 
 class AudioSepConfig(HubsepConfigMixin, PreTrainedConfig):

@@ -21,8 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.audio_utils import mel_filter_bank
 
-from ...layers import stft
-from ...plain import dtype_of
+from ...layers import dtype_of, stft
 
 
 if TYPE_CHECKING:

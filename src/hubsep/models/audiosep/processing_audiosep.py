@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import BatchFeature, ProcessorMixin
 
-from ...audio import resample
+from ...audio.reader import resample
 from ...errors import CheckpointError, QueryError
-from ...hub import HUB_OPTIONS
-from ...hub_json import read_json
-from ...hub_loading import check_files, check_fit, library_errors, load_feature_extractor, load_tokenizer
-from ...hub_resolve import inside, resolve_folder
+from ...hub.json_files import read_json
+from ...hub.loading import check_files, check_fit, library_errors, load_feature_extractor, load_tokenizer
+from ...hub.models import HUB_OPTIONS
+from ...hub.resolve import inside, resolve_folder
 
 
 class AudioSepProcessor(ProcessorMixin):

@@ -15,8 +15,8 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from ...errors import CheckpointError
-from ...hub_bounds import bounded, bounded_list, one_of, shown, true_or_false
-from ...hub_config import HubsepConfigMixin
+from ...hub.bounds import bounded, bounded_list, one_of, shown, true_or_false
+from ...hub.config import HubsepConfigMixin
 
 
 MAX_TOKENS = 8_192  # of a chunk, which attend to each other

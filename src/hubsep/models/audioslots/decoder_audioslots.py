@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...plain import dtype_of
+from ...layers import dtype_of
 from .configuration_audioslots import AudioSlotsConfig
 from .layers_audioslots import ResidualBlock
 

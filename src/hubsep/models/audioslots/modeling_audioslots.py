@@ -26,18 +26,15 @@ from transformers import initialization as init
 from transformers.utils import can_return_tuple
 
 from ...errors import AudioError
-from ...hub import HubsepModelMixin
+from ...hub.models import HubsepModelMixin
 from ...layers import istft, stft
-from ...losses import sdr_loss
-from ...losses_permutation import mixit_loss
-from ...modeling_inputs import check_keywords, check_waveform
-from ...modeling_outputs import AudioSeparationOutput
+from ...losses import mixit_loss, sdr_loss
+from ...modeling import AudioSeparationOutput, check_keywords, check_waveform
 from .configuration_audioslots import AudioSlotsConfig
 from .decoder_audioslots import BroadcastDecoder, Correction, RefinementDecoder
 from .layers_audioslots import AudioSlotsEncoder
-from .matching_audioslots import match, matching_loss, reorder
 from .slots_audioslots import AudioSlotsSlots
-from .stitching_audioslots import align, count_sources, cross_fade, cut
+from .stitching_audioslots import align, count_sources, cross_fade, cut, match, matching_loss, reorder
 
 
 STITCHINGS = ("overlap", "labels", "none")

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ...errors import AudioError
-from .modeling_conv_tasnet import ConvTasNetForAudioSeparation, MaskerState, overlap_add
+from ...layers import overlap_add
+from .modeling_conv_tasnet import ConvTasNetForAudioSeparation, MaskerState
 
 
 class ConvTasNetStream:

@@ -8,8 +8,8 @@ import math
 from transformers import PreTrainedConfig
 
 from ...errors import CheckpointError
-from ...hub_bounds import bounded, bounded_list
-from ...hub_config import HubsepConfigMixin
+from ...hub.bounds import bounded, bounded_list
+from ...hub.config import HubsepConfigMixin
 
 
 class GriffinLimVocoderConfig(HubsepConfigMixin, PreTrainedConfig):

@@ -23,12 +23,12 @@ from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from ...errors import AudioError
-from ...hub import HubsepModelMixin
+from ...hub.models import HubsepModelMixin
 from .configuration_griffin_lim import GriffinLimVocoderConfig
 
 
 if TYPE_CHECKING:
-    from ...pipelines.audioldm2_mel import MelSettings
+    from ...mel import MelSettings
 
 TINY = 1e-12
 
@@ -129,7 +129,7 @@ class GriffinLimVocoder(HubsepModelMixin, PreTrainedModel):
 
 def _settings(config: GriffinLimVocoderConfig) -> MelSettings:
     # at run time pipelines import models
-    from ...pipelines.audioldm2_mel import MelSettings
+    from ...mel import MelSettings
 
     return MelSettings.of(config)
 

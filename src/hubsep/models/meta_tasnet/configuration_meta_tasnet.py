@@ -10,8 +10,8 @@ from __future__ import annotations
 from transformers import PreTrainedConfig
 
 from ...errors import CheckpointError
-from ...hub_bounds import bounded, shown, true_or_false
-from ...hub_config import HubsepConfigMixin
+from ...hub.bounds import bounded, shown, true_or_false
+from ...hub.config import HubsepConfigMixin
 
 
 MAX_FILTER_LENGTHS = 8

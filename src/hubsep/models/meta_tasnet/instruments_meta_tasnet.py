@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import AudioError, QueryError
-from ...hub_bounds import shown
-from ...modeling_inputs import check_waveform
+from ...hub.bounds import shown
+from ...modeling import check_waveform
 from .configuration_meta_tasnet import LOWER_LIMIT, MetaTasNetConfig
 from .layers_meta_tasnet import InstrumentLayer
 from .losses_meta_tasnet import si_sdr

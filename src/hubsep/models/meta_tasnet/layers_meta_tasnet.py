@@ -16,10 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...layers import stft
-from ...plain import dtype_of
-from ...plain import product as linear_in_float32
-from ..conv_tasnet.modeling_conv_tasnet import overlap_add
+from ...layers import dtype_of, overlap_add, stft
+from ...layers import product as linear_in_float32
 from .configuration_meta_tasnet import NORM_GROUPS, MetaTasNetConfig
 from .products_meta_tasnet import linear, overwrites, strips
 

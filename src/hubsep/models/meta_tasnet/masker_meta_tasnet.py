@@ -21,16 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...plain import prelu
+from ...layers import prelu
 from .configuration_meta_tasnet import MetaTasNetConfig
-from .layers_meta_tasnet import (
-    InstrumentLayer,
-    folded,
-    norm,
-    pointwise,
-    product,
-    scale_and_shift,
-)
+from .layers_meta_tasnet import InstrumentLayer, folded, norm, pointwise, product, scale_and_shift
 from .products_meta_tasnet import channel_moments, depthwise, has_onednn, joined_moments, overwrites, rows, strips
 
 

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...plain import is_plain, may_overwrite
+from ...layers import is_plain, may_overwrite
 
 
 STRIP_ELEMENTS = 2**18  # of a map, which then stays in the cache of a core

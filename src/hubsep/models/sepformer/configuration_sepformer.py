@@ -9,8 +9,8 @@ from __future__ import annotations
 from transformers import PreTrainedConfig
 
 from ...errors import CheckpointError
-from ...hub_bounds import bounded, one_of
-from ...hub_config import FREE_SCALE_LOSSES, HubsepConfigMixin
+from ...hub.bounds import bounded, one_of
+from ...hub.config import FREE_SCALE_LOSSES, HubsepConfigMixin
 
 
 class SepFormerConfig(HubsepConfigMixin, PreTrainedConfig):

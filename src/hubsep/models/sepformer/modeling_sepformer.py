@@ -27,13 +27,11 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import can_return_tuple
 
-from ...hub import HubsepModelMixin
-from ...layers import eager_attention
+from ...hub.models import HubsepModelMixin
+from ...layers import dtype_of, eager_attention, is_plain, touched
+from ...layers import may_overwrite as nobody_looks
 from ...losses import LOSSES
-from ...modeling_inputs import check_keywords, check_waveform
-from ...modeling_outputs import AudioSeparationOutput
-from ...plain import dtype_of, is_plain, touched
-from ...plain import may_overwrite as nobody_looks
+from ...modeling import AudioSeparationOutput, check_keywords, check_waveform
 from .configuration_sepformer import SepFormerConfig
 
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 from transformers import PreTrainedConfig
 
 from ...errors import CheckpointError
-from ...hub_bounds import bounded, bounded_list
-from ...hub_config import HubsepConfigMixin
+from ...hub.bounds import bounded, bounded_list
+from ...hub.config import HubsepConfigMixin
 
 
 class SoundClassifierConfig(HubsepConfigMixin, PreTrainedConfig):

@@ -22,8 +22,8 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple
 
 from ...errors import AudioError
-from ...hub import HubsepModelMixin
-from ...modeling_inputs import check_keywords
+from ...hub.models import HubsepModelMixin
+from ...modeling import check_keywords
 from .configuration_sound_classifier import SoundClassifierConfig
 
 
@@ -44,7 +44,7 @@ class SoundClassifierOutput(ModelOutput):
 
 def spectrogram(waveform: Tensor, config: SoundClassifierConfig) -> Tensor:
     """Natural logarithm of mel magnitudes, (batch, samples) -> (batch, frames, num_mels), float32."""
-    from ...pipelines.audioldm2_mel import MelSettings, mel_spectrogram
+    from ...mel import MelSettings, mel_spectrogram
 
     n_fft = 1 << (2 * config.hop_length - 1).bit_length()
     rate = config.sampling_rate

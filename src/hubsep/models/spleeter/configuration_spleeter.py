@@ -13,8 +13,8 @@ from transformers import PreTrainedConfig
 
 from ...chunking import Segments
 from ...errors import CheckpointError
-from ...hub_bounds import bounded, bounded_list, one_of, shown, true_or_false
-from ...hub_config import HubsepConfigMixin
+from ...hub.bounds import bounded, bounded_list, one_of, shown, true_or_false
+from ...hub.config import HubsepConfigMixin
 
 
 NEGATIVE_SLOPE = 0.2  # of "leaky_relu"

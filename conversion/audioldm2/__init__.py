@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AudioLDM 2 as its authors published it, to a folder of ours and back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hubsep.registry import face
+
+
+if TYPE_CHECKING:
+    from .convert import convert, convert_clap, convert_scheduler, source_file
+
+__getattr__, __dir__ = face(
+    __name__,
+    {
+        ".convert": "convert convert_clap convert_scheduler source_file",
+    },
+)
+
+__all__ = ["convert", "convert_clap", "convert_scheduler", "source_file"]

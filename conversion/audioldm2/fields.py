@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configurations of AudioLDM 2's parts: what the shapes tell, what the caller adds, and models filled by them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from hubsep.errors import ConversionError
+from hubsep.hub.bounds import shown
+
+from ..common import fill
+
+
+Built = TypeVar("Built", bound=nn.Module)
+
+
+def merged(
+    part: str, fields: Mapping[str, Any], overrides: Mapping[str, Any], config_class: type, extra: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """The fields with the caller's beside them.
+
+    Args:
+        part: name of the component, for errors.
+        fields: what the source tells.
+        overrides: what the caller adds.
+        config_class: whose arguments the fields are.
+        extra: further fields that may be added.
+
+    Raises:
+        ConversionError: there is no such field, or the source tells another value.
+    """
+    known = {*inspect.signature(config_class).parameters, *getattr(config_class, "__annotations__", {}), *extra}
+    for name, value in overrides.items():
+        if name not in known:
+            raise ConversionError(f"{part} has no {shown(name)} to set")
+        if name in fields and not _same(fields[name], value):
+            raise ConversionError(
+                f"{part}: {name} is {shown(fields[name])} in the source; it cannot be {shown(value)}"
+            )
+    return {**fields, **overrides}
+
+
+def _same(found: Any, given: Any) -> bool:
+    if isinstance(found, list | tuple) and isinstance(given, list | tuple):
+        return len(found) == len(given) and all(map(_same, found, given))
+    return bool(found == given)
+
+
+def required(part: str, fields: dict[str, Any], name: str, value: Any) -> None:
+    """Sets a field that no shape tells to what is known of the published models.
+
+    Raises:
+        ConversionError: nothing is known for these sizes and the caller did not set it.
+    """
+    if fields.setdefault(name, value) is None:
+        raise ConversionError(
+            f"{part}: no weight tells {name}, and the sizes are not the published ones: set {part}={{{name}: ...}}"
+        )
+
+
+def filled(part: str, build: Callable[[], Built], state: Callable[[], Mapping[str, Tensor]]) -> Built:
+    """Builds a model without memory and gives it its tensors.
+
+    Raises:
+        ConversionError: the sizes make no model, or the tensors do not fit it.
+    """
+    try:
+        with torch.device("meta"):
+            model = build()
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        RuntimeError,
+        ZeroDivisionError,
+        NotImplementedError,
+    ) as error:
+        raise ConversionError(
+            f"{part}: these sizes make no model: {shown(' '.join(str(error).split()), 200)}"
+        ) from error
+    try:
+        return fill(model, state())
+    except ConversionError as error:
+        raise ConversionError(f"{part}: {error}") from error
+
+
+__all__ = ["filled", "merged", "required"]

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arguments and result of a call of `AudioLDM2Pipeline`; arguments are checked before any work is done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from diffusers.utils import BaseOutput
+from torch import Tensor
+
+from hubsep.errors import QueryError
+
+from .conditions import Conditions
+from .prompts import Unconditional
+from .settings import SamplingOptions
+
+
+OutputType = Literal["np", "pt", "latent"]
+Numbers = np.ndarray[Any, Any] | Tensor
+
+
+@dataclass
+class AudioLDM2Output(BaseOutput):
+    """What was made.
+
+    Attributes:
+        audios: waveforms (batch, samples) in [-1, 1] as array or tensor, the candidates of a prompt from the best to
+            the worst one after the other; or latents (batch, channels, latent frames, latent bands).
+        scores: cosine of each candidate with its prompt by CLAP, (prompts, candidates); None where nothing was ranked.
+        sampling_rate: in Hz.
+    """
+
+    audios: Numbers
+    scores: Numbers | None = None
+    sampling_rate: int = 16_000
+
+
+class CallOptions(SamplingOptions, total=False):
+    """What a call takes beside prompt and `return_dict`; `AudioLDM2Pipeline.__call__` says what each means."""
+
+    transcription: str | Sequence[str] | None
+    negative_prompt: str | Sequence[str] | None
+    seconds: float | None
+    audio_length_in_s: float | None
+    num_waveforms_per_prompt: int
+    unconditional: Unconditional | None
+    latents: Tensor | None
+    prompt_embeds: Tensor | None
+    attention_mask: Tensor | None
+    generated_prompt_embeds: Tensor | None
+    negative_prompt_embeds: Tensor | None
+    negative_attention_mask: Tensor | None
+    negative_generated_prompt_embeds: Tensor | None
+    max_new_tokens: int | None
+    output_type: OutputType
+
+
+def given_conditions(parts: tuple[Tensor | None, Tensor | None, Tensor | None]) -> Conditions | None:
+    """Conditions given as tensors, None if there are none.
+
+    Args:
+        parts: states of T5, which of them count, language of audio.
+
+    Raises:
+        QueryError: if they do not go together.
+    """
+    text, mask, loa = parts
+    if text is None and loa is None:
+        return None
+    if text is None or loa is None:
+        raise QueryError("states of T5 and language of audio (generated_prompt_embeds) go together: pass both")
+    if text.ndim != 3 or loa.ndim != 3 or len(text) != len(loa):
+        raise QueryError(
+            f"embeddings must be (batch, states, size), for one batch; got {tuple(text.shape)}, {tuple(loa.shape)}"
+        )
+    weights = torch.ones(text.shape[:2]) if mask is None else mask.float()
+    if weights.shape != text.shape[:2]:
+        raise QueryError(f"attention_mask must be {tuple(text.shape[:2])}, got {tuple(weights.shape)}")
+    return Conditions(loa, text, weights.to(text.device))
+
+
+def check_output(output_type: str, candidates: int) -> None:
+    """Refuses other outputs than there are, and a number of candidates out of bounds.
+
+    Raises:
+        QueryError: naming the value.
+    """
+    if output_type not in ("np", "pt", "latent"):
+        raise QueryError(f'output_type must be "np", "pt" or "latent", got {output_type!r}')
+    if isinstance(candidates, bool) or not isinstance(candidates, int) or not 1 <= candidates <= 64:
+        raise QueryError(f"num_waveforms_per_prompt must be 1 to 64, got {candidates!r}")
+
+
+__all__ = ["AudioLDM2Output", "CallOptions", "Numbers", "OutputType", "check_output", "given_conditions"]

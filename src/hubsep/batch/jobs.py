@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run of `hubsep separate` reads, where its results go, and which of them are finished.
+
+Decisions: a folder's tree is mirrored, recordings of one name are filed under their folders' names; two inputs that
+would write the same file are an error before any work starts (`targets.py`). A small JSON file says what an input was
+written to, with the settings and the sizes: once before the files get their names, so that a killed run is known by
+it, and once when they all have them. What no such record lists for the same recording and settings is not ours.
+The settings hold a fingerprint of the model (`fingerprint.py`); its name may change.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ..audio.reader import open_audio
+from ..errors import HubsepError
+from ..pipelines.names import check_fields, file_name, portable
+
+
+SUFFIXES = frozenset(
+    (
+        ".aif .aifc .aiff .au .bwf .caf .flac .mp2 .mp3 .oga .ogg .opus .rf64 .snd .w64 .wav .wave "
+        ".3g2 .3gp .avi .f4a .m4a .m4b .m4r .m4v .mka .mkv .mov .mp4 .qt .weba .webm"
+    ).split()
+)
+# endings of recordings that can be read or not, by what they hold; others are left out
+DOUBTFUL = frozenset(
+    (
+        ".aac .ac3 .adts .amr .ape .awb .dff .dsf .dts .eac3 .flv .gsm .ircam .m2ts .m4p .mpc .mpeg .mpg .mpga .mts "
+        ".nist .paf .pvf .ra .rm .sf .sph .spx .tak .ts .tta .vob .voc .wma .wmv .wv"
+    ).split()
+)
+CHANGED = "an output is missing or has changed"  # and so is what is done again without being asked
+FIELDS = ("name", "file", "label", "stem", "ext")  # the stem is the label
+
+
+@dataclass(frozen=True)
+class Job:
+    """One input, and the name its outputs are filed under: its path inside the folder that was given."""
+
+    source: Path
+    file: PurePosixPath
+
+    def template(self, template: str, extension: str) -> str:
+        """The template with everything but the label filled in."""
+        names = {"name": self.file.with_suffix(""), "file": self.file, "ext": extension}
+        fixed = {field: str(name).replace("{", "{{").replace("}", "}}") for field, name in names.items()}
+        return template.format(**fixed, label="{label}", stem="{label}")
+
+    def output(self, folder: Path, template: str, label: str, extension: str) -> Path:
+        """Where the output with this label goes."""
+        return folder / portable(self.template(template, extension).format(label=file_name(label)))
+
+
+def collect_jobs(inputs: Sequence[Path], output: Path) -> tuple[list[Job], list[str]]:
+    """Files as they are named, folders with all recordings below them; hidden files and earlier results are left out.
+
+    Args:
+        inputs: files and folders.
+        output: where results go.
+
+    Returns:
+        The jobs, and what was left out and why, a line each.
+
+    Raises:
+        HubsepError: if an input does not exist, a folder holds no recording, or is part of the output folder.
+    """
+    jobs: list[Job] = []
+    left_out: list[str] = []
+    results = output.resolve()
+    for path in inputs:
+        if path.is_dir():
+            if path.resolve().is_relative_to(results):
+                raise HubsepError(f"the results would go among the recordings of {path}; choose another --output")
+            files = [file for file in sorted(path.rglob("*")) if not _is_result(file, path, results)]
+            sources = [file for file in files if _is_recording(file)]
+            if not sources:
+                raise HubsepError(f"{path} holds no recording ({' '.join(sorted(SUFFIXES))})")
+            left_out += _describe_others(path, set(files) - set(sources))
+            jobs += [Job(file, PurePosixPath(file.relative_to(path).as_posix())) for file in sources]
+        elif path.exists():
+            jobs.append(Job(path, PurePosixPath(path.name)))
+        else:
+            raise HubsepError(f"{path} does not exist")
+    return _apart(jobs), left_out
+
+
+def _apart(jobs: list[Job]) -> list[Job]:
+    """Recordings that were named one by one and have one name, filed under the names of their folders."""
+    names = Counter(str(job.file).casefold() for job in jobs)
+
+    def filed(job: Job) -> Job:
+        folder = job.source.absolute().parent.name
+        alone = len(job.file.parts) == 1 and names[str(job.file).casefold()] == 1
+        return job if alone or len(job.file.parts) > 1 or not folder else replace(job, file=folder / job.file)
+
+    return [filed(job) for job in jobs]
+
+
+def _is_result(path: Path, top: Path, results: Path) -> bool:
+    """Whether it is no file, hidden, or below the results."""
+    hidden = any(part.startswith(".") for part in path.relative_to(top).parts)
+    return hidden or not path.is_file() or path.resolve().is_relative_to(results)
+
+
+def _is_recording(path: Path) -> bool:
+    suffix = path.suffix.lower()
+    if suffix not in DOUBTFUL:
+        return suffix in SUFFIXES
+    try:
+        open_audio(path).close()
+    except (HubsepError, OSError):
+        return False
+    return True
+
+
+def _describe_others(top: Path, others: Iterable[Path]) -> list[str]:
+    """How many files of which endings are no recordings; those that may be some are named."""
+    listed = sorted(others)
+    doubtful = [path for path in listed if path.suffix.lower() in DOUBTFUL]
+    lines = [f"left out: {path}: what it holds cannot be read; convert it to wav or flac" for path in doubtful]
+    endings = Counter(path.suffix.lower() or "no ending" for path in listed if path not in set(doubtful))
+    if endings:
+        counts = ", ".join(f"{count} {ending}" for ending, count in sorted(endings.items()))
+        lines.append(f"left out of {top}: {counts}: not the ending of a recording; name such a file itself to try it")
+    return lines
+
+
+def check_template(template: str) -> None:
+    """Refuses a template that cannot tell two outputs apart or leaves the output folder.
+
+    Raises:
+        HubsepError: naming what the template needs.
+    """
+    check_fields(template, FIELDS)
+    if Path(template).is_absolute() or ".." in Path(template).parts:
+        raise HubsepError(f"template {template!r} leaves the output folder")
+
+
+def why_unfinished(marker: Path, source: Path | None, settings: Mapping[str, Any]) -> str | None:
+    """Why there is work to do for an input.
+
+    Args:
+        marker: the file that says it is finished.
+        source: the input; None for a sound that is made of words alone.
+        settings: of this run.
+
+    Returns:
+        None if an earlier run wrote everything this one would write, from the same file with the same settings; ""
+        if none ever finished it; else what is not the same.
+    """
+    try:
+        record = json.loads(marker.read_text(encoding="utf-8"))
+        was = record["settings"]
+        if record["source"] != (None if source is None else describe_source(source)):
+            return "the recording is another one"
+        names = [name for name in {**was, **settings} if name != "model" and was.get(name) != settings.get(name)]
+        if names:
+            return f"other settings ({', '.join(sorted(names))})"
+        if not record.get("complete", True):
+            return ""
+        whole = all(path.is_file() and path.stat().st_size == size for path, size in listed_files(marker, record))
+        return None if whole else CHANGED
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"{marker.name} is damaged"
+
+
+def listed_files(marker: Path, record: Mapping[str, Any]) -> list[tuple[Path, int]]:
+    """The files a record says were written, and their sizes."""
+    return [(marker.parent / output["path"], output["bytes"]) for output in record["outputs"]]
+
+
+def write_marker(
+    marker: Path,
+    source: dict[str, Any] | None,
+    settings: dict[str, Any],
+    outputs: Iterable[tuple[Path, dict[str, Any]]],
+    scratch: Path,
+    *,
+    complete: bool,
+) -> dict[str, Any]:
+    """Says what an input is written to; the record is there or not, never half.
+
+    Args:
+        marker: the file to write.
+        source: what `describe_source` said of the input before it was read; None if there is none.
+        settings: of this run.
+        outputs: the files, and what to say of each, "bytes" among it.
+        scratch: folder on the same disk for what is not complete.
+        complete: whether the files have their names.
+
+    Returns:
+        What was written.
+    """
+    listed = [{"path": os.path.relpath(path, marker.parent), **facts} for path, facts in outputs]
+    record = {"source": source, "settings": settings, "complete": complete, "outputs": listed}
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    # a name that is no UTF-8 stands there as JSON writes such a letter: \udcff
+    with open(scratch / "marker", "w", encoding="utf-8", errors="backslashreplace") as file:
+        json.dump(record, file, indent=2, ensure_ascii=False)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(scratch / "marker", marker)
+    return record
+
+
+def remove_listed(marker: Path, folder: Path, kept: Iterable[Path]) -> None:
+    """Removes the files in a folder that a record lists, as they were written, but for those that are kept."""
+    try:
+        record = json.loads(marker.read_text(encoding="utf-8"))
+        files = listed_files(marker, record)
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    names = {os.path.normpath(path) for path in kept}
+    for path, size in files:
+        inside = Path(os.path.normpath(path)).is_relative_to(os.path.normpath(folder))
+        if inside and os.path.normpath(path) not in names and path.is_file() and path.stat().st_size == size:
+            path.unlink()
+
+
+def describe_source(source: Path) -> dict[str, Any]:
+    """What tells a file from an earlier one of the same name."""
+    facts = source.stat()
+    return {"name": source.name, "bytes": facts.st_size, "modified_ns": facts.st_mtime_ns}
+
+
+__all__ = [
+    "CHANGED",
+    "FIELDS",
+    "SUFFIXES",
+    "Job",
+    "check_template",
+    "collect_jobs",
+    "describe_source",
+    "listed_files",
+    "remove_listed",
+    "why_unfinished",
+    "write_marker",
+]

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One recording of a `hubsep separate`: separated, delivered, drawn, recorded."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..shipped import SHIPPED
+from ..texts import printable
+from .lines import result_line, say, warn
+
+
+if TYPE_CHECKING:
+    from .jobs import Job
+
+
+WITHOUT_EFFECT = {"query_audio", "batch_size", "on_short"}  # on what a finished output holds
+KEEPS = {"float": "; --clip rescale keeps the format, and turns all sources down alike"}
+SAID = ("label", "score", "understood_as", "nearest")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One command line.
+
+    Attributes:
+        model: folder, Hub repository or shipped name.
+        options: what the pipeline is called with.
+        loading: how the model is loaded.
+        writing: how outputs are written: extension, subtype and bitrate, None for the input's own; clip; plot.
+        output: folder.
+        template: names in the folder.
+    """
+
+    model: str
+    options: dict[str, Any]
+    loading: dict[str, Any]
+    writing: dict[str, Any]
+    output: Path
+    template: str
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What decides the content of the outputs; device and batch size do not.
+
+        Raises:
+            CheckpointError: if there is no such model.
+        """
+        from .fingerprint import model_fingerprint
+        from .jobs import describe_source
+
+        examples = [describe_source(path) for path in self.options["query_audio"] or ()]
+        kept = {name: value for name, value in self.options.items() if name not in WITHOUT_EFFECT}
+        model: dict[str, Any] = {"model": self.model, "weights": model_fingerprint(self.model)}
+        if self.loading["adapter"] is not None:
+            model["adapter"] = model_fingerprint(self.loading["adapter"])
+        return {**model, "dtype": self.loading["dtype"], **kept, "examples": examples, **self.writing}
+
+
+def load(run: Run, *, quiet: bool = False) -> Any:
+    """The pipeline, without the progress bars and advice of transformers; says so if its use is restricted."""
+    from transformers.utils import logging
+
+    from ..cards.card import licence_of, read_card
+    from ..pipelines import pipeline
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    if not quiet and run.model in SHIPPED and not (card := read_card(SHIPPED[run.model]))["commercial"]:
+        warn(f"{run.model}: {licence_of(card)}, no commercial use")
+    return pipeline(model=SHIPPED.get(run.model, run.model), **run.loading)
+
+
+def separate_one(run: Run, separator: Any, job: Job, *, quiet: bool = False) -> dict[str, Any]:
+    """Separates one input, draws it if asked to, and says last that it is finished; returns what it said."""
+    from .delivery import Form, deliver, move, scratch_folder
+    from .jobs import describe_source, remove_listed, write_marker
+    from .targets import MARKER, PICTURE
+
+    def place(label: str, extension: str) -> Path:
+        return job.output(run.output, run.template, label, extension)
+
+    source = describe_source(job.source)
+    form = Form.of(job.source, run.writing).beginning(run.options["offset_s"])
+    marker = place(MARKER, "json")
+    cut_out = labels_from_recording(separator, run.options)
+    exact = form.bits is not None and (form.bits > 24 or bool(cut_out))  # float32 holds 24 bits
+    with scratch_folder(run.output) as scratch, remarks(job):
+        results = separate_into(scratch, separator, job, run.options, exact=exact, quiet=quiet)
+        waveforms = {result["label"]: result["path"] for result in results}
+        together = {"from_recording": cut_out, "residual": run.options["residual"]}
+        files, remark = deliver(waveforms, place, form, run.writing["clip"], scratch, **together)
+        written = [
+            (*files[result["label"]], {name: result[name] for name in SAID if name in result}) for result in results
+        ]
+        if run.writing["plot"]:
+            part = {name: run.options[name] for name in ("offset_s", "duration_s", "on_short")}
+            complete = {label: file for label, (_, file) in files.items()}
+            drawn = draw(job, results, complete, scratch / "spectrograms.png", part)
+            written.append((place(PICTURE, "png"), drawn, {"label": PICTURE}))
+        outputs = [(path, {"bytes": file.stat().st_size, **facts}) for path, file, facts in written]
+        remove_listed(marker, run.output, [path for path, _ in outputs])
+        write_marker(marker, source, run.settings, outputs, scratch, complete=False)
+        move((path, file) for path, file, _ in written)
+        record = write_marker(marker, source, run.settings, outputs, scratch, complete=True)
+    lines = [result_line(path, facts) if "score" in facts else str(path) for path, _, facts in written]
+    if not quiet:
+        say(*lines, *count_of(separator.model.config, job, results))
+    if remark:
+        warn(f"{job.source}: {remark}{KEEPS.get(run.writing['clip'], '')}")
+    return record
+
+
+@contextmanager
+def remarks(job: Job) -> Iterator[None]:
+    """Says what there is to warn of in a line of its own."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    for text in dict.fromkeys(str(warning.message) for warning in said):
+        warn(f"{job.source}: {text}")
+
+
+def count_of(config: Any, job: Job, results: list[dict[str, Any]]) -> list[str]:
+    """How many speakers there are, and which files were not written, for models that find that out; a line or none."""
+    from ..hub.config import is_unordered
+    from ..pipelines.separation.scores import ACTIVE_SCORE
+
+    if not is_unordered(config):
+        return []
+    scores = {result["label"]: result["score"] for result in results}
+    names = config.source_names
+    active = sum(scores.get(name, 0.0) > ACTIVE_SCORE for name in names)
+    silent = [name for name in names if name not in scores]
+    kind = names[0].rstrip("0123456789 ") or "source"
+    left_out = f"; no file for {', '.join(silent)}, silent" if silent else ""
+    return [f"{job.source}: {active} {kind}{'' if active == 1 else 's'}{left_out}"]
+
+
+def labels_from_recording(separator: Any, options: dict[str, Any]) -> tuple[str, ...]:
+    """Which outputs hold the recording itself, less something, as `mixture-vocals` does."""
+    from ..pipelines.separation.sums import find_sums
+    from ..pipelines.separation.wording import read_wording
+
+    if separator.model.config.is_text_queried:
+        return tuple(query for query in options["queries"] or () if not read_wording(query).wanted)
+    if options["sources"] is None:
+        return ()
+    return find_sums(separator.model.config, options["sources"]).from_recording
+
+
+def separate_into(
+    scratch: Path, separator: Any, job: Job, options: dict[str, Any], *, exact: bool, quiet: bool
+) -> list[dict[str, Any]]:
+    """The sources as floating point files in `scratch`, `exact` ones of 64 bits, with a progress bar."""
+    from tqdm import tqdm
+
+    with tqdm(
+        desc=printable(job.source.name), unit=" samples", unit_scale=True, disable=quiet or None, leave=False
+    ) as bar:
+
+        def on_progress(done: int, total: int | None) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        form = {"template": "{label}.rf64", "subtype": "DOUBLE" if exact else "FLOAT"}
+        return separator.separate_file(job.source, scratch, on_progress=on_progress, **form, **options)
+
+
+def draw(job: Job, results: list[dict[str, Any]], paths: dict[str, Path], picture: Path, part: dict[str, Any]) -> Path:
+    """Draws the written files below the same part of the mixture."""
+    from ..plotting.spectrograms import plot_separation
+
+    outputs = [{**result, "audio": paths[result["label"]]} for result in results]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # it was said when the mixture was read first
+        return plot_separation(job.source, outputs, picture, title=str(job.file), **part)
+
+
+__all__ = [
+    "KEEPS",
+    "SAID",
+    "WITHOUT_EFFECT",
+    "Run",
+    "count_of",
+    "draw",
+    "labels_from_recording",
+    "load",
+    "remarks",
+    "separate_into",
+    "separate_one",
+]

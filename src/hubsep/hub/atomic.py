@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Folders that appear complete or not at all.
+
+A folder is written next to its place as `NAME.tmp-PID-HEX`, put on the disk (fsync of every file and folder), sealed
+by `manifest.json`, and moved in by a rename. Where the target exists, Linux exchanges the two folders in one step;
+elsewhere the old folder steps aside first, as `NAME.old-PID-HEX`.
+
+A process may be killed between any two instructions. The file `.hubsep-unfinished` says what is what: beside the
+target, a folder with it may be deleted; in the target, it lists what is still to be moved over from the old folder.
+It is written first into a new folder and leaves the target last, so the next call can always finish or undo. That call
+is any `atomic_folder` on the same target, or `recover`. What belongs to a process that is still alive is left alone;
+so is what another computer left on a shared disk, until it is a day old.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import re
+import secrets
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ..errors import CheckpointError
+from .bounds import shown
+from .copies import copy_file
+from .manifest import MANIFEST, fsync, listed_files, verify_manifest, write_manifest
+from .processes import host, in_use, locked
+
+
+MARKER = ".hubsep-unfinished"
+COPY_SUFFIXES = (".json", ".md", ".model", ".txt")
+RENAME_EXCHANGE = 2
+AT_FDCWD = -100
+
+Keep = Callable[[str], bool]
+
+
+@contextmanager
+def atomic_folder(
+    target: str | os.PathLike[str], *, overwrite: bool = True, keep: Keep | None = None
+) -> Iterator[Path]:
+    """Give an empty folder to write into; it takes the place of `target` when the block ends without an error.
+
+    What an existing target holds is replaced. With `keep`, those of its entries stay for which `keep(name)` is true
+    and the block wrote nothing of that name: small text files are there from the start, the rest is moved afterwards.
+    Without it, a target holding files that no manifest lists is refused, because they would be lost.
+
+    Raises:
+        CheckpointError: the target exists and `overwrite` is false, or holds foreign files, or cannot be replaced.
+    """
+    target = Path(target).resolve()
+    with _our_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        recover(target)
+        _check_target(target, overwrite, keep)
+        staging = target.with_name(f"{target.name}.tmp-{os.getpid()}-{host()}{secrets.token_hex(4)}")
+        staging.mkdir()
+    try:
+        with _our_errors(target):
+            (staging / MARKER).touch()
+            if keep is not None:
+                with locked(target.parent):
+                    _copy_small_files(target, staging, keep)
+        yield staging
+        with _our_errors(target):
+            write_manifest(staging, skip=(MARKER,))
+            with locked(target.parent):
+                _swap(staging, target, keep)
+    finally:
+        with _our_errors(target), locked(target.parent):
+            _clear(staging, target)
+
+
+def recover(target: str | os.PathLike[str]) -> None:
+    """Finish or undo what processes that were killed while replacing `target` left next to it."""
+    target = Path(target).resolve()
+    if target.parent.is_dir():
+        with locked(target.parent):
+            _recover(target)
+
+
+def _recover(target: Path) -> None:
+    pattern = re.compile(re.escape(target.name) + r"\.(tmp|old)-(\d+)-([0-9a-f]{4})[0-9a-f]{8}")
+    busy = False
+    # an old folder first: it may have to go back to its place, which decides what an unfinished one is
+    for path in sorted(target.parent.iterdir(), key=lambda path: (".old-" not in path.name, path.name)):
+        match = pattern.fullmatch(path.name)
+        if match is None or path.is_symlink() or not path.is_dir():
+            continue
+        if in_use(path, int(match[2]), match[3]):
+            busy = True
+        elif match[1] == "old" and not (path / MARKER).exists() and not target.exists():
+            os.rename(path, target)
+        else:
+            _clear(path, target)
+    if not busy and target.is_dir():
+        (target / MARKER).unlink(missing_ok=True)
+
+
+def _clear(leftover: Path, target: Path) -> None:
+    """Delete a leftover folder if it is unfinished or spent; first move what the target still waits for."""
+    if not leftover.exists():
+        return
+    if not (leftover / MARKER).exists():
+        if not (target / MARKER).exists():
+            if not any(leftover.iterdir()):  # killed right after it was made
+                leftover.rmdir()
+            return  # not ours to judge: it may be the only copy
+        _finish(leftover, target)
+    _delete(leftover)
+
+
+def _check_target(target: Path, overwrite: bool, keep: Keep | None) -> None:
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise CheckpointError(f"{shown(str(target))} is a file; name a folder.")
+    if Path.cwd().is_relative_to(target):
+        raise CheckpointError(f"{shown(str(target))} is the working folder of this process; name a folder in it.")
+    if not overwrite and any(target.iterdir()):
+        raise CheckpointError(f"{shown(str(target))} exists; choose another folder or allow overwriting.")
+    if keep is not None:
+        return
+    known = {MANIFEST, *(listed_files(target) if (target / MANIFEST).is_file() else ())}
+    for path in target.rglob("*"):
+        name = path.relative_to(target).as_posix()
+        if name not in known and (path.is_symlink() or not path.is_dir()):
+            raise CheckpointError(
+                f"{shown(str(target))} holds {shown(name)}, which hubsep did not write and would delete. Choose a new "
+                "folder."
+            )
+
+
+def _swap(staging: Path, target: Path, keep: Keep | None) -> None:
+    old_names = os.listdir(target) if target.exists() else []
+    waiting = [name for name in old_names if keep is not None and keep(name) and not os.path.lexists(staging / name)]
+    (staging / MARKER).write_text(json.dumps(waiting), encoding="utf-8")
+    fsync(staging / MARKER)
+    fsync(staging)
+    if target.exists():
+        shutil.copymode(target, staging)
+    if not old_names:
+        if os.name != "posix" and target.exists():  # there, a rename cannot replace even an empty folder
+            target.rmdir()
+        os.rename(staging, target)
+        (target / MARKER).unlink()
+    else:
+        old = staging if _exchange(staging, target) else _step_aside(staging, target)
+        fsync(target.parent)
+        _finish(old, target)
+        _delete(old)
+    fsync(target.parent)
+
+
+def _finish(old: Path, target: Path) -> None:
+    """Move what the target waits for, then mark the old folder as spent and the target as finished."""
+    for name in _waiting(target / MARKER):
+        if os.path.lexists(old / name) and not os.path.lexists(target / name):
+            os.rename(old / name, target / name)
+    (old / MARKER).touch()
+    (target / MARKER).unlink(missing_ok=True)
+
+
+def _waiting(marker: Path) -> Iterable[str]:
+    text = marker.read_text(encoding="utf-8")
+    return json.loads(text) if text else []
+
+
+def _step_aside(staging: Path, target: Path) -> Path:
+    """The fall-back: two renames, between which the target is absent and `recover` finds the old folder."""
+    old = target.with_name(staging.name.replace(".tmp-", ".old-"))
+    os.rename(target, old)
+    try:
+        os.rename(staging, target)
+    except BaseException:
+        os.rename(old, target)
+        raise
+    return old
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange two folders in one step, or return False where the system or the file system cannot."""
+    if sys.platform != "linux":
+        return False
+    function = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if function is None:  # glibc before 2.28, musl
+        return False
+    if function(AT_FDCWD, os.fsencode(first), AT_FDCWD, os.fsencode(second), RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM):
+        return False
+    raise OSError(code, os.strerror(code), str(second))
+
+
+def _copy_small_files(source: Path, staging: Path, keep: Keep) -> None:
+    for path in source.iterdir() if source.is_dir() else ():
+        wanted = keep(path.name) and path.suffix in COPY_SUFFIXES and path.name != MANIFEST
+        if wanted and path.is_file():
+            with suppress(CheckpointError):  # a link is moved as it is, with what else stays
+                copy_file(source, path.name, staging / path.name)
+
+
+def _delete(folder: Path) -> None:
+    """Delete a marked folder, the marker last: a deletion that is killed leaves something that can still be told."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != MARKER:
+            path.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _our_errors(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"{shown(str(target), 200)} could not be written: {error.strerror or error}. Nothing of what was there is "
+            "lost."
+        ) from error
+
+
+__all__ = ["MARKER", "atomic_folder", "recover", "verify_manifest"]

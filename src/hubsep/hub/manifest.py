@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`manifest.json`: what a folder held when it was written, by size and SHA-256.
+
+It is written last, so its presence says that the rest is complete. It holds no date and no path, so the same files
+make the same manifest. Links are not followed: the sum of a private file would be published, its mode changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError
+from .bounds import shown
+from .checks import blob_folders
+from .copies import in_cache, stays_inside
+from .json_files import MAX_INDEX_BYTES, read_json
+
+
+MANIFEST = "manifest.json"
+
+
+def write_manifest(folder: Path, *, skip: tuple[str, ...] = ()) -> None:
+    """Put every file of a folder on the disk, list them in `manifest.json`, and put that on the disk as well.
+
+    Raises:
+        CheckpointError: the folder holds a link, other than those of the Hub's cache.
+    """
+    listed = {}
+    readable = folder.stat().st_mode & 0o666  # safetensors makes files that only their owner can read
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            in_cache(folder.resolve(), name)
+        elif path.is_file() and path.stat().st_mode & 0o666 != readable:
+            path.chmod(readable)
+        if path.is_dir() or path.is_file():
+            fsync(path)
+        if path.is_file() and name not in (MANIFEST, *skip):
+            listed[name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    text = json.dumps({"files": listed}, indent=2, sort_keys=True) + "\n"
+    unfinished = folder / f".{MANIFEST}.{os.getpid()}.part"
+    unfinished.write_text(text, encoding="utf-8")
+    fsync(unfinished)
+    os.replace(unfinished, folder / MANIFEST)
+    fsync(folder)
+
+
+def verify_manifest(folder: str | os.PathLike[str]) -> None:
+    """Compare every file the folder's `manifest.json` lists with its size and SHA-256; files added since are ignored.
+
+    Raises:
+        CheckpointError: no manifest, or the first file that is missing or differs.
+    """
+    root = Path(folder)
+    if not (root / MANIFEST).is_file():
+        raise CheckpointError(f"{shown(root.name)} has no {MANIFEST}: hubsep did not write it, or not completely.")
+    places = [root.resolve(), *blob_folders(root.resolve())]  # the Hub's cache keeps files beside its snapshots
+    for name, entry in listed_files(root).items():
+        path = root / name
+        if not path.is_file() or not any(path.resolve().is_relative_to(place) for place in places):
+            raise CheckpointError(f"{shown(name)} is listed in {MANIFEST} but missing.")
+        if path.stat().st_size != entry.get("bytes") or sha256(path) != entry.get("sha256"):
+            raise CheckpointError(f"{shown(name)} is not the file that was written: {MANIFEST} says otherwise.")
+
+
+def listed_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return what the folder's manifest lists: relative name to `bytes` and `sha256`.
+
+    Raises:
+        CheckpointError: the manifest is broken or names something outside the folder.
+    """
+    files = read_json(folder / MANIFEST, MAX_INDEX_BYTES).get("files")
+    if not isinstance(files, dict) or not all(isinstance(entry, dict) for entry in files.values()):
+        raise CheckpointError(f"{MANIFEST} needs an object `files` with an object for each file.")
+    for name in files:
+        if not stays_inside(name):
+            raise CheckpointError(f"{MANIFEST} names {shown(name)}, which is not in the folder.")
+    return files
+
+
+def fsync(path: Path) -> None:
+    """Wait until a file or folder is on the disk; folders only where the system can do that."""
+    if os.name != "posix" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal, read in blocks of 1 MiB."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+__all__ = ["MANIFEST", "fsync", "listed_files", "sha256", "verify_manifest", "write_manifest"]

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pushing a model and its card to the Hub in one commit.
+
+transformers writes a generic card with `library_name: transformers` where a repository has none, and pushes it after
+the fact. Here the card is part of the same commit, so the repository is the old or the new one, never half of each.
+Weights of the same name that the new ones replace, more or fewer shards of them, leave in that commit too. Files that
+come from a folder are copied by `hub_copies`, which follows no link: what is pushed is public.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError
+from .bounds import shown
+from .cards import CARD, FACTS
+from .copies import copy_file, file_names, is_named, opened
+from .fetch import fetch
+from .manifest import MANIFEST, write_manifest
+from .wire import check_token, wire_errors
+
+
+# folder and stem of a file of weights, of one of its shards, or of the index of these
+WEIGHTS = re.compile(r"(.+?)(?:-\d{5}-of-\d{5})?\.safetensors(?:\.index\.json)?")
+SHORT_CARD = """---
+library_name: hubsep
+pipeline_tag: audio-to-audio
+tags:
+- audio-separation
+---
+
+# {name}
+
+A model saved by hubsep. Its licence, training data and results are not described yet.
+"""
+
+
+def push_folder(
+    repo_id: str,
+    save: Callable[[Path], None],
+    *,
+    card: str | os.PathLike[str] | None = None,
+    fallback: Path | None = None,
+    commit_message: str | None = None,
+    commit_description: str | None = None,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    tags: list[str] | str | None = None,
+    short_card: str = SHORT_CARD,
+) -> str:
+    """Let `save` write into a new folder, add the card, and push all of it as one commit; return its address.
+
+    The card is `card` if given, else the one in the repository unless transformers wrote it, else `fallback`, else
+    `short_card`, a text with the place {name}.
+
+    Raises:
+        CheckpointError: `card` is not a file, it or what lies beside it is a link, or the Hub cannot be reached or
+            refuses.
+    """
+    from huggingface_hub import HfApi
+
+    _check_facts(card, fallback)
+    check_token(token)
+    what = f"{shown(repo_id)} could not be pushed to; a push is one commit, so it holds the old or all of the new"
+    api = HfApi(library_name="hubsep", token=token)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "model"
+        folder.mkdir()
+        with wire_errors(what, token):
+            repo_id = _made(api, repo_id, private, revision)
+            _copy_card(folder, Path(card) if card else _own_card(repo_id, revision, token))
+        save(folder)  # keeps the card, or brings that of the model's origin, and lists it in the manifest
+        if not (folder / CARD).is_file() or tags:
+            _complete_card(folder, repo_id, fallback, tags, short_card)
+        with wire_errors(what, token):
+            commit = api.create_commit(
+                repo_id,
+                _operations(folder, api.list_repo_files(repo_id, revision=revision)),
+                commit_message=commit_message or "Upload model",
+                commit_description=commit_description,
+                revision=revision,
+                create_pr=create_pr,
+            )
+    return str(commit)
+
+
+def _made(api: Any, repo_id: str, private: bool | None, revision: str | None) -> str:
+    """Make the repository and the branch if they are missing, and return its full name."""
+    full: str = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    if revision is not None and not revision.startswith("refs/pr"):
+        api.create_branch(full, branch=revision, exist_ok=True)
+    return full
+
+
+def _operations(folder: Path, remote: Iterable[str]) -> list[Any]:
+    """What makes the repository hold the folder: its files, and no weights that they replace under another name.
+
+    `upload_folder` would do this in several commits where it takes more than five minutes. Shards left from an earlier
+    push would stand beside the new weights, and nothing could tell which are meant.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    files = {name: folder / name for name in file_names(folder)}
+    written = {match[1] for match in map(WEIGHTS.fullmatch, files) if match}
+    replaced = [name for name in remote if (match := WEIGHTS.fullmatch(name)) and match[1] in written]
+    return [
+        *(CommitOperationDelete(name, is_folder=False) for name in replaced if name not in files),
+        *(CommitOperationAdd(name, path) for name, path in files.items()),
+    ]
+
+
+def _copy_card(folder: Path, source: Path | None) -> None:
+    """Copy a card and what it was made of; nothing for None.
+
+    A card that stays is pushed again: unchanged it is no change to the repository, and the manifest lists it.
+    """
+    if source is not None:
+        copy_file(source.parent, source.name, folder / CARD)
+        _put_facts(folder, source.parent)
+
+
+def _complete_card(
+    folder: Path, repo_id: str, fallback: Path | None, tags: list[str] | str | None, short_card: str
+) -> None:
+    """Put a card where there is none, add `tags` to it, and list it in the manifest."""
+    from huggingface_hub import ModelCard
+
+    path = folder / CARD
+    if not path.is_file():
+        _copy_card(folder, fallback)
+    if not path.is_file():
+        path.write_text(short_card.format(name=repo_id.rpartition("/")[2]), encoding="utf-8")
+    if tags:
+        content = ModelCard.load(path)
+        added = [tags] if isinstance(tags, str) else tags
+        content.data.tags = list(dict.fromkeys([*(content.data.tags or []), *added]))
+        content.save(path)
+    if (folder / MANIFEST).is_file():
+        write_manifest(folder)
+
+
+def _put_facts(folder: Path, source: Path) -> None:
+    """Copy what the card was made of from its folder, if that is there: fields, numbers, the Hub's form of them."""
+    for name in FACTS:
+        if is_named(source / name):
+            copy_file(source, name, folder / name)
+
+
+def _check_facts(*cards: str | os.PathLike[str] | None) -> None:
+    """Open all that may be copied, before the Hub is asked for anything."""
+    for card in (Path(path) for path in cards if path is not None):
+        if not card.is_file() and not card.is_symlink():
+            raise CheckpointError(f"card is {shown(os.fspath(card))}; it must be the README.md to push.")
+        for name in (card.name, *FACTS):
+            if is_named(card.parent / name):
+                opened(card.parent, name).close()
+
+
+def _own_card(repo_id: str, revision: str | None, token: str | bool | None) -> Path | None:
+    """The repository's card if somebody wrote it; None if there is none, or the one transformers writes."""
+    from huggingface_hub import ModelCard, hf_hub_download
+    from huggingface_hub.errors import RemoteEntryNotFoundError
+
+    try:
+        # forced, because a Hub that does not answer would else mean the card of an earlier time, or none
+        path = fetch(hf_hub_download, repo_id, CARD, revision=revision, token=token, force_download=True)
+    except RemoteEntryNotFoundError:
+        return None
+    return Path(path) if ModelCard.load(path).data.library_name != "transformers" else None
+
+
+__all__ = ["push_folder"]

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the name of a model to a folder on this computer.
+
+Decisions: a local folder wins over a repository of the same name, as in transformers. All files of a repository come
+from one commit. Only text and `.safetensors` are fetched, so no pickle and no code ever reaches the disk.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError
+from ..shipped import SHIPPED
+from ..texts import did_you_mean, near
+from .atomic import recover
+from .bounds import shown
+from .checks import check_folder
+from .fetch import fetch
+from .wire import check_token, wire_errors
+
+
+DOWNLOADED = ("*.json", "*.txt", "*.md")
+WEIGHTS = ("*.safetensors",)
+
+
+def resolve_folder(
+    model: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+    weights: bool = True,
+) -> Path:
+    """Return the folder of a model: a local one as it is, one shipped with hubsep, or a repository of the Hub.
+
+    All files of a repository come from the one commit `revision` names at the time of the call. Only text and
+    `.safetensors` files are fetched, and text only if `weights` is false.
+
+    Raises:
+        CheckpointError: no such folder or repository, or it could not be fetched.
+    """
+    name = os.fspath(model)
+    path = Path(name)
+    if not path.exists():
+        recover(path)  # the folder may be one rename away, if a process was killed while replacing it
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise CheckpointError(
+            f"{shown(name)} is a file; name the folder it is in. `hubsep convert` reads the checkpoints of authors."
+        )
+    if name in SHIPPED:
+        return SHIPPED[name]
+    if path.is_absolute() or name.startswith((".", "~")) or "\\" in name or name.count("/") > 1:
+        raise CheckpointError(f"there is no folder {shown(name)}.")
+    if "/" not in name and (meant := near(name, SHIPPED)):
+        raise CheckpointError(
+            f"there is no model {shown(name)}. Did you mean {meant}? The shipped models are {', '.join(SHIPPED)}; "
+            "others are folders, or repositories of the Hub (org/name)."
+        )
+    check_token(token)
+    fetched = [*DOWNLOADED, *(WEIGHTS if weights else ())]
+    return _download(name, fetched, revision, token, cache_dir, local_files_only, force_download)
+
+
+def checked_folder(model: str | os.PathLike[str], *, subfolder: str = "", finite: bool = True, **hub: Any) -> Path:
+    """Resolve a model to its folder as `resolve_folder` does, and check it as `check_folder` does.
+
+    `finite=False` is for callers that hand the folder to a model's `from_pretrained`, which reads the weights anyway.
+    """
+    folder = inside(resolve_folder(model, **hub), subfolder)
+    check_folder(folder, finite=finite)
+    return folder
+
+
+def _download(
+    name: str,
+    fetched: list[str],
+    revision: str | None,
+    token: str | bool | None,
+    cache_dir: str | os.PathLike[str] | None,
+    local_files_only: bool,
+    force_download: bool,
+) -> Path:
+    from huggingface_hub import snapshot_download
+
+    hint = did_you_mean(name, [*SHIPPED, *_cached(cache_dir)])
+    with wire_errors(f"there is no folder {shown(name)}, and it could not be fetched from the Hub", token, hint):
+        folder = fetch(
+            snapshot_download,
+            name,
+            revision=revision,
+            token=token,
+            cache_dir=os.fspath(cache_dir) if cache_dir is not None else None,
+            local_files_only=local_files_only,
+            force_download=force_download,
+            allow_patterns=fetched,
+        )
+    return Path(folder)
+
+
+def _cached(cache_dir: str | os.PathLike[str] | None) -> list[str]:
+    """Repositories that were fetched before."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folder = Path(cache_dir) if cache_dir is not None else Path(HF_HUB_CACHE)
+    if not folder.is_dir():
+        return []
+    return [path.name.removeprefix("models--").replace("--", "/", 1) for path in sorted(folder.glob("models--*--*"))]
+
+
+def inside(folder: Path, subfolder: str) -> Path:
+    """Return a folder below `folder`; `subfolder` uses forward slashes, "" is the folder itself.
+
+    Raises:
+        CheckpointError: it leads out of the folder, by its name or by a link.
+    """
+    if subfolder in ("", "."):
+        return folder
+    if "\\" in subfolder or ":" in subfolder or not (folder / subfolder).resolve().is_relative_to(folder.resolve()):
+        raise CheckpointError(f"subfolder is {shown(subfolder)}; it must be inside the model's folder.")
+    return folder / subfolder
+
+
+__all__ = ["checked_folder", "inside", "resolve_folder"]

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What goes wrong between this computer and the Hub: one error of ours, and no token in it.
+
+Which HTTP library is below, and so which errors it has, differs between versions of huggingface_hub; that is why every
+error is caught. A token that cannot be sent is refused before it is tried: the HTTP library would print it in its own
+error. A token that another error shows all the same is blotted out, and so is the traceback it would be seen in.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from ..errors import CheckpointError, HubsepError
+
+
+MAX_REASON_CHARACTERS = 400
+
+
+def check_token(token: str | bool | None) -> None:
+    """Refuse a token that no HTTP header can hold, whether given or the one of this user.
+
+    Raises:
+        CheckpointError: without the token.
+    """
+    sent = _sent(token)
+    if sent is not None and not (sent.isascii() and sent.isprintable() and " " not in sent):
+        raise CheckpointError("the token holds a space, a line break or another character no token has.")
+
+
+@contextmanager
+def wire_errors(what: str, token: str | bool | None, hint: str = "") -> Iterator[None]:
+    """Turn whatever is raised on the way to or from the Hub into a `CheckpointError`: `what`, the reason, `hint`."""
+    try:
+        yield
+    except HubsepError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        cause: Exception | None = error
+        sent = _sent(token)
+        if sent and sent in "".join(traceback.format_exception(error)):
+            reason, cause = reason.replace(sent, "***"), None
+        raise CheckpointError(f"{what}: {type(error).__name__}: {reason[:MAX_REASON_CHARACTERS]}{hint}") from cause
+
+
+def _sent(token: str | bool | None) -> str | None:
+    """The token that requests carry; None if there is none, or it cannot be found out."""
+    from huggingface_hub.utils import get_token_to_send
+
+    with suppress(Exception):  # a login that has run out is the Hub's to report, with the request that needs it
+        return get_token_to_send(token)
+    return None
+
+
+__all__ = ["check_token", "wire_errors"]

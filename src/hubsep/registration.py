@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How transformers comes to know the systems.
+
+Decisions: it is told about them when it has imported the module that holds the table in question, and classes are
+imported when they are looked up, not in the middle of transformers' own imports.
+
+Tables whose classes are imported when they are looked up: what transformers keeps of classes not its own.
+
+Who takes a class out of a table gets that class, and no stand-in: it can be subclassed, compared and asked for.
+
+What transformers says of a model's name that it cannot know.
+
+It looks for every name that is no folder on the Hub, asks nobody else, and then blames the network. There is no place
+to tell it of others, so its error is given the way out; nothing else of transformers is changed.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from .registry import GENERATION_CONFIG, GENERATION_MODEL, GENERATION_READER, PIPELINE, SYSTEMS, TASK, System, locate
+from .shipped import DEFAULT_MODEL, SHIPPED
+
+
+MARK = "_hubsep_names_folders"
+
+
+def name_folders(hub: ModuleType, folders: Mapping[str, Path]) -> None:
+    """Adds to the error about a shipped name what transformers takes instead.
+
+    Args:
+        hub: `transformers.utils.hub`, which looks for all files.
+        folders: of the shipped models, by name.
+    """
+    look_up = hub.cached_files
+    if hasattr(look_up, MARK):
+        return
+
+    @functools.wraps(look_up)
+    def cached_files(path_or_repo_id: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return look_up(path_or_repo_id, *args, **kwargs)
+        except OSError as error:
+            name = str(path_or_repo_id)
+            if name in folders:
+                error.args = (
+                    f"{name} is a model inside hubsep, and transformers takes folders and names on the Hub only: "
+                    f'give it hubsep.SHIPPED["{name}"], which is the folder, or call hubsep.pipeline. '
+                    f"(transformers says: {error})",
+                )
+            raise
+
+    setattr(cached_files, MARK, True)
+    hub.cached_files = cached_files  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class Later:
+    """A class that was not imported yet.
+
+    Attributes:
+        path: dotted, of the class.
+        locate: imports it.
+    """
+
+    path: str
+    locate: Callable[[str], Any]
+
+
+class LazyTable(dict[Any, Any]):
+    """A dict that hands out the class itself where a `Later` was put in."""
+
+    def __getitem__(self, key: Any) -> Any:
+        value = super().__getitem__(key)
+        if isinstance(value, Later):
+            value = self[key] = value.locate(value.path)
+        return value
+
+    def __iter__(self) -> Iterator[Any]:  # with one of its own, dict(table) and {**table} ask `__getitem__` too
+        return super().__iter__()
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        """As of a dict."""
+        return self[key] if key in self else default  # noqa: SIM401 - that is this method
+
+    def values(self) -> Any:
+        """As of a dict."""
+        return self._located().values()
+
+    def items(self) -> Any:
+        """As of a dict."""
+        return self._located().items()
+
+    def copy(self) -> dict[Any, Any]:
+        """As of a dict."""
+        return self._located()
+
+    def _located(self) -> dict[Any, Any]:
+        return {key: self[key] for key in self}
+
+
+def add(mapping: Any, entries: Mapping[Any, Later]) -> None:
+    """Adds classes to one of transformers' mappings.
+
+    Args:
+        mapping: which keeps what is not its own in `_extra_content`.
+        entries: by model type, or by the class of a configuration.
+    """
+    if not isinstance(mapping._extra_content, LazyTable):
+        mapping._extra_content = LazyTable(mapping._extra_content)
+    for key, later in entries.items():
+        mapping._extra_content.setdefault(key, later)
+
+
+def _later(path: str) -> Later:
+    return Later(path, locate)
+
+
+def _by_config(field: str, systems: Iterable[System]) -> dict[Any, Later]:
+    """The classes that a field of the rows names, by their configurations."""
+    paths = {system.config: getattr(system, field) for system in systems if system.config is not None}
+    return {locate(config): _later(path) for config, path in paths.items() if path is not None}
+
+
+def _register_configs(auto: ModuleType) -> None:
+    configs = {name: _later(system.config) for name, system in SYSTEMS.items() if system.config is not None}
+    add(auto.CONFIG_MAPPING, {**configs, "audioldm2": _later(GENERATION_CONFIG)})
+
+
+def _register_processors(auto: ModuleType) -> None:
+    add(auto.PROCESSOR_MAPPING, _by_config("processor", SYSTEMS.values()))
+
+
+def _register_feature_extractors(auto: ModuleType) -> None:
+    add(auto.FEATURE_EXTRACTOR_MAPPING, _by_config("feature_extractor", SYSTEMS.values()))
+
+
+def _register_models(auto: ModuleType) -> None:
+    add(auto.MODEL_MAPPING, _by_config("model", SYSTEMS.values()))
+    add(auto.MODEL_FOR_PRETRAINING_MAPPING, _by_config("pretraining", SYSTEMS.values()))
+    add(auto.MODEL_FOR_TEXT_TO_WAVEFORM_MAPPING, {locate(GENERATION_CONFIG): _later(GENERATION_MODEL)})
+
+
+def _register_reader(auto: ModuleType) -> None:
+    add(auto.TOKENIZER_MAPPING, {locate(GENERATION_CONFIG): _later(GENERATION_READER)})
+
+
+def _register_pipelines(pipelines: ModuleType) -> None:
+    from .auto import AutoModelForAudioSeparation
+
+    if TASK in pipelines.PIPELINE_REGISTRY.supported_tasks:
+        return
+    # as `register_pipeline` would write it, which also marks the class: then `save_pretrained` copies source files
+    pipelines.PIPELINE_REGISTRY.supported_tasks[TASK] = LazyTable(
+        impl=_later(PIPELINE),
+        pt=(AutoModelForAudioSeparation,),
+        default={"model": (str(SHIPPED[DEFAULT_MODEL]), "main")},
+        type="audio",
+    )
+
+
+STEPS: dict[str, Callable[[ModuleType], None]] = {
+    "transformers.models.auto.configuration_auto": _register_configs,
+    "transformers.models.auto.feature_extraction_auto": _register_feature_extractors,
+    "transformers.models.auto.modeling_auto": _register_models,
+    "transformers.models.auto.processing_auto": _register_processors,
+    "transformers.models.auto.tokenization_auto": _register_reader,
+    "transformers.pipelines": _register_pipelines,
+    "transformers.utils.hub": lambda hub: name_folders(hub, SHIPPED),
+}
+
+
+class _AfterImport(MetaPathFinder):
+    """Runs the step that belongs to a module of transformers right after that was imported."""
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: Any = None) -> ModuleSpec | None:
+        step = STEPS.get(fullname)
+        spec = PathFinder.find_spec(fullname, path, target) if step is not None else None
+        if step is None or spec is None or spec.loader is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def execute_then_register(module: ModuleType) -> None:
+            execute(module)
+            step(module)
+
+        spec.loader.exec_module = execute_then_register  # type: ignore[method-assign]
+        return spec
+
+
+def register() -> None:
+    """Makes transformers' auto classes and `pipeline()` know the systems, now or when they are imported."""
+    if not any(isinstance(finder, _AfterImport) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _AfterImport())
+    for name, step in STEPS.items():
+        if name in sys.modules:
+            step(sys.modules[name])
+
+
+__all__ = ["STEPS", "Later", "LazyTable", "add", "name_folders", "register"]

@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a fine-tune learns from and is measured on, for each of the three kinds of models.
+
+Decisions: validation mixtures are fixed, of recordings whose sources no training item holds; where enough are held
+out, the figures of the card come from other sources than those that chose the best point of the curve. A model
+asked with text mixes the folder's sounds with each other and with those of `background`, asks for one of the folder's
+sounds as often as for one of the background, which keeps the sounds it knew, and now and then in vain. What is
+measured of those sounds is in every point of the curve, so that forgetting is seen while it happens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from statistics import mean
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ...data.contract import Row, check_commercial, hold_out, read_clips, read_rows
+from ...data.mixing import ClipSampler, MixingSettings, MixtureDataset
+from ...data.music import MusicMixtureDataset, MusicSettings, song_mixtures
+from ...data.pairs import Pair, pair_mixtures
+from ...data.prompts import dress, phrases
+from ...data.recordings import Clip, groups_of, load_clips, read_metadata, split_clips
+from ...data.speech import SpeechMixtureDataset, SpeechSettings, speech_mixtures
+from ...data.stems import assign_stems, read_song
+from ...errors import DataError
+from ...metrics.separation import sdr_improvement
+from ..separators import music, speech
+from ..validation import Judge
+
+
+OWN, OTHERS = "own", "others"  # corpora of the clips: the folder's, and the background's
+T = TypeVar("T")
+LEAST = 2  # sources of a class that are held out, and that stay
+
+
+@dataclass
+class Material:
+    """Data of a fine-tune.
+
+    Attributes:
+        kind: "sounds", "speakers" or "songs".
+        rows: of the folder, and of the background.
+        dataset: gives the training items of a length.
+        judge: measures a model during training; `detail` measures it at the end and before, by class.
+        labels: of the folder's sounds.
+        commercial: whether all recordings may go into weights for commercial use.
+        apart: whether `detail` measures on other sources than `judge`, so that its figures chose nothing.
+    """
+
+    kind: str
+    rows: list[Row]
+    dataset: Callable[[int], Dataset[dict[str, Any]]]
+    judge: Judge
+    detail: Callable[[Any], dict[str, float]]
+    labels: list[str] = field(default_factory=list)
+    commercial: bool = True
+    apart: bool = True
+
+
+def kind_of(config: Any) -> str:
+    """What kind of data a model learns from."""
+    if config.is_text_queried:
+        return "sounds"
+    return "speakers" if config.unordered_sources or config.num_sources == 1 else "songs"
+
+
+def load_material(model: Any, processor: Any, recipe: Any, data: Any, background: Path | None) -> Material:
+    """Reads the data of a fine-tune.
+
+    Args:
+        model: that is fine-tuned.
+        processor: of a text-queried model.
+        recipe: a `FineTuneRecipe`.
+        data: a folder, or a dataset.
+        background: a folder of other sounds, as our own corpora are, or None.
+
+    Raises:
+        DataError: if the data does not keep the contract, or cannot teach this model.
+        AudioError: if a recording cannot be read.
+    """
+    kind = kind_of(model.config)
+    rows = read_rows(data, kind)
+    others = read_metadata(background) if background is not None else []
+    commercial = check_commercial([*rows, *others], recipe.non_commercial)
+    load = {"sounds": _sounds, "speakers": _speakers, "songs": _songs}[kind]
+    material = load(model, processor, recipe, rows, background)
+    material.rows, material.commercial = [*rows, *others], commercial
+    return material
+
+
+class FineTuneMixtures(MixtureDataset):
+    """Mixtures that also ask for the folder's sounds in vain."""
+
+    own: list[str]
+
+    def _text(self, clips: list[Clip], number: int | None, rng: random.Random) -> str:
+        absent = [label for label in self.own if all(label not in clip.labels for clip in clips)]
+        if number is None and absent and rng.random() < 0.5:
+            return dress(rng.choice(phrases(rng.choice(absent))), rng)
+        return super()._text(clips, number, rng)
+
+
+def _sounds(model: Any, processor: Any, recipe: Any, rows: list[Row], background: Path | None) -> Material:
+    rate, labels = model.config.sampling_rate, sorted({row["label"].strip() for row in rows})
+    named = zip((row["label"].strip() for row in rows), groups_of(rows), strict=True)
+    held = hold_out(named, recipe.validation_fraction, LEAST)
+    others = load_clips([background], rate) if background is not None else []
+    others = known_sounds(others, model.config.known_sounds, labels)
+    if len(labels) + len({clip.labels[0] for clip in others}) < 2:
+        raise DataError(
+            f"every recording is {labels[0]!r}; mixtures need other sounds as well: add rows with other labels, or "
+            "name a folder of other sounds with --background"
+        )
+    clips = read_clips(rows, "sounds", rate, OWN)
+    marked = [Clip(c.samples, c.labels, c.group, OTHERS, c.path, c.gender) for c in others]
+    known_training, known_held = split_clips(marked, recipe.validation_fraction)
+    training = [clip for clip in clips if clip.group not in held] + known_training
+    own, known = [clip for clip in clips if clip.group in held], known_held or known_training
+
+    def dataset(length: int) -> Dataset[dict[str, Any]]:
+        settings = MixingSettings(rate, **recipe.mixing)
+        mixtures = FineTuneMixtures(ClipSampler(training, {}), settings, length, recipe.seed)
+        mixtures.own = labels
+        return mixtures
+
+    def pairs(clips: list[Clip], count: int, count_known: int) -> tuple[list[Pair], list[Pair]]:
+        made = partial(pair_mixtures, clips, rate, seconds=recipe.validation_seconds)
+        asked = [pair for pair in made(per_class=count, seed=1) if pair.label in labels]
+        rest = [pair for pair in made(per_class=count_known, seed=2) if pair.label not in labels]
+        return asked, rest[:: max(1, len(rest) // 40)]
+
+    choosing, reporting, apart = two_parts(own, [(clip.labels[0], clip.group) for clip in own], labels)
+    first, second, _ = two_parts(known, [(clip.labels[-1], clip.group) for clip in known], [])
+    few = pairs(choosing + (first or known), max(2, recipe.validation_mixtures // len(labels)), 1)
+    many = pairs(reporting + (second or known), recipe.final_mixtures, 3)
+    title = "SDR improvement, dB (held-out 0 dB mixtures)"
+    judge = Judge(partial(validate_queries, processor=processor, pairs=few), "sdri", title)
+    detail = partial(validate_queries, processor=processor, pairs=many, by_class=True)
+    return Material("sounds", [], dataset, judge, detail, labels, apart=apart)
+
+
+@torch.no_grad()
+def validate_queries(
+    model: Any, processor: Any, pairs: tuple[list[Pair], list[Pair]], by_class: bool = False
+) -> dict[str, float]:
+    """Mean SDR improvement in dB of the folder's sounds, `sdri`, and of the others, `known_sdri`."""
+    embeds: dict[str, Tensor] = {}
+    result: dict[str, float] = {}
+    for name, some in zip(("sdri", "known_sdri"), pairs, strict=True):
+        gains: dict[str, list[float]] = {}
+        for pair in some:
+            if pair.label not in embeds:
+                tokens = processor(text=[pair.label], return_tensors="pt").to(model.device)
+                embeds[pair.label] = model.encode_text(tokens["input_ids"], tokens["attention_mask"])
+            mixture = pair.mixture.to(model.device)
+            source = model(mixture[None, None], query_embeds=embeds[pair.label]).sources[0, 0, 0].float()
+            gain = sdr_improvement(source, pair.target.to(model.device), mixture).item()
+            gains.setdefault(pair.label, []).append(gain)
+        if gains:
+            result[name] = mean(gain for row in gains.values() for gain in row)
+        if by_class:
+            result.update({label: mean(row) for label, row in gains.items()})
+    return {name: round(value, 3) for name, value in result.items()}
+
+
+def _speakers(model: Any, processor: Any, recipe: Any, rows: list[Row], background: Path | None) -> Material:
+    rate, sources = model.config.sampling_rate, model.config.num_sources
+    named = [("speech", row["speaker"]) for row in rows]
+    held = hold_out(named, recipe.validation_fraction, max(LEAST, sources), "speakers")
+    clips = read_clips(rows, "speakers", rate, OWN)
+    noises = split_clips(load_clips([background], rate))[0] if background is not None else []
+    if sources == 1 and not noises:
+        raise DataError("this model takes speech out of noise; name a folder of noises with --background")
+    noisy = {"noise_probability": 1.0 if sources == 1 else 0.5} if noises else {}
+    settings = SpeechSettings(rate, **{"num_sources": sources, "num_outputs": sources, **noisy, **recipe.mixing})
+    training = [clip for clip in clips if clip.group not in held]
+    heldout = [clip for clip in clips if clip.group in held]
+
+    choosing, reporting, apart = two_parts(heldout, [("speech", clip.group) for clip in heldout], ["speech"], sources)
+
+    def mixtures(clips: list[Clip], count: int) -> Any:
+        if sources == 1:  # what is measured must be noisy as well
+            return noisy_mixtures(SpeechMixtureDataset(clips, settings, count, recipe.seed + 1, noises))
+        return speech_mixtures(
+            clips, rate, count=count, num_sources=sources, seconds=recipe.validation_seconds,
+            level_range_db=settings.level_range_db,
+        )  # fmt: skip
+
+    measure = validate_noisy if sources == 1 else speech.validate
+    judge = Judge(
+        partial(measure, mixtures=mixtures(choosing, recipe.validation_mixtures)), "si_snri",
+        "SI-SNR improvement, dB (speakers never heard)",
+    )  # fmt: skip
+    detail = partial(measure, mixtures=mixtures(reporting, recipe.final_mixtures))
+
+    def dataset(length: int) -> Dataset[dict[str, Any]]:
+        return SpeechMixtureDataset(training, settings, length, recipe.seed, noises)
+
+    return Material("speakers", [], dataset, judge, detail, apart=apart)
+
+
+def noisy_mixtures(dataset: SpeechMixtureDataset) -> list[dict[str, Tensor]]:
+    """Fixed mixtures of speech and noise."""
+    return [dataset[number] for number in range(len(dataset))]
+
+
+@torch.no_grad()
+def validate_noisy(model: Any, mixtures: list[dict[str, Tensor]]) -> dict[str, float]:
+    """Mean SI-SNR improvement in dB of speech taken out of noise."""
+    from ...metrics.separation import si_snr
+
+    gains = []
+    for item in mixtures:
+        mixture, label = item["input_values"].to(model.device), item["labels"][:, 0].to(model.device)
+        source = model(mixture[None]).sources[0, :, 0].float()
+        gains.append((si_snr(source, label) - si_snr(mixture, label)).mean().item())
+    return {"si_snri": round(mean(gains), 3)}
+
+
+def _songs(model: Any, processor: Any, recipe: Any, rows: list[Row], background: Path | None) -> Material:
+    if background is not None:
+        raise DataError("songs are mixed with each other; leave out --background")
+    names, channels, rate = model.config.source_names, model.config.num_channels, model.config.sampling_rate
+    groups = groups_of(rows)
+    held = hold_out((("songs", group) for group in groups), recipe.validation_fraction, LEAST, "artists")
+    songs = []
+    for row, group in zip(rows, groups, strict=True):
+        song = read_song({**row, "group": group}, rate)
+        assign_stems(song.stems, names)
+        songs.append(song)
+    training, heldout = [s for s in songs if s.group not in held], [s for s in songs if s.group in held]
+    settings = MusicSettings(rate, names, channels, **recipe.mixing)
+    choosing, reporting, apart = two_parts(heldout, [("songs", song.group) for song in heldout], ["songs"])
+    few = song_mixtures(choosing[: recipe.validation_mixtures], names, 2)
+    many = song_mixtures(reporting[: recipe.final_mixtures], names, 2)
+    title = "SDR improvement, dB (songs of artists never heard)"
+    judge = Judge(partial(music.validate, songs=few), "sdri", title)
+    detail = partial(music.validate, songs=many)
+
+    def dataset(length: int) -> Dataset[dict[str, Any]]:
+        return MusicMixtureDataset(training, settings, length, recipe.seed)
+
+    return Material("songs", [], dataset, judge, detail, apart=apart)
+
+
+def two_parts(
+    items: Sequence[T], named: Sequence[tuple[str, str]], needed: Sequence[str], least: int = 1
+) -> tuple[list[T], list[T], bool]:
+    """Held-out items to choose the best point with, and others to report on, which share no group.
+
+    Args:
+        items: recordings or songs.
+        named: class and group of each.
+        needed: classes that both parts must hold; a class besides these may be in one part only.
+        least: groups of each of them in each part.
+
+    Returns:
+        Both parts, and whether they are apart; if too few groups are held out, both are all of the items.
+    """
+    part_of: dict[str, int] = {}
+    counts, total = {name: [0, 0] for name, _ in named}, [0, 0]
+    for name, group in sorted(set(named), key=lambda row: (row[0], hashlib.sha256(row[1].encode()).hexdigest())):
+        sizes = counts[name]
+        if group not in part_of:
+            part_of[group] = int((sizes[1], total[1]) < (sizes[0], total[0]))
+            total[part_of[group]] += 1
+        sizes[part_of[group]] += 1
+    if any(min(counts.get(name, [0, 0])) < least for name in needed):
+        return list(items), list(items), False
+    parts: tuple[list[T], list[T]] = ([], [])
+    for item, (_, group) in zip(items, named, strict=True):
+        parts[part_of[group]].append(item)
+    return *parts, True
+
+
+def known_sounds(clips: list[Clip], known: Sequence[str], new: Sequence[str]) -> list[Clip]:
+    """Clips of sounds a model knows already; it would be asked in vain for others, which says what it leaves out."""
+    kept = [clip for clip in clips if not set(clip.labels) & set(new) and (not known or clip.labels[0] in known)]
+    if len(kept) < len(clips):
+        others = sorted({clip.labels[0] for clip in clips} - {clip.labels[0] for clip in kept})
+        print(f"background: {len(kept)} of {len(clips)} recordings; not of {', '.join(others)}", flush=True)
+    return kept
+
+
+__all__ = ["FineTuneMixtures", "Material", "kind_of", "known_sounds", "load_material", "validate_queries"]
