@@ -31,7 +31,8 @@ from hubsep.shipped import DEFAULT_GENERATOR, SHIPPED
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = ("index", "separate-by-text", "speakers", "music", "generate", "convert", "publish", "evaluate")
-ELSEWHERE = ("fine-tune", "scale-out", "leaderboard")  # their own tests run the first two; the last has no code to run
+# their own tests run the first two; the others have no code to run
+ELSEWHERE = ("fine-tune", "scale-out", "leaderboard", "measured", "architecture")
 SECONDS = 1
 FENCE = re.compile(r"^(?:<!-- (?P<mark>.+?) -->\n)?```(?P<language>\w*)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
 

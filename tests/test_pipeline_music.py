@@ -31,7 +31,7 @@ from hubsep.errors import AudioError, QueryError
 from hubsep.pipelines import AudioSeparationPipeline, pipeline
 
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[1] / "docs" / "music.md").read_text(encoding="utf-8")
 RATE = 44_100
 FOUR: dict[str, Any] = {"stems": ["vocals", "drums", "hi-hat", "bass"], "overlap_samples": 0}
 WIENER = {"wiener_filter": True}
@@ -408,16 +408,16 @@ def test_command_lines_that_cannot_be_followed(
 
 
 @pytest.mark.slow
-def test_the_readme_for_people_coming_from_spleeter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_page_for_people_coming_from_spleeter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """What it says runs, with a model of few channels and a low rate under that name."""
-    text = README.split("## Coming from Spleeter")[1].split("\n## ")[0]
+    text = PAGE.split("## Coming from Spleeter")[1].split("\n## ")[0]
     monkeypatch.chdir(tmp_path)
     model = tiny_spleeter(sampling_rate=8_000, segment_frames=512, segment_samples=65_536, overlap_samples=0)[0]
     AudioSeparationPipeline(model=model, device="cpu").save_pretrained("spleeter-2stems")
     sf.write("song.mp3", np.resize(recording(RATE, 2), (2, 31 * RATE)).T, RATE)
     commands = [shlex.split(line, comments=True) for line in text.split("```bash\n")[1].split("```")[0].splitlines()]
     with pytest.warns(UserWarning, match="ends 59"):
-        exec(compile(text.split("```python\n")[1].split("```")[0], "README.md", "exec"), {"pipeline": pipeline})
+        exec(compile(text.split("```python\n")[1].split("```")[0], "music.md", "exec"), {"pipeline": pipeline})
     assert main(commands[2][1:]) == 0
     written = {path.as_posix() for folder in ("out", "separated") for path in Path(folder).rglob("*.mp3")}
     names = ["out/song/vocals", "out/song/accompaniment", "separated/song/vocals", "separated/song/karaoke"]
