@@ -133,7 +133,7 @@ def test_the_command_line_knows_the_recipe(data: Path, tmp_path: Path, capsys: p
 
 
 def test_the_shipped_recipe_can_be_read():
-    path = Path(audiomae.__file__).parent / "recipes" / "audiomae-small.yaml"
+    path = Path(audiomae.__file__).parents[1] / "recipes" / "audiomae-small.yaml"
     model = audiomae.build_model(load_recipe(audiomae.AudioMAERecipe, path, minutes=1.0))
     assert model.config.grid == (32, 8)
     assert model.audiomae.num_parameters() == pytest.approx(4.8e6, abs=5e4)

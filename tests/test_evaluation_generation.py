@@ -31,7 +31,7 @@ MODEL: dict[str, Any] = {
     "hop_length": 80, "num_frames": SAMPLES // 80, "num_mels": 16, "channels": [8, 16], "embedding_size": 6,
     "dropout": 0.0,
 }  # fmt: skip
-RECIPES = Path(classifier.__file__).parent / "recipes"
+RECIPES = Path(classifier.__file__).parents[1] / "recipes"
 
 
 @pytest.fixture(scope="module")

@@ -269,4 +269,4 @@ def test_settings_a_recipe_does_not_have(tmp_path: Path):
     ],
 )
 def test_shipped_recipes_can_be_read(name: str, kind: type):
-    load_recipe(kind, Path(audiosep.__file__).parent / "recipes" / f"{name}.yaml")
+    load_recipe(kind, Path(audiosep.__file__).parents[1] / "recipes" / f"{name}.yaml")

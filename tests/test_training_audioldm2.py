@@ -41,7 +41,7 @@ from hubsep.training.recipe import load_recipe
 from hubsep.training.separators.text_tower import Tower
 
 
-RECIPES = Path(assemble.__file__).parent / "recipes"
+RECIPES = Path(assemble.__file__).parents[1] / "recipes"
 
 
 @pytest.fixture(scope="module")

@@ -159,7 +159,7 @@ def test_what_cannot_be_trained(data: Path, tmp_path: Path, capsys: pytest.Captu
     ("name", "megabytes"), [("spleeter-small-2stems", 8), ("spleeter-small-4stems", 8), ("meta-tasnet-small", 14)]
 )
 def test_shipped_recipes_can_be_read(name: str, megabytes: float):
-    recipe = load_recipe(music.MusicRecipe, Path(music.__file__).parent / "recipes" / f"{name}.yaml")
+    recipe = load_recipe(music.MusicRecipe, Path(music.__file__).parents[1] / "recipes" / f"{name}.yaml")
     assert not recipe.commercial_only, "no recording of that kind may be used commercially"
     config = music.build_model(recipe).config
     assert 2 * config.estimated_parameters() < megabytes * 1e6, "in half precision"
