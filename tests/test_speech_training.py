@@ -335,5 +335,6 @@ def test_the_command_line_knows_the_recipe(data: Path, tmp_path: Path, capsys: p
     ["conv-tasnet-small", "conv-tasnet-live", "speech-separation-small", "sepformer-small", "audioslots-small"],
 )
 def test_shipped_recipes_can_be_read(name: str):
-    recipe = load_recipe(speech.SpeechRecipe, Path(speech.__file__).parents[1] / "recipes" / f"{name}.yaml", minutes=1.0)
+    path = Path(speech.__file__).parents[1] / "recipes" / f"{name}.yaml"
+    recipe = load_recipe(speech.SpeechRecipe, path, minutes=1.0)
     assert speech.build_model(recipe).config.sampling_rate == 16_000
