@@ -31,12 +31,12 @@ from hubsep.demo.gate import Gate
 from hubsep.demo.gpu import on_gpu, on_zero
 from hubsep.demo.intake import child_environment, take_in
 from hubsep.demo.limits import DemoLimits
-from hubsep.demo.page import split_words, with_word
 from hubsep.demo.pictures import draw, portrait_of
 from hubsep.demo.pushing import front_matter, push_space, space_files
 from hubsep.demo.stopping import Runs
 from hubsep.demo.workspace import Workspace
 from hubsep.errors import AudioError, CheckpointError
+from hubsep.texts import split_words, with_word
 
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,25 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names and texts that others chose: how they are printed, and which texts a model is given.
+"""Texts that people wrote: names that are printed, words for a model, names with a mistake, lists, and YAML.
 
-Decisions: whatever is printed of a name goes through `printable`, as errors do by themselves (`errors.py`). A text for
-a model has to be Unicode, and no longer than anybody types: a tokenizer needs minutes for a megabyte, and then finds
-that it is too long.
+Decisions:
 
-What somebody meant who mistyped a name: one rule for models, options and sounds.
-
-Decisions: a word that others use for the same thing comes first ("steps" for `num_inference_steps`), then a name that
-differs by a few letters. Upper and lower case, hyphens and underscores are the same. Where nothing is near, nothing is
-said: a wrong guess is worse than none.
-
-YAML that somebody wrote by hand: plain values, one error for whatever is wrong with it.
-
-Decisions: no tags beyond YAML's own and no aliases, which make a few lines stand for gigabytes as soon as they are
-printed; no nesting that exhausts the stack of the parser, which is a matter of seconds and not of settings.
+- Whatever is printed of a name goes through `printable`, as errors do by themselves (`errors.py`).
+- A text for a model has to be Unicode, and no longer than anybody types: a tokenizer needs minutes for a megabyte, and
+  then finds that it is too long.
+- For a mistyped name, a word that others use for the same thing comes first ("steps" for `num_inference_steps`), then
+  a name that differs by a few letters. Upper and lower case, hyphens and underscores are the same. Where nothing is
+  near, nothing is said: a wrong guess is worse than none.
+- YAML has no tags beyond its own and no aliases, which make a few lines stand for gigabytes as soon as they are
+  printed; no nesting that exhausts the stack of the parser, which is a matter of seconds and not of settings.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -131,4 +128,21 @@ def as_text(word: str) -> str:
         return word
 
 
-__all__ = ["as_text", "check_text", "did_you_mean", "near", "printable", "read_yaml"]
+def with_word(text: str, word: str) -> str:
+    """A list in words with one word more; clicked again, it goes."""
+    words = split_words(text)
+    kept = [each for each in words if each.casefold() != word.casefold()]
+    return ", ".join(kept if len(kept) < len(words) else [*words, word])
+
+
+def split_words(text: str) -> list[str]:
+    """What stands between commas, semicolons and line breaks, each once."""
+    found: dict[str, str] = {}
+    for part in re.split(r"[,;\n\r]", text or ""):
+        words = " ".join(part.split())
+        if words:
+            found.setdefault(words.casefold(), words)
+    return list(found.values())
+
+
+__all__ = ["as_text", "check_text", "did_you_mean", "near", "printable", "read_yaml", "split_words", "with_word"]

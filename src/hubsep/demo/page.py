@@ -25,28 +25,12 @@ from starlette.middleware import Middleware
 from ..cards.card import licence_of, read_card
 from ..errors import HubsepError
 from ..hub.copies import is_named
+from ..texts import split_words, with_word
 from .gate import Gate
 from .limits import DemoLimits
 from .pictures import draw, portrait_of
 from .waiting import keep_waiting_files
 from .workspace import Workspace
-
-
-def with_word(text: str, word: str) -> str:
-    """A list in words with one word more; clicked again, it goes."""
-    words = split_words(text)
-    kept = [each for each in words if each.casefold() != word.casefold()]
-    return ", ".join(kept if len(kept) < len(words) else [*words, word])
-
-
-def split_words(text: str) -> list[str]:
-    """What stands between commas, semicolons and line breaks, each once."""
-    found: dict[str, str] = {}
-    for part in re.split(r"[,;\n\r]", text or ""):
-        words = " ".join(part.split())
-        if words:
-            found.setdefault(words.casefold(), words)
-    return list(found.values())
 
 
 FONTS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
