@@ -21,7 +21,7 @@ from hubsep import AudioLDM2Pipeline, AutoModelForAudioSeparation
 from hubsep.cli import main
 from hubsep.cli.generate import chosen_way
 from hubsep.cli.generate_files import write
-from hubsep.cli.generate_making import Order, load, read_channel
+from hubsep.cli.generate_order import Order, load, read_channel
 from hubsep.errors import CheckpointError, QueryError
 from hubsep.shipped import DEFAULT_GENERATOR, SEPARATORS, SHIPPED
 

@@ -226,6 +226,11 @@ def test_public_names_exist_and_are_listed_once() -> None:
         _ = hubsep.no_such_name  # type: ignore[attr-defined]
 
 
+def test_a_configuration_may_be_the_first_thing_that_is_imported() -> None:
+    """transformers' own imports come back to the tables of configurations while it is half there."""
+    assert run_python("import hubsep; print(hubsep.AudioSepConfig().model_type)").strip() == "audiosep"
+
+
 ORDERS = [
     "import hubsep; from transformers import AutoConfig, AutoProcessor, pipeline",
     "from transformers import AutoConfig, AutoProcessor, pipeline; import hubsep",

@@ -89,6 +89,5 @@ def test_what_a_call_takes_is_typed_under_the_names_it_has() -> None:
 
 
 def test_every_public_name_is_known_to_type_checkers() -> None:
-    text = (Path(hubsep.__file__)).read_text(encoding="utf-8")
-    shown = text.partition("if TYPE_CHECKING:")[2].partition("\n__version__")[0]
-    assert not {name for name in hubsep._HOMES if not re.search(rf"\b{name}\b", shown)}
+    code = re.sub(r'"[^"]*"', "", Path(hubsep.__file__).read_text(encoding="utf-8"))  # names in strings are not known
+    assert not {name for name in hubsep.__all__ if not re.search(rf"\b{name}\b", code)}

@@ -9,12 +9,12 @@ from hubsep.registry import face
 
 
 if TYPE_CHECKING:
-    from .convert import convert, convert_clap, convert_scheduler, source_file
+    from .converter import convert, convert_clap, convert_scheduler, source_file
 
 __getattr__, __dir__ = face(
     __name__,
     {
-        ".convert": "convert convert_clap convert_scheduler source_file",
+        ".converter": "convert convert_clap convert_scheduler source_file",
     },
 )
 

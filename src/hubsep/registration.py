@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from threading import get_ident
 from types import ModuleType
 from typing import Any
 
@@ -76,20 +77,51 @@ class Later:
 
 
 class LazyTable(dict[Any, Any]):
-    """A dict that hands out the class itself where a `Later` was put in."""
+    """A dict that hands out the class itself where a `Later` was put in, as a value or as a key.
+
+    Keys are imported when the table is first looked into: a configuration that transformers' own imports come back to
+    is only half there while its table is made.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._waiting: dict[Later, Later] = {}
+        self._begun: set[tuple[Later, int]] = set()
+
+    def put(self, key: Any, later: Later) -> None:
+        """Adds a class, unless its key is there."""
+        if isinstance(key, Later):
+            self._waiting.setdefault(key, later)
+        else:
+            super().setdefault(key, later)
 
     def __getitem__(self, key: Any) -> Any:
+        self._fill()
         value = super().__getitem__(key)
         if isinstance(value, Later):
             value = self[key] = value.locate(value.path)
         return value
 
+    def __contains__(self, key: object) -> bool:
+        self._fill()
+        return super().__contains__(key)
+
+    def __len__(self) -> int:
+        self._fill()
+        return super().__len__()
+
     def __iter__(self) -> Iterator[Any]:  # with one of its own, dict(table) and {**table} ask `__getitem__` too
+        self._fill()
         return super().__iter__()
 
     def get(self, key: Any, default: Any = None) -> Any:
         """As of a dict."""
         return self[key] if key in self else default  # noqa: SIM401 - that is this method
+
+    def keys(self) -> Any:
+        """As of a dict."""
+        self._fill()
+        return super().keys()
 
     def values(self) -> Any:
         """As of a dict."""
@@ -103,6 +135,14 @@ class LazyTable(dict[Any, Any]):
         """As of a dict."""
         return self._located()
 
+    def _fill(self) -> None:
+        thread = get_ident()
+        for key, later in list(self._waiting.items()):
+            if (key, thread) not in self._begun:  # else that import looks into the table itself
+                self._begun.add((key, thread))
+                super().setdefault(key.locate(key.path), later)
+                self._waiting.pop(key, None)
+
     def _located(self) -> dict[Any, Any]:
         return {key: self[key] for key in self}
 
@@ -112,12 +152,12 @@ def add(mapping: Any, entries: Mapping[Any, Later]) -> None:
 
     Args:
         mapping: which keeps what is not its own in `_extra_content`.
-        entries: by model type, or by the class of a configuration.
+        entries: by model type, or by the class of a configuration, which may be a `Later` too.
     """
     if not isinstance(mapping._extra_content, LazyTable):
         mapping._extra_content = LazyTable(mapping._extra_content)
     for key, later in entries.items():
-        mapping._extra_content.setdefault(key, later)
+        mapping._extra_content.put(key, later)
 
 
 def _later(path: str) -> Later:
@@ -127,7 +167,7 @@ def _later(path: str) -> Later:
 def _by_config(field: str, systems: Iterable[System]) -> dict[Any, Later]:
     """The classes that a field of the rows names, by their configurations."""
     paths = {system.config: getattr(system, field) for system in systems if system.config is not None}
-    return {locate(config): _later(path) for config, path in paths.items() if path is not None}
+    return {_later(config): _later(path) for config, path in paths.items() if path is not None}
 
 
 def _register_configs(auto: ModuleType) -> None:
@@ -146,11 +186,11 @@ def _register_feature_extractors(auto: ModuleType) -> None:
 def _register_models(auto: ModuleType) -> None:
     add(auto.MODEL_MAPPING, _by_config("model", SYSTEMS.values()))
     add(auto.MODEL_FOR_PRETRAINING_MAPPING, _by_config("pretraining", SYSTEMS.values()))
-    add(auto.MODEL_FOR_TEXT_TO_WAVEFORM_MAPPING, {locate(GENERATION_CONFIG): _later(GENERATION_MODEL)})
+    add(auto.MODEL_FOR_TEXT_TO_WAVEFORM_MAPPING, {_later(GENERATION_CONFIG): _later(GENERATION_MODEL)})
 
 
 def _register_reader(auto: ModuleType) -> None:
-    add(auto.TOKENIZER_MAPPING, {locate(GENERATION_CONFIG): _later(GENERATION_READER)})
+    add(auto.TOKENIZER_MAPPING, {_later(GENERATION_CONFIG): _later(GENERATION_READER)})
 
 
 def _register_pipelines(pipelines: ModuleType) -> None:

@@ -16,7 +16,7 @@ from ..errors import QueryError
 from ..shipped import DEFAULT_GENERATOR
 from ..texts import as_text, printable
 from . import generate_arguments as given
-from .generate_making import Order, Way
+from .generate_order import Order, Way
 
 
 def generate(
