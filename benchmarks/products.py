@@ -11,7 +11,8 @@ import argparse
 import time
 
 import torch
-from torch import Tensor
+
+from hubsep import onednn
 
 
 SIZES = ((4_096, 4_096, 4_096), (2_048, 256, 2_048), (512, 640, 5_120), (4_000, 1_760, 1_540))  # rows, inner, columns
@@ -20,26 +21,13 @@ SIZES = ((4_096, 4_096, 4_096), (2_048, 256, 2_048), (512, 640, 5_120), (4_000, 
 def rate(rows: int, inner: int, columns: int, dtype: torch.dtype) -> float:
     """Of one product, in GFLOP/s."""
     left, weight = torch.randn(rows, inner).to(dtype), torch.randn(columns, inner).to(dtype)
-    packed = packed_weight(weight, rows)
+    multiply = onednn.product(weight, rows=rows)
     best = float("inf")
     for _ in range(10):
         start = time.perf_counter()
-        if packed is None:
-            torch.nn.functional.linear(left, weight)
-        else:
-            torch.ops.mkldnn._linear_pointwise(left, packed, None, "none", [], "")
+        multiply(left)
         best = min(best, time.perf_counter() - start)
     return 2e-9 * rows * inner * columns / best
-
-
-def packed_weight(weight: Tensor, rows: int) -> Tensor | None:
-    """The weight as oneDNN wants it; None where it cannot be had."""
-    try:
-        packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.to_mkldnn(), rows)
-        torch.ops.mkldnn._linear_pointwise(weight[:1].repeat(rows, 1), packed, None, "none", [], "")
-    except (AttributeError, RuntimeError):
-        return None
-    return packed
 
 
 def main() -> None:

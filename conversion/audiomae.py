@@ -120,8 +120,7 @@ def convert(
             title="AudioMAE", tag="audiomae", paper=SYSTEMS["audiomae"].paper, licence=licence, sources=[source],
             task=SYSTEMS["audiomae"].task, topic="audio",
         )  # fmt: skip
-        sizes = {"num_frames": config.num_frames, "num_mel_bins": config.num_mel_bins}
-        write(output, model, fields, processor=AudioMAEFeatureExtractor(sampling_rate=config.sampling_rate, **sizes))
+        write(output, model, fields, processor=AudioMAEFeatureExtractor.of(config))
     return model
 
 

@@ -14,9 +14,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 from tiny_audioldm2 import CLOSE, SECONDS, published_folder, tiny_audio_mae, tiny_components
 
-from hubsep import AudioLDM2Pipeline
+from hubsep import AudioLDM2Pipeline, onednn
 from hubsep.errors import CheckpointError, QueryError
-from hubsep.pipelines.audioldm2.bfloat16.products import available
 from hubsep.pipelines.audioldm2.bfloat16.vocoder import runs_here, vocoded
 from hubsep.pipelines.audioldm2.loading import mapped as audioldm2_mapped
 from hubsep.pipelines.audioldm2.loading.mapped import Release
@@ -149,7 +148,7 @@ def test_files_of_variants_and_of_older_names(published: Path, pipe: Any, tmp_pa
     assert np.abs(made - told).max() < CLOSE
 
 
-@pytest.mark.skipif(not available(), reason="oneDNN has no bfloat16 on this processor")
+@pytest.mark.skipif(not onednn.available(torch.bfloat16), reason="oneDNN has no bfloat16 on this processor")
 def test_blocks_that_let_go_run_as_fast(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audioldm2_mapped, "BLOCK_BYTES", 10_000)  # blocks of the vocoder are hooked one by one
     lazy, told = (loaded(published, on_demand=on, dtype=torch.bfloat16) for on in (True, False))

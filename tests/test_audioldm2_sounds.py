@@ -20,6 +20,7 @@ from hubsep.errors import AudioError, QueryError
 from hubsep.mel import Level, MelSettings, mel_spectrogram
 from hubsep.pipelines.audioldm2.codec import shares_of, spans_of
 from hubsep.pipelines.audioldm2.conditions import along_circle, crossover
+from hubsep.training.generators.stages import GenerationRecipe
 
 
 GOLDEN = Path(__file__).parent / "golden" / "audioldm2"
@@ -86,6 +87,14 @@ def test_mel_spectrogram_at_48_khz_and_the_original_reader(shared: Path) -> None
     filled = torch.nn.functional.pad(waveform, (0, len(wanted) * 160 - len(waveform)))
     found = mel_spectrogram(filled[None], settings_16k(), centred=True)[0, : len(wanted)]
     assert_logs(found, wanted, 1_024)
+
+
+def test_one_rule_for_the_spectrograms_of_vocoders_recipes_and_classifiers() -> None:
+    assert GenerationRecipe(hop_length=160, num_mels=64).mel == settings_16k()
+    assert settings_16k() == MelSettings(RATE, 1_024, 160, 64, 0.0, 8_000.0)
+    fields = types.SimpleNamespace(sampling_rate=44_100, hop_length=512, num_mels=48)
+    assert MelSettings.of(fields) == MelSettings(44_100, 2_048, 512, 48, 20.0, 22_050.0)
+    assert MelSettings.of(fields, hops=2, lowest=0.0) == MelSettings(44_100, 1_024, 512, 48, 0.0, 22_050.0)
 
 
 def test_a_level_is_taken_and_given_back() -> None:

@@ -13,11 +13,11 @@ from rounding import assert_same
 from tiny_audioldm2 import LOA_SIZE, TEXT_SIZE, tiny_components
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hubsep import AudioLDM2Pipeline
+from hubsep import AudioLDM2Pipeline, onednn
 from hubsep.errors import QueryError
 from hubsep.pipelines.audioldm2.attention import Contexts, as_mask, constant_contexts
 from hubsep.pipelines.audioldm2.bfloat16 import products as audioldm2_products
-from hubsep.pipelines.audioldm2.bfloat16.products import Convolution, Doubled, Product, attended, available
+from hubsep.pipelines.audioldm2.bfloat16.products import Convolution, Doubled, Product, attended
 from hubsep.pipelines.audioldm2.bfloat16.unet import on_processor
 from hubsep.pipelines.audioldm2.bfloat16.vocoder import decoded, vocoded
 from hubsep.pipelines.audioldm2.conditions import Conditions
@@ -25,7 +25,9 @@ from hubsep.pipelines.audioldm2.sampling import Guide
 
 
 CPU = torch.device("cpu")
-needs_bfloat16 = pytest.mark.skipif(not available(), reason="oneDNN has no bfloat16 on this processor")
+needs_bfloat16 = pytest.mark.skipif(
+    not onednn.available(torch.bfloat16), reason="oneDNN has no bfloat16 on this processor"
+)
 
 
 def seeded(seed: int = 0) -> torch.Generator:

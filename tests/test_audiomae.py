@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForPreTraining
 
 from hubsep.conversion import convert
-from hubsep.errors import AudioError, CheckpointError, DataError
+from hubsep.errors import AudioError, CheckpointError, DataError, QueryError
 from hubsep.models.audiomae.configuration_audiomae import AudioMAEConfig
 from hubsep.models.audiomae.feature_extraction_audiomae import AudioMAEFeatureExtractor
 from hubsep.models.audiomae.modeling_audiomae import (
@@ -104,6 +104,23 @@ def test_the_language_of_audio_is_pooled_patches(time_pool: int, frequency_pool:
 def test_pools_that_do_not_divide_are_refused(time_pool: int, frequency_pool: int):
     with pytest.raises(AudioError, match=f"12 x 8 patches cannot be pooled by {time_pool} x {frequency_pool}"):
         pool_patches(torch.zeros(1, 96, 4), BANDS, time_pool, frequency_pool)
+
+
+def test_the_pool_that_makes_so_many_tokens():
+    published, tiny = AudioMAEConfig(), tiny_config()
+    assert [published.loa_pool(tokens) for tokens in (None, 8, 512)] == [(8, 8), (8, 8), (1, 1)]
+    assert [tiny.loa_pool(tokens) for tokens in (None, 24, 96)] == [(8, 8), (2, 2), (1, 1)]
+    small = AudioMAEConfig(num_frames=64, num_mel_bins=32, decoder_type="global")
+    assert small.loa_pool() == (4, 2)  # no more than there are
+    with pytest.raises(QueryError, match="64 x 8 patches cannot be pooled to 9 tokens"):
+        published.loa_pool(9)
+
+
+def test_the_extractor_of_a_configuration_makes_what_its_model_reads():
+    config = tiny_config(sampling_rate=8_000)
+    extractor = AudioMAEFeatureExtractor.of(config)
+    features = extractor(torch.randn(2_000), 8_000)["input_features"]
+    assert features.shape == (1, 1, config.num_frames, config.num_mel_bins)
 
 
 def dense(layer: WindowLayer, x: Tensor) -> Tensor:

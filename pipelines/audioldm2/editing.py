@@ -69,26 +69,15 @@ class HearingMixin(PromptMixin, SamplingMixin):
                 "pass prompt=, or set pipe.audio_mae to a hubsep AudioMAEModel"
             )
         config = self.audio_mae.config
-        extractor = AudioMAEFeatureExtractor(
-            sampling_rate=config.sampling_rate, num_frames=config.num_frames, num_mel_bins=config.num_mel_bins
-        )
+        extractor = AudioMAEFeatureExtractor.of(config)
         heard = torch.from_numpy(resample(waveform[None].numpy(), self.sampling_rate, config.sampling_rate)[0])
         needed = extractor.minimum_samples
         heard = torch.nn.functional.pad(heard, (0, max(0, needed - len(heard))))
         features = extractor(heard, config.sampling_rate, truncation=True)["input_features"]
         ready(self.audio_mae)
-        pool = self._loa_pool(tokens or self.default_loa_tokens())
+        pool = config.loa_pool(tokens or self.default_loa_tokens())
         loa: Tensor = self.audio_mae.loa(features.to(self._execution_device, self.audio_mae.dtype), *pool)
         return loa
-
-    def _loa_pool(self, tokens: int) -> tuple[int, int]:
-        """Patches of a token in time and frequency; the original pools 8 x 8 for sounds, 1 x 1 for speech."""
-        steps, bands = self.audio_mae.config.grid
-        for size in (8, 4, 2, 1):
-            pool = (min(size, steps), min(size, bands))
-            if (steps // pool[0]) * (bands // pool[1]) == tokens:
-                return pool
-        raise QueryError(f"{steps} x {bands} patches cannot be pooled to {tokens} tokens of LOA")
 
     def _conditions(self, prompt: str, waveform: Tensor, *, going_on: bool = False) -> Conditions:
         """What a prompt says and a recording (samples,) sounds like; LOA is the recording's if it can be heard.

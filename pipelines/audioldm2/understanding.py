@@ -20,7 +20,7 @@ from torch import Tensor
 
 from hubsep.cards.card import CARD, read_card
 from hubsep.hub.copies import is_named
-from hubsep.sounds import phrases, sound_names
+from hubsep.texts import phrases, sound_names
 
 from ..separation.meanings import Meaning
 from .loading.devices import ready

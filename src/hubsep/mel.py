@@ -10,8 +10,9 @@ offset and with a peak of 0.5. What is generated from a recording is brought bac
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -26,6 +27,23 @@ SILENCE = 1e-8
 SPEECH_RATE = 16_000
 
 
+@runtime_checkable
+class VocoderFields(Protocol):
+    """What the configuration of a vocoder says of its spectrogram; a frame has the product of the rates in samples."""
+
+    sampling_rate: int
+    model_in_dim: int
+    upsample_rates: Sequence[int]
+
+
+class FrameFields(Protocol):
+    """The same where it is said directly."""
+
+    sampling_rate: int
+    num_mels: int
+    hop_length: int
+
+
 @dataclass(frozen=True)
 class MelSettings:
     """A log mel spectrogram of magnitudes; frequencies in Hz, sizes in samples."""
@@ -38,18 +56,22 @@ class MelSettings:
     highest: float
 
     @classmethod
-    def of(cls, vocoder_config: Any) -> MelSettings:
+    def of(cls, config: VocoderFields | FrameFields, *, hops: int = 4, lowest: float | None = None) -> MelSettings:
         """Those of the published models of that rate: windows of 1024 samples at 16 kHz, of 2048 at 48 kHz.
 
-        For other hops, the window is the power of two that is at least four hops.
+        Args:
+            config: of a vocoder, of a recipe that trains what makes spectrograms, or of a model that reads them.
+            hops: a window is the power of two that is at least so many hops long.
+            lowest: frequency in Hz; by default 0 up to 16 kHz, 20 above.
         """
-        hop = 1
-        for rate in vocoder_config.upsample_rates:
-            hop *= int(rate)
-        rate = int(vocoder_config.sampling_rate)
-        n_fft = 1 << (4 * hop - 1).bit_length()
-        lowest = 0.0 if rate <= SPEECH_RATE else 20.0
-        return cls(rate, n_fft, hop, int(vocoder_config.model_in_dim), lowest, rate / 2)
+        if isinstance(config, VocoderFields):
+            hop, bands = math.prod(int(rate) for rate in config.upsample_rates), int(config.model_in_dim)
+        else:
+            hop, bands = config.hop_length, config.num_mels
+        rate = int(config.sampling_rate)
+        if lowest is None:
+            lowest = 0.0 if rate <= SPEECH_RATE else 20.0
+        return cls(rate, 1 << (hops * hop - 1).bit_length(), hop, bands, lowest, rate / 2)
 
     def filterbank(self) -> Tensor:
         """Triangles on Slaney's scale, each of area one: (bins, num_mels); made in double precision."""

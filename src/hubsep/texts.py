@@ -11,14 +11,19 @@ Decisions:
   near, nothing is said: a wrong guess is worse than none.
 - YAML has no tags beyond its own and no aliases, which make a few lines stand for gigabytes as soon as they are
   printed; no nesting that exhausts the stack of the parser, which is a matter of seconds and not of settings.
+- Names of sounds and the words people use for them are read from `data/sounds.json`: for training, and to understand
+  prompts. `data/prompts.py` says what the file holds and makes prompts of it.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -145,4 +150,38 @@ def split_words(text: str) -> list[str]:
     return list(found.values())
 
 
-__all__ = ["as_text", "check_text", "did_you_mean", "near", "printable", "read_yaml", "split_words", "with_word"]
+SOUNDS = Path(__file__).parent / "data" / "sounds.json"
+
+
+@lru_cache(maxsize=1)
+def catalogue() -> dict[str, Any]:
+    """The whole of `sounds.json`."""
+    content: dict[str, Any] = json.loads(SOUNDS.read_text(encoding="utf-8"))
+    return content
+
+
+def phrases(label: str) -> list[str]:
+    """The phrases taught for a class; a class outside the catalogue is called by its name."""
+    sounds = catalogue()
+    entry = sounds["sounds"].get(label) or sounds["others"].get(label)
+    return entry["words"] if entry else [label]
+
+
+def sound_names() -> list[str]:
+    """The names of all sounds, those with recordings and those known by name only."""
+    return [*catalogue()["sounds"], *catalogue()["others"]]
+
+
+__all__ = [
+    "as_text",
+    "catalogue",
+    "check_text",
+    "did_you_mean",
+    "near",
+    "phrases",
+    "printable",
+    "read_yaml",
+    "sound_names",
+    "split_words",
+    "with_word",
+]

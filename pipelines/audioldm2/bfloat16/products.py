@@ -13,8 +13,7 @@ EPYC (Zen 4), where `benchmarks/products.py` finds 2.2 to 2.7 times the speed of
 - attention of 1024 places in groups of heads whose scores stay in cache, on two threads of a Zen 5 8.7 ms instead of
   the 16.4 of torch's own; of 256 places 0.9 instead of 2.0, of 64 0.2 instead of 0.3.
 
-Operators are called by their overload: by their packet's name torch tries the first one, which formats all arguments,
-tensors included, for an error that nobody sees (1 to 2 ms a call).
+oneDNN itself is called by `hubsep.onednn` alone.
 """
 
 from __future__ import annotations
@@ -23,19 +22,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from hubsep import onednn
+from hubsep.onednn import Places
 
 
 SCORES = 2**22  # that are worked on at a time: 8 MB of bfloat16
-OPERATORS = ("_linear_pointwise", "_convolution_pointwise", "_reorder_linear_weight", "_reorder_convolution_weight")
-
-
-def available() -> bool:
-    """Whether this build of torch has oneDNN's operators, and the processor bfloat16."""
-    if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
-        return False
-    found = all(hasattr(torch.ops.mkldnn, name) for name in (*OPERATORS, "_is_mkldnn_bf16_supported"))
-    return found and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+CENTRED = Places((1, 1))
 
 
 class Product:
@@ -47,11 +41,10 @@ class Product:
         part: which rows of the weights.
     """
 
-    def __init__(self, layer: Any, pack: bool, part: slice = slice(None)):
+    def __init__(self, layer: nn.Linear | nn.Conv2d, pack: bool, part: slice = slice(None)):
         self._layer, self._pack, self._part = layer, pack, part
         self._source: Tensor | None = None
-        self._weight: Tensor | None = None
-        self._bias: Tensor | None = None
+        self._product: onednn.Product | None = None
 
     def __call__(
         self, states: Tensor, *, plus: Tensor | None = None, times: Tensor | None = None, after: str = "none"
@@ -65,42 +58,34 @@ class Product:
             after: "gelu", if that follows.
         """
         states = states.contiguous()
-        weight = self._ready(states)
-        other, name = (plus, "add") if times is None else (times, "mul")
-        if other is None:
-            found: Tensor = torch.ops.mkldnn._linear_pointwise.default(states, weight, self._bias, after, [], "none")
-        else:
-            found = torch.ops.mkldnn._linear_pointwise.binary(states, other, weight, self._bias, name)
-        return found
+        return self._ready(states)(states, plus=plus, times=times, gelu=after == "gelu")
 
-    def _ready(self, states: Tensor) -> Tensor:
+    def _ready(self, states: Tensor) -> onednn.Product:
         source = self._layer.weight
-        if self._weight is not None and source is self._source:
-            return self._weight
-        bias = self._layer.bias
-        self._source, self._bias = source, None if bias is None else bias[self._part]
-        weight = self._matrix(source)[self._part].contiguous()
-        if self._pack:
-            weight = torch.ops.mkldnn._reorder_linear_weight(weight, states.numel() // states.shape[-1])
-        self._weight = weight
-        return weight
+        if self._product is None or source is not self._source:
+            rows = states.numel() // states.shape[-1] if self._pack else None
+            weight = self._matrix(source.detach())[self._part]
+            self._source, self._product = source, onednn.product(weight, self._bias(), rows=rows)
+        return self._product
 
     def _matrix(self, weight: Tensor) -> Tensor:
-        return weight.detach().flatten(1)
+        return weight.flatten(1)
+
+    def _bias(self) -> Tensor | None:
+        bias = self._layer.bias
+        return None if bias is None else bias[self._part]
 
 
 class NarrowProduct(Product):
     """A convolution of 3 by 3 taps over two bands: three frames of both, (..., 3 * 2 * inputs), make one of both."""
 
-    def _ready(self, states: Tensor) -> Tensor:
-        found = super()._ready(states)
-        if self._bias is not None and len(self._bias) == len(self._layer.bias):
-            self._bias = self._bias.repeat(2)
-        return found
-
     def _matrix(self, weight: Tensor) -> Tensor:
-        taps = weight.detach().permute(0, 2, 3, 1)  # (outputs, frames, bands, inputs)
+        taps = weight.permute(0, 2, 3, 1)  # (outputs, frames, bands, inputs)
         return torch.stack([taps[:, :, 1:], taps[:, :, :2]]).flatten(2).flatten(0, 1)
+
+    def _bias(self) -> Tensor | None:
+        bias = self._layer.bias
+        return None if bias is None else bias.repeat(2)
 
 
 class Convolution:
@@ -114,44 +99,34 @@ class Convolution:
         product: does the same to (..., channels), where the convolution has one tap.
     """
 
-    def __init__(self, layer: Any, pack: bool):
+    def __init__(self, layer: nn.Conv2d, pack: bool):
         self._layer, self._pack = layer, pack
         self.product = Product(layer, pack) if layer.kernel_size == (1, 1) else None
         self._narrow = NarrowProduct(layer, pack)
         self._source: Tensor | None = None
-        self._weight: Tensor | None = None
+        self._convolution: onednn.Convolution | None = None
 
     def __call__(self, maps: Tensor, *, plus: Tensor | None = None) -> Tensor:
         """The convolution; `plus` is added to it."""
-        own = self._layer
-        places = own.padding, own.stride, own.dilation, own.groups
+        layer, places = self._layer, Places.of(self._layer)
         maps = maps.contiguous(memory_format=torch.channels_last)
-        if self._pack and maps.shape[3] == 2 and own.kernel_size == (3, 3) and places == ((1, 1), (1, 1), (1, 1), 1):
+        if self._pack and maps.shape[3] == 2 and layer.kernel_size == (3, 3) and places == CENTRED:
             return self._of_frames(maps, plus)
-        if own.weight is not self._source:
-            self._source = own.weight
-            self._weight = own.weight.detach()
-            if self._pack:
-                shape = list(maps.shape)
-                self._weight = torch.ops.mkldnn._reorder_convolution_weight(self._weight, *places, shape)
-        after: tuple[Any, ...] = ("none", [], "")
-        if plus is None:
-            found: Tensor = torch.ops.mkldnn._convolution_pointwise.default(
-                maps, self._weight, own.bias, *places, *after
-            )
-        else:
-            after = ("add", 1.0, None, [], None)
+        if self._convolution is None or layer.weight is not self._source:
+            shape = tuple(maps.shape) if self._pack else None
+            self._source = layer.weight
+            self._convolution = onednn.convolution(layer.weight.detach(), layer.bias, places, shape=shape)
+        if plus is not None:
             plus = plus.contiguous(memory_format=torch.channels_last)
-            found = torch.ops.mkldnn._convolution_pointwise.binary(maps, plus, self._weight, own.bias, *places, *after)
-        return found
+        return self._convolution(maps, plus=plus)
 
     def _of_frames(self, maps: Tensor, plus: Tensor | None) -> Tensor:
         rows = as_rows(maps).flatten(2)  # (batch, frames, bands * channels)
         width = rows.shape[2]
         framed = F.pad(rows, (0, 0, 1, 1))
         three = framed.as_strided((*rows.shape[:2], 3 * width), framed.stride()).contiguous()
-        found = self._narrow(three, plus=None if plus is None else as_rows(plus).flatten(2))
-        return as_maps(found.unflatten(2, (2, -1)))
+        summed = self._narrow(three, plus=None if plus is None else as_rows(plus).flatten(2))
+        return as_maps(summed.unflatten(2, (2, -1)))
 
 
 class Doubled:
@@ -161,26 +136,26 @@ class Doubled:
     it was, one for each place of a value's copies, with the taps that meet summed: 4 products in place of 9.
     """
 
-    def __init__(self, layer: Any):
+    def __init__(self, layer: nn.Conv2d):
         self._layer = layer
         self._source: Tensor | None = None
-        self._weights: list[Tensor] = []
+        self._convolutions: list[onednn.Convolution] = []
 
     def __call__(self, maps: Tensor) -> Tensor:
         """The convolution of (batch, channels, frames, bands), twice as long and wide."""
-        own, (batch, _, frames, bands) = self._layer, maps.shape
+        layer, (batch, _, frames, bands) = self._layer, maps.shape
         padded = F.pad(maps, (1, 1, 1, 1))
-        if own.weight is not self._source:
-            self._source, self._weights = own.weight, self._summed(own.weight.detach())
-        found = maps.new_empty(batch, 2 * frames, 2 * bands, own.out_channels)
-        fixed: tuple[Any, ...] = ([0, 0], [1, 1], [1, 1], 1, "none", [], "")
-        for index, weight in enumerate(self._weights):
+        if layer.weight is not self._source:
+            summed = self._summed(layer.weight.detach())
+            self._convolutions = [onednn.convolution(weight, layer.bias, Places()) for weight in summed]
+            self._source = layer.weight
+        rows = maps.new_empty(batch, 2 * frames, 2 * bands, layer.out_channels)
+        for index, convolution in enumerate(self._convolutions):
             down, right = divmod(index, 2)
             seen = padded[:, :, down : down + frames + 1, right : right + bands + 1]
-            seen = seen.contiguous(memory_format=torch.channels_last)
-            part = torch.ops.mkldnn._convolution_pointwise.default(seen, weight, own.bias, *fixed)
-            found[:, down::2, right::2] = part.permute(0, 2, 3, 1)
-        return as_maps(found)
+            part = convolution(seen.contiguous(memory_format=torch.channels_last))
+            rows[:, down::2, right::2] = part.permute(0, 2, 3, 1)
+        return as_maps(rows)
 
     def _summed(self, weight: Tensor) -> list[Tensor]:
         """The taps of the four places."""
@@ -247,4 +222,4 @@ def attended(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Ten
     return found.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2)
 
 
-__all__ = ["Convolution", "Doubled", "Product", "apply", "as_maps", "as_rows", "attended", "available", "product_of"]
+__all__ = ["Convolution", "Doubled", "Product", "apply", "as_maps", "as_rows", "attended", "product_of"]

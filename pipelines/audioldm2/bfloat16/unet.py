@@ -2,7 +2,7 @@
 """AudioLDM 2's U-Net and autoencoder in bfloat16 on a processor: the same sums as diffusers', with less around them.
 
 For the time of a call, blocks that are what diffusers makes of the published configuration run as written here, with
-the products of `audioldm2_products`; everything else runs as it is. Decisions:
+the products of `products`; everything else runs as it is. Decisions:
 - Maps stay with their channels last, which is how oneDNN convolves; between convolutions and attention nothing moves.
 - It is up to each block whether it can be run here, and looked up at each call: layers that are wrapped (adapters) or
   hooked, and attention processors that were put in, are called.
@@ -23,9 +23,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from hubsep import onednn
+
 from ..attention import ConstantContext
 from ..loading.on_demand import OnDemandHook
-from .products import Convolution, Doubled, Product, apply, as_maps, as_rows, attended, available, product_of
+from .products import Convolution, Doubled, Product, apply, as_maps, as_rows, attended, product_of
 
 
 PLACES = 32  # from which on attention as written here is faster than torch's own
@@ -248,7 +250,7 @@ def _applies(unet: Any) -> bool:
     learning = torch.is_grad_enabled() or unet.training or torch.is_autocast_enabled("cpu")
     # layers that are moved one by one have a `forward` of accelerate's
     moved = any("forward" in module.__dict__ for module in unet.modules() if module is not unet)
-    return not learning and not moved and available()
+    return not learning and not moved and onednn.available(torch.bfloat16)
 
 
 __all__ = ["on_processor"]

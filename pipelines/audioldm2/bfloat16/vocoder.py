@@ -25,14 +25,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import functional
 
+from hubsep import onednn
+from hubsep.onednn import along
+
 from ..loading.mapped import Release
-from .products import available
 from .unet import on_processor
 
 
 def runs_here(vocoder: Any, states: Tensor) -> bool:
     """Whether a vocoder's layers are the usual ones, in bfloat16 on a processor that has it, and learn nothing."""
-    if states.device.type != "cpu" or vocoder.dtype != torch.bfloat16 or torch.is_grad_enabled() or not available():
+    fits = states.device.type == "cpu" and vocoder.dtype == torch.bfloat16 and not torch.is_grad_enabled()
+    if not (fits and onednn.available(torch.bfloat16)):
         return False
     blocks = all(type(block).__name__ == "HifiGanResidualBlock" for block in vocoder.resblocks)
     inner = [module for part in (vocoder.upsampler, vocoder.resblocks) for module in part.modules()]
@@ -90,32 +93,6 @@ def residual(block: Any, maps: Tensor) -> Tensor:
         maps = along(second, inner, plus=maps)
     release(block)
     return maps
-
-
-def along(layer: nn.Conv1d, maps: Tensor, *, plus: Tensor | None = None, slope: float | None = None) -> Tensor:
-    """What a convolution along time makes of (batch, channels, 1, samples) with the channels last.
-
-    Args:
-        layer: the convolution.
-        maps: its input.
-        plus: is added to what comes out.
-        slope: of the leaky ReLU that follows, if one does and nothing is added.
-    """
-    places = (
-        [0, int(layer.padding[0])],
-        [1, layer.stride[0]],
-        [1, layer.dilation[0]],
-        layer.groups,
-    )
-    weight = layer.weight.detach()[:, :, None]
-    weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *places, list(maps.shape))
-    if plus is not None:
-        after: tuple[Any, ...] = ("add", 1.0, None, [], None)
-        found: Tensor = torch.ops.mkldnn._convolution_pointwise.binary(maps, plus, weight, layer.bias, *places, *after)
-        return found
-    after = ("none", [], "") if slope is None else ("leaky_relu", [slope], "")
-    found = torch.ops.mkldnn._convolution_pointwise.default(maps, weight, layer.bias, *places, *after)
-    return found
 
 
 def enlarged(layer: nn.ConvTranspose1d, maps: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
-from ..sounds import catalogue, phrases
+from ..texts import catalogue, phrases
 
 
 @lru_cache(maxsize=4096)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from transformers import PreTrainedConfig
 
-from ...errors import CheckpointError
+from ...errors import CheckpointError, QueryError
 from ...hub.bounds import bounded, one_of, true_or_false
 from ...hub.config import HubsepConfigMixin
 
@@ -18,6 +18,7 @@ from ...hub.config import HubsepConfigMixin
 DECODERS = ("shifted_window", "global")
 MASKINGS = ("random", "time_frequency")
 MAX_CALL_NUMBERS = 2**28
+LOA_POOLS = (8, 4, 2, 1)
 
 
 class AudioMAEConfig(HubsepConfigMixin, PreTrainedConfig):
@@ -86,6 +87,23 @@ class AudioMAEConfig(HubsepConfigMixin, PreTrainedConfig):
     def num_patches(self) -> int:
         """Patches of the longest spectrogram."""
         return self.grid[0] * self.grid[1]
+
+    def loa_pool(self, tokens: int | None = None) -> tuple[int, int]:
+        """Patches in time and in frequency that become one token of the language of audio.
+
+        Args:
+            tokens: how many are wanted; None for the original's 8 x 8 of sounds and music, as far as there are so
+                many. For speech the original pools 1 x 1.
+
+        Raises:
+            QueryError: if no square of 8, 4, 2 or 1 patches makes so many tokens.
+        """
+        steps, bands = self.grid
+        for size in LOA_POOLS:
+            pool = (min(size, steps), min(size, bands))
+            if tokens is None or (steps // pool[0]) * (bands // pool[1]) == tokens:
+                return pool
+        raise QueryError(f"{steps} x {bands} patches cannot be pooled to {tokens} tokens of LOA")
 
     def check_fields(self) -> None:
         """Checks every field before a module is built from it.

@@ -26,6 +26,7 @@ from ...hub.loading import check_files, library_errors
 from ...hub.models import HUB_OPTIONS
 from ...hub.processors import AUDIOMAE_FIELDS
 from ...hub.resolve import inside, resolve_folder
+from .configuration_audiomae import AudioMAEConfig
 
 
 FRAME_MS, SHIFT_MS = 25, 10
@@ -64,6 +65,11 @@ class AudioMAEFeatureExtractor(FeatureExtractionMixin):
         super().__init__(**kwargs)
         self.sampling_rate, self.num_frames, self.num_mel_bins = sampling_rate, num_frames, num_mel_bins
         self.mean, self.std = mean, std
+
+    @classmethod
+    def of(cls, config: AudioMAEConfig) -> AudioMAEFeatureExtractor:
+        """The one that makes what a model of this configuration reads."""
+        return cls(config.sampling_rate, config.num_frames, config.num_mel_bins)
 
     @classmethod
     def from_pretrained(

@@ -15,7 +15,6 @@ and has no harmonics at all; this is 0.13 to 0.26 from it. Its phases blur attac
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +23,9 @@ from transformers import PreTrainedModel
 
 from ...errors import AudioError
 from ...hub.models import HubsepModelMixin
+from ...mel import MelSettings
 from .configuration_griffin_lim import GriffinLimVocoderConfig
 
-
-if TYPE_CHECKING:
-    from ...mel import MelSettings
 
 TINY = 1e-12
 
@@ -47,7 +44,7 @@ class GriffinLimVocoder(HubsepModelMixin, PreTrainedModel):
 
     def __init__(self, config: GriffinLimVocoderConfig):
         super().__init__(config)
-        self.n_fft = _settings(config).n_fft
+        self.n_fft = MelSettings.of(config).n_fft
         self.filterbank = nn.Parameter(torch.zeros(self.n_fft // 2 + 1, config.model_in_dim), requires_grad=False)
         self.post_init()
 
@@ -55,7 +52,7 @@ class GriffinLimVocoder(HubsepModelMixin, PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """The filterbank of the configuration."""
         if module is self:
-            self.filterbank.copy_(_settings(self.config).filterbank())
+            self.filterbank.copy_(MelSettings.of(self.config).filterbank())
 
     @torch.no_grad()
     def forward(self, spectrogram: Tensor, known: Tensor | None = None) -> Tensor:
@@ -125,13 +122,6 @@ class GriffinLimVocoder(HubsepModelMixin, PreTrainedModel):
         padded = pad(known.to(window)[:, None], (hop // 2, 0))[:, 0]  # frame 0 is the one added in front
         spectrum = torch.stft(padded, self.n_fft, hop, window=window, return_complex=True)
         return spectrum[..., : (padded.shape[-1] - self.n_fft // 2) // hop + 1]
-
-
-def _settings(config: GriffinLimVocoderConfig) -> MelSettings:
-    # at run time pipelines import models
-    from ...mel import MelSettings
-
-    return MelSettings.of(config)
 
 
 __all__ = ["GriffinLimVocoder"]

@@ -21,10 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ... import onednn
 from ...layers import prelu
 from .configuration_meta_tasnet import MetaTasNetConfig
 from .layers_meta_tasnet import InstrumentLayer, folded, norm, pointwise, product, scale_and_shift
-from .products_meta_tasnet import channel_moments, depthwise, has_onednn, joined_moments, overwrites, rows, strips
+from .products_meta_tasnet import channel_moments, depthwise, joined_moments, overwrites, rows, strips
 
 
 Tensors = dict[str, Tensor]  # of a layer, for all instruments
@@ -97,7 +98,7 @@ class MetaTasNetBlock(nn.Module):
         hidden = rows(x.to(dtype), expand["kernel"][source].to(dtype), None, slopes[0])
         scale, shift = own_norm(hidden, norm1, source)
         kernel = convolution["kernel"][source : source + 1]
-        if has_onednn(dtype):
+        if onednn.available(dtype):
             hidden = depthwise(hidden, scale[0, 0], shift[0, 0], kernel[0], self.dilation)
         else:
             hidden = self.convolve(hidden[None, None], scale, shift, kernel)[0, 0]

@@ -4,8 +4,8 @@
 Decisions:
 - oneDNN multiplies float32 faster than what torch takes by itself, and applies PReLU before a result leaves the
   registers. Measured on one core of an EPYC (Zen 4): 105 GFLOP/s instead of 78 for the product of the last decoder,
-  (4000, 1760) by (1760, 1540), 100 instead of 93 for the small ones of a block. torch has it as the operator that
-  compiled models call; where a build has none, or the processor lacks the dtype, torch's own product is taken.
+  (4000, 1760) by (1760, 1540), 100 instead of 93 for the small ones of a block. Where a build has none, or the
+  processor lacks the dtype, `hubsep.onednn` takes torch's own product.
 - A depthwise convolution of (frames, channels) is one of oneDNN too, with the norm before it in its taps: 0.23 ms
   for (4000, 160), where shifted multiply-adds take 1.1 ms. Without oneDNN torch would run every channel by itself.
 """
@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ... import onednn
 from ...layers import is_plain, may_overwrite
 
 
@@ -28,16 +29,6 @@ STRIP_ELEMENTS = 2**18  # of a map, which then stays in the cache of a core
 def overwrites(x: Tensor) -> bool:
     """Whether maps may be overwritten, on a processor: nothing is learnt or traced, and nobody looks."""
     return x.device.type == "cpu" and may_overwrite()
-
-
-def has_onednn(dtype: torch.dtype) -> bool:
-    """Whether oneDNN's operators are there, switched on, and compute in `dtype`."""
-    switched_on = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
-    if not switched_on or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        return False
-    if dtype == torch.bfloat16:
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return dtype == torch.float32
 
 
 def strips(frames: int, width: int) -> Iterator[slice]:
@@ -83,12 +74,7 @@ def rows(x: Tensor, weight: Tensor, bias: Tensor | None = None, slope: float | N
     Returns:
         (..., outputs), in the dtype of `x`.
     """
-    if has_onednn(x.dtype):
-        after = ("none", [], "") if slope is None else ("leaky_relu", [slope], "")
-        return torch.ops.mkldnn._linear_pointwise(x, weight.contiguous(), bias, *after)
-    with torch.autocast(x.device.type, enabled=False):
-        result = F.linear(x, weight, bias)
-    return result if slope is None else F.leaky_relu_(result, slope)
+    return onednn.product(weight, bias)(x, slope=slope)
 
 
 def linear(layer: Any, x: Tensor, rectified: bool = False) -> Tensor:
@@ -99,7 +85,9 @@ def linear(layer: Any, x: Tensor, rectified: bool = False) -> Tensor:
 
 
 def depthwise(x: Tensor, scale: Tensor, shift: Tensor, kernel: Tensor, dilation: int) -> Tensor:
-    """Scales and shifts every channel, then convolves it; beyond the edges are zeros. Only where `has_onednn`.
+    """Scales and shifts every channel, then convolves it; beyond the edges are zeros.
+
+    Only where `onednn.available`: torch would run every channel by itself.
 
     Args:
         x: (frames, channels).
@@ -127,4 +115,4 @@ def depthwise(x: Tensor, scale: Tensor, shift: Tensor, kernel: Tensor, dilation:
     return result
 
 
-__all__ = ["channel_moments", "depthwise", "has_onednn", "joined_moments", "linear", "overwrites", "rows", "strips"]
+__all__ = ["channel_moments", "depthwise", "joined_moments", "linear", "overwrites", "rows", "strips"]

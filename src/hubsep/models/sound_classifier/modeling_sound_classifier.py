@@ -23,6 +23,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from ...errors import AudioError
 from ...hub.models import HubsepModelMixin
+from ...mel import MelSettings, mel_spectrogram
 from ...modeling import check_keywords
 from .configuration_sound_classifier import SoundClassifierConfig
 
@@ -44,12 +45,7 @@ class SoundClassifierOutput(ModelOutput):
 
 def spectrogram(waveform: Tensor, config: SoundClassifierConfig) -> Tensor:
     """Natural logarithm of mel magnitudes, (batch, samples) -> (batch, frames, num_mels), float32."""
-    from ...mel import MelSettings, mel_spectrogram
-
-    n_fft = 1 << (2 * config.hop_length - 1).bit_length()
-    rate = config.sampling_rate
-    settings = MelSettings(rate, n_fft, config.hop_length, config.num_mels, 0.0, rate / 2)
-    return mel_spectrogram(waveform, settings)
+    return mel_spectrogram(waveform, MelSettings.of(config, hops=2, lowest=0.0))
 
 
 def measured_from_the_top(mel: Tensor, range_nepers: float | Tensor, scale: float) -> Tensor:

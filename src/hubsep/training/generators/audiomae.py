@@ -63,7 +63,7 @@ class SpectrogramDataset(Dataset[dict[str, Tensor]]):
     ):
         self.sampler, self.config, self.length = sampler, config, length
         self.loudness_db, self.seed = loudness_db, seed
-        self.extractor = extractor_of(config)
+        self.extractor = AudioMAEFeatureExtractor.of(config)
         self.samples = self.extractor.minimum_samples + (config.num_frames - 1) * config.sampling_rate // 100
 
     def __len__(self) -> int:
@@ -91,12 +91,6 @@ class SpectrogramDataset(Dataset[dict[str, Tensor]]):
 def validation_items(dataset: SpectrogramDataset, clips: list[Clip]) -> list[dict[str, Tensor]]:
     """An item of each clip, the same ones whatever the seed of the dataset."""
     return [dataset.item(clip, random.Random(f"validation/{number}")) for number, clip in enumerate(clips)]
-
-
-def extractor_of(config: AudioMAEConfig) -> AudioMAEFeatureExtractor:
-    """The feature extractor that belongs to a configuration."""
-    sizes = {"num_frames": config.num_frames, "num_mel_bins": config.num_mel_bins}
-    return AudioMAEFeatureExtractor(sampling_rate=config.sampling_rate, **sizes)
 
 
 @torch.no_grad()
@@ -174,7 +168,7 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
     result = run_training(model, recipe, dataset, CurveCallback(model, judge, recipe, output), output)
     for name in ("model", "best"):
         if (output / name).is_dir():
-            extractor_of(model.config).save_pretrained(output / name)
+            AudioMAEFeatureExtractor.of(model.config).save_pretrained(output / name)
     return result
 
 

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from ...data.generation import Sound, SoundDataset
 from ...errors import DataError
 from ...mel import mel_spectrogram
+from ...models.audiomae.feature_extraction_audiomae import AudioMAEFeatureExtractor
 from .stages import GenerationRecipe, Item
 
 
@@ -44,8 +45,6 @@ class Encoder:
     """
 
     def __init__(self, sounds: SoundDataset, recipe: GenerationRecipe, vae: Any, audio_mae: Any):
-        from ...models.audiomae.feature_extraction_audiomae import AudioMAEFeatureExtractor
-
         self.sounds, self.mel, self.vae, self.audio_mae = sounds, recipe.mel, vae, audio_mae
         config = audio_mae.config
         if config.sampling_rate != recipe.sampling_rate:
@@ -53,9 +52,7 @@ class Encoder:
                 f"audio_mae hears {config.sampling_rate} Hz, the recipe has {recipe.sampling_rate} Hz: train one of "
                 "this rate"
             )
-        self.extractor = AudioMAEFeatureExtractor(
-            sampling_rate=config.sampling_rate, num_frames=config.num_frames, num_mel_bins=config.num_mel_bins
-        )
+        self.extractor = AudioMAEFeatureExtractor.of(config)
         self.bf16 = recipe.bf16
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         for model in (vae, audio_mae):
@@ -70,7 +67,8 @@ class Encoder:
         waveform = self.sounds.waveform(sound)
         features = self.extractor(waveform, self.sounds.settings.sampling_rate, truncation=True)["input_features"]
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            found = {"loa": self.audio_mae.loa(features.to(self.device), *self._pool())[0].float().cpu()}
+            pool = self.audio_mae.config.loa_pool()
+            found = {"loa": self.audio_mae.loa(features.to(self.device), *pool)[0].float().cpu()}
             if self.vae is not None:
                 mel = mel_spectrogram(waveform[None], self.mel)[:, None].to(self.device)
                 posterior = self.vae.encode(mel).latent_dist
@@ -79,10 +77,6 @@ class Encoder:
                 found["latents"] = latents * self.vae.config.scaling_factor
         self.known[sound.seed] = found
         return dict(found)
-
-    def _pool(self) -> tuple[int, int]:
-        steps, bands = self.audio_mae.config.grid
-        return min(8, steps), min(8, bands)
 
 
 __all__ = ["Encoder", "FeatureDataset"]

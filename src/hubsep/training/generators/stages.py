@@ -76,9 +76,7 @@ class GenerationRecipe(TrainingRecipe):
     @property
     def mel(self) -> MelSettings:
         """The mel spectrogram, as the pipeline makes it for a vocoder of this hop."""
-        n_fft = 1 << (4 * self.hop_length - 1).bit_length()
-        lowest = 0.0 if self.sampling_rate <= 16_000 else 20.0
-        return MelSettings(self.sampling_rate, n_fft, self.hop_length, self.num_mels, lowest, self.sampling_rate / 2)
+        return MelSettings.of(self)
 
 
 class Objective(nn.Module):
