@@ -14,19 +14,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
+from imports import LEVELS, MODULES, ROOT, SOURCES, imported, package_of
 
 import hubsep
 import hubsep.conversion
 import hubsep.pipelines
 
 
-ROOT = Path(__file__).resolve().parents[1]
-SOURCES = sorted(
-    path
-    for folder in ("src", "pipelines", "conversion")
-    for path in (ROOT / folder).rglob("*.py")
-    if not {"src/hubsep/pipelines", "src/hubsep/conversion"} & {p.as_posix() for p in path.relative_to(ROOT).parents}
-)
 TEXTS = {".py", ".md", ".toml", ".txt", ".json", ".yaml", ".yml", ".in", ".csv", ""}
 MAX_FILE, MAX_MODELING, MAX_FUNCTION = 400, 700, 40
 
@@ -70,52 +64,6 @@ def body_lines(function: ast.FunctionDef) -> int:
     if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
         lines -= (first.end_lineno or 0) - first.lineno + 1
     return lines
-
-
-# lowest first; a package imports what stands before it in this list, or beside it in the same row
-LAYERS = (
-    "errors registry shipped layers onednn texts",
-    "audio hub chunking mel losses modeling",
-    "models auto cards metrics",
-    "plotting adapters registration",
-    "pipelines",
-    "conversion batch",
-    "data",
-    "training demo",
-    "evaluation",
-    "cli leaderboard",
-)
-LEVELS = {name: level for level, row in enumerate(LAYERS) for name in row.split()}
-
-
-def module_of(path: Path) -> str:
-    """The dotted name of a source file."""
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    parts = parts[1:] if parts[0] == "src" else ("hubsep", *parts)
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-MODULES = {module_of(path): path for path in SOURCES}
-
-
-def imported(module: str) -> Iterator[str]:
-    """The modules of hubsep that a module imports: at its top, inside its functions, and for types alone."""
-    path = MODULES[module]
-    here = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name in MODULES)
-        elif isinstance(node, ast.ImportFrom):
-            base = ".".join([*here[: len(here) - node.level + 1], *filter(None, [node.module])])
-            source = base if node.level else node.module or ""
-            for alias in node.names:
-                target = f"{source}.{alias.name}" if f"{source}.{alias.name}" in MODULES else source
-                if target in MODULES:
-                    yield target
-
-
-def package_of(module: str) -> str:
-    return module.split(".")[1] if "." in module else ""
 
 
 def test_packages_look_down() -> None:
