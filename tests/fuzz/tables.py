@@ -24,6 +24,7 @@ import yaml
 from fuzz.cases import Action, Case, Kind, expect
 from fuzz.checkpoints import yaml_bomb
 from fuzz.values import NAMES, changed_bytes, changed_text, hostile
+from hubsep.cli.train import RECIPES as MODULES
 from hubsep.data.contract import read_clips, read_rows
 from hubsep.data.recordings import load_clips, read_metadata
 from hubsep.data.stems import load_songs
@@ -204,7 +205,7 @@ def make_table(case: Case) -> Action:
 def prepare_recipes(place: Path) -> None:
     """The classes of all recipes, and the recipes that are shipped."""
     for name in RECIPES_OF:
-        module = importlib.import_module(f"hubsep.training.{name}")
+        module = importlib.import_module(MODULES[name])
         found = [
             value
             for key, value in vars(module).items()
