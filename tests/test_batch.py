@@ -23,6 +23,7 @@ from children import ENVIRONMENT, Children
 from tiny_conv_tasnet import tiny_conv_tasnet
 
 from hubsep.batch.claims import Claims
+from hubsep.batch.delivery import sweep
 from hubsep.batch.fingerprint import model_fingerprint
 from hubsep.batch.manifest import Manifest, read_manifest
 from hubsep.batch.places import Place, one_process_instead_of_many, own_device
@@ -269,6 +270,66 @@ def test_manifests_are_merged_by_time(tmp_path: Path) -> None:
     assert not first.is_there("00002-of-00004")
     first.close()
     second.close()
+
+
+def test_lines_of_a_manifest_that_are_none_of_ours_are_passed_over(tmp_path: Path) -> None:
+    lines = (
+        b'{"marker": "a", "ok": false, "time": "x"}',
+        b'{"marker": 5}',
+        b'{"marker": "a", "ok": []}',
+        b'{"marker": "a", "ok": true, "time": NaN}',
+        b'{"marker": "a", "time": 1e400}',
+        b'{"marker": "b", "ok": false, "input": 5, "error": []}',
+        b'{"marker": "c"}',
+        b"[" * 99_999,
+        b"9" * 5_000,
+        b"\xff",
+    )
+    own = Manifest(tmp_path, "00000-of-00001")
+    own.close()
+    own.path.write_bytes(b"\n".join(lines) + b"\n")
+    (own.folder / "manifest-00001-of-00002-zz.jsonl").mkdir()
+    own = Manifest(tmp_path, "00000-of-00001")
+    own.refresh()
+    assert set(own.failures(["00000-of-00001"])) == {"c"}
+    own.add("a", ok=True)
+    own.refresh()
+    assert own.entries["a"]["ok"]
+    own.close()
+    assert read_manifest(tmp_path)["a"]["ok"]
+    assert set(read_manifest(tmp_path)) == {"a", "c"}
+
+
+@pytest.mark.parametrize("kind", ["folder", "claims", "manifest", "pipe"])
+def test_nothing_is_written_through_a_link(kind: str, tmp_path: Path) -> None:
+    outside, output = tmp_path / "outside", tmp_path / "output"
+    outside.mkdir()
+    if kind == "folder":
+        output.mkdir()
+        (output / ".hubsep").symlink_to(outside)
+    else:
+        Manifest(output, "a").close()
+        name = "claims" if kind == "claims" else next((output / ".hubsep").iterdir()).name
+        (output / ".hubsep" / name).unlink(missing_ok=True)
+        if kind == "pipe":
+            os.mkfifo(output / ".hubsep" / name)
+        else:
+            (output / ".hubsep" / name).symlink_to(outside / "file")
+
+    def begin() -> None:
+        Manifest(output, "a").close()
+        Claims(output / ".hubsep" / "claims").close()
+
+    with pytest.raises(HubsepError, match="delete it"):
+        begin()
+    assert not list(outside.iterdir())
+
+
+def test_folders_that_only_look_like_leftovers_stop_nothing(tmp_path: Path) -> None:
+    for name in (".separating-x-\u00b2-y", ".separating-ab-99999999999999999999999-y", ".separating-x--y"):
+        (tmp_path / name).mkdir()
+    sweep(tmp_path)
+    assert (tmp_path / ".separating-x-\u00b2-y").is_dir()
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,35 @@ def test_what_the_same_command_made_is_known_by_its_record(folder: Path, capsys:
     assert Path("out-2.wav").is_file()
     assert run(folder, "rain", "-o", "out.wav", "--seconds", "0.1", "--overwrite") == 0
     assert sorted(path.name for path in Path().iterdir()) == ["out.json", "out.wav"], "older files of ours are gone"
+
+
+def test_a_record_is_believed_only_for_what_the_command_makes(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = ("rain", "-o", "sub/out.wav", "--seconds", "0.1")
+    assert run(folder, *call) == 0
+    record, sound = Path("sub/out.json"), Path("sub/out.wav")
+    whole = json.loads(record.read_text())
+    Path("private.txt").write_text("12345")
+    lies: dict[str, list[object]] = {
+        "nothing": [],
+        "another file": [{"path": "../private.txt", "bytes": 5, "label": "rain"}],
+        "no output": [5],
+    }
+    for kind, outputs in lies.items():
+        record.write_text(json.dumps({**whole, "outputs": outputs}))
+        sound.unlink(missing_ok=True)
+        capsys.readouterr()
+        assert run(folder, *call) == (0 if kind == "nothing" else 1), kind
+        assert sound.is_file() == (kind == "nothing"), kind
+        assert "made already" not in capsys.readouterr().out
+        assert run(folder, *call, "--overwrite") == 0
+        assert Path("private.txt").read_text() == "12345"
+        assert sound.is_file()
+    record.unlink()
+    os.mkfifo(record)
+    assert run(folder, *call) == 1
+    assert "out.json" in capsys.readouterr().err
 
 
 @pytest.mark.slow

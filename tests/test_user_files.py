@@ -116,6 +116,91 @@ def test_a_run_that_was_killed_between_its_files_is_ended_by_the_next(model: Pat
     assert listing() == whole
 
 
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_record_decides_nothing_about_files_that_the_command_would_not_write(
+    asked: bool, model: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It may have come with the folder: without --overwrite it says that a killed run had begun to write them."""
+    outside = tmp_path_factory.mktemp("outside")
+    record("ep.wav")
+    assert run(model, "ep.wav", "-o", ".") == 0
+    marker = Path("ep/separated.json")
+    known = json.loads(marker.read_text())
+    Path("link").symlink_to(outside)
+    Path("ep/inner").symlink_to(outside)
+    Path("ep/same.wav").hardlink_to("ep.wav")
+    others = [Path("private.txt"), Path("ep/song.txt"), Path("ep/rain"), outside / "private.txt", outside / "rain.wav"]
+    for path in others:
+        path.write_text("12345")
+    listed = ["../ep.wav", "../private.txt", "song.txt", "rain", "../link/private.txt", "../link/rain.wav",
+              "inner/rain.wav", str(outside / "private.txt"), f"../../{outside.name}/rain.wav"]  # fmt: skip
+    for name in listed:
+        place = marker.parent / name
+        lie = {"path": name, "bytes": place.stat().st_size if place.exists() else 5, "label": Path(name).stem}
+        marker.write_text(json.dumps({**known, "complete": asked, "outputs": [*known["outputs"], lie]}))
+        before = listing() | {str(path): path.read_bytes() for path in others}
+        status = run(model, "ep.wav", "-o", ".", *(["--overwrite"] if asked else []))
+        assert status == (0 if asked else 2), name
+        says = capsys.readouterr().err
+        assert "separated.json" in says or name.startswith("/"), f"a sentence about {name}: {says}"
+        after = listing() | {str(path): path.read_bytes() for path in others if path.exists()}
+        assert set(after) == set(before), name
+        assert Path("ep.wav").is_file()
+
+
+def test_no_input_is_removed_although_it_has_the_name_of_an_output(model: Path) -> None:
+    record("ep.wav")
+    record("ep/thunder.wav", seed=1)
+    assert run(model, "ep.wav", "-o", ".") == 0
+    marker = Path("ep/separated.json")
+    known = json.loads(marker.read_text())
+    size = Path("ep/thunder.wav").stat().st_size
+    lie = {"path": "thunder.wav", "bytes": size, "label": "thunder"}
+    marker.write_text(json.dumps({**known, "outputs": [*known["outputs"], lie]}))
+    assert run(model, "ep.wav", "ep/thunder.wav", "-o", ".", "--overwrite") == 0
+    assert Path("ep/thunder.wav").stat().st_size == size
+
+
+RECORDS: dict[str, object] = {
+    "a number among the outputs": {"outputs": [5]},
+    "no outputs": {"outputs": ...},
+    "a path that is null": {"outputs": [{"path": None, "bytes": 3, "label": "rain"}]},
+    "a path with NUL": {"outputs": [{"path": "a\0b", "bytes": 3, "label": "rain"}]},
+    "bytes that are a text": {"outputs": [{"path": "rain.wav", "bytes": "3", "label": "rain"}]},
+    "a label that is a list": {"outputs": [{"path": "rain.wav", "bytes": 3, "label": []}]},
+    "settings that are a list": {"settings": []},
+    "complete that is a text": {"complete": "no"},
+    "a list": [1],
+    "deep": "[" * 200_000,
+    "a whole number of 5,000 digits": "9" * 5_000,
+    "no UTF-8": b"\xff",
+    "a pipe": os.mkfifo if hasattr(os, "mkfifo") else "",
+    "a folder": os.mkdir,
+}
+
+
+@pytest.mark.parametrize("kind", RECORDS)
+def test_records_that_are_none_are_refused_by_name(kind: str, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = record("ep.wav")
+    facts = source.stat()
+    content, marker = RECORDS[kind], Path("out/ep/separated.json")
+    marker.parent.mkdir(parents=True)
+    if callable(content):
+        content(marker)
+    elif isinstance(content, bytes):
+        marker.write_bytes(content)
+    else:
+        named = {"name": source.name, "bytes": facts.st_size, "modified_ns": facts.st_mtime_ns}
+        whole = {"source": named, "settings": {}, "complete": False, "outputs": []}
+        if isinstance(content, dict):
+            content = {name: value for name, value in {**whole, **content}.items() if value is not ...}
+        marker.write_text(content if isinstance(content, str) else json.dumps(content))
+    assert run(model, "ep.wav", "-o", "out") == 2
+    says = capsys.readouterr().err
+    assert "separated.json" in says
+    assert "--overwrite" in says
+
+
 @pytest.mark.parametrize("link", [None, os.symlink, os.link])
 def test_no_input_is_written_over_by_a_source_of_another(
     link: None, model: Path, capsys: pytest.CaptureFixture[str]

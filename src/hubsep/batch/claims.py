@@ -15,6 +15,8 @@ import os
 import sys
 from pathlib import Path
 
+from .manifest import open_regular
+
 
 FIRST_NAME = 1 << 32  # bytes below it are for whoever wants to be known as alive
 
@@ -24,11 +26,14 @@ class Claims:
 
     Args:
         path: of the empty file; made if missing.
+
+    Raises:
+        HubsepError: if something else is there.
     """
 
     def __init__(self, path: Path):
         self.available = sys.platform != "win32"
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        self._descriptor = open_regular(path, os.O_RDWR)
         if self.available:
             import fcntl
 

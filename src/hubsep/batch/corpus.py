@@ -113,7 +113,7 @@ class SeparateRecordings:
                     yield {**said, **result}
             return
         facts, name = self._facts(path, content), self._name(path, content)
-        record = self._store.read_json(self._place(name, MARKER, "json"))
+        record = self._record(self._store, name)
         if self._is_finished(self._store, record, facts):
             said["skipped"] = True
         else:
@@ -122,6 +122,22 @@ class SeparateRecordings:
         for output in record["outputs"]:
             place = f"{self._store.root}/{output['path']}"
             yield {"label": output["label"], "score": float(output["score"]), **said, "output": place}
+
+    def _record(self, store: Store, name: str) -> Any:
+        """What a record says, None if there is none, {} if it lists anything but what is written for the recording."""
+        record = store.read_json(self._place(name, MARKER, "json"))
+        if record is None:
+            return None
+        outputs = record.get("outputs") if isinstance(record, dict) else None
+        if not isinstance(outputs, list) or not (outputs or self.task.options.get("only_active")):
+            return {}
+        return record if all(self._is_own(output, name) for output in outputs) else {}
+
+    def _is_own(self, output: Any, name: str) -> bool:
+        if not isinstance(output, dict) or not isinstance(output.get("label"), str):
+            return False
+        own = output.get("path") == self._place(name, output["label"], self.task.format)
+        return own and isinstance(output.get("bytes"), int) and isinstance(output.get("score"), int | float)
 
     def _separate(
         self, store: Store, path: str | None, content: bytes | None, name: str, facts: dict[str, Any]

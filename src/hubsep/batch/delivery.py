@@ -10,6 +10,7 @@ the user asks for it, and then all sources of a recording are turned down alike,
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 import warnings
@@ -124,7 +125,7 @@ def sweep(output: Path) -> None:
     for left in output.glob(f"{SCRATCH}*-*-*"):
         made_on, process, _ = left.name.removeprefix(SCRATCH).split("-", 2)
         with suppress(FileNotFoundError):  # another process has just removed it
-            if process.isdigit() and not in_use(left, int(process), made_on):
+            if re.fullmatch(r"[0-9]+", process) and not in_use(left, int(process), made_on):
                 shutil.rmtree(left, ignore_errors=True)
 
 

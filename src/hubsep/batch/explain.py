@@ -8,12 +8,27 @@ foreign error is translated where its cause is known, else it is one line, and `
 
 from __future__ import annotations
 
+import errno
 import re
 
 from ..errors import HubsepError
 
 
 DEBUG = "--debug"
+LONGEST = 400  # letters of a name or of a foreign message; a path of a user has fewer
+WAYS = {
+    errno.ENAMETOOLONG: "choose a shorter name, or fewer folders",
+    errno.ENOSPC: "make room on the disk, or write to another one",
+    errno.EDQUOT: "make room on the disk, or write to another one",
+    errno.EROFS: "choose a place that can be written to",
+    errno.EACCES: "choose a place that you may read and write",
+    errno.EPERM: "choose a place that you may read and write",
+    errno.ENOTDIR: "part of that path is a file: choose another place",
+}
+LESS_MEMORY = (
+    "shorter parts take less (--duration, --seconds), and so does less at once (--batch-size, --candidates, "
+    "--set batch_size=1) or --low-memory"
+)
 # (what is said in Python, what a command says); the longer ones first
 WORDS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), words)
@@ -55,12 +70,28 @@ def in_options(text: str) -> str:
 
 def explain(error: Exception) -> str:
     """An error in one line: one of our own as it is, a foreign one with what to do about it."""
-    if isinstance(error, (HubsepError, OSError)):
+    if isinstance(error, HubsepError):
         return str(error)
+    if isinstance(error, OSError):
+        return of_system(error)
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, MemoryError) or "allocate memory" in text or "out of memory" in text:
-        return f"there is not enough memory for this: {text}"
+        return f"there is not enough memory for this: {shortened(text)}; {LESS_MEMORY}"
     return f"unexpected {type(error).__name__}: {text}; run it again with {DEBUG} for a traceback to report"
 
 
-__all__ = ["DEBUG", "explain", "in_options"]
+def of_system(error: OSError) -> str:
+    """An error of the system as it says it, with names of bearable length and, where one is known, the way out."""
+    if error.filename is None or error.strerror is None:
+        return shortened(str(error))
+    names = " -> ".join(repr(shortened(str(name))) for name in (error.filename, error.filename2) if name is not None)
+    way = WAYS.get(error.errno or 0)
+    return f"[Errno {error.errno}] {error.strerror}: {names}" + (f"; {way}" if way else "")
+
+
+def shortened(text: str) -> str:
+    """A text without its middle where it is longer than anybody reads."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 4 :]}"
+
+
+__all__ = ["DEBUG", "explain", "in_options", "of_system", "shortened"]

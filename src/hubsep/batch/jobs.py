@@ -2,25 +2,24 @@
 """What a run of `hubsep separate` reads, where its results go, and which of them are finished.
 
 Decisions: a folder's tree is mirrored, recordings of one name are filed under their folders' names; two inputs that
-would write the same file are an error before any work starts (`targets.py`). A small JSON file says what an input was
-written to, with the settings and the sizes: once before the files get their names, so that a killed run is known by
-it, and once when they all have them. What no such record lists for the same recording and settings is not ours.
-The settings hold a fingerprint of the model (`fingerprint.py`); its name may change.
+would write the same file are an error before any work starts (`targets.py`). A record says what an input was written
+to (`records.py`). What no such record lists for the same recording and settings is not ours. The settings hold a
+fingerprint of the model (`fingerprint.py`); its name may change.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
 
+from ..audio.formats import FORMATS
 from ..audio.reader import open_audio
 from ..errors import HubsepError
 from ..pipelines.names import check_fields, file_name, portable
+from .records import RecordFile
 
 
 SUFFIXES = frozenset(
@@ -36,7 +35,7 @@ DOUBTFUL = frozenset(
         ".nist .paf .pvf .ra .rm .sf .sph .spx .tak .ts .tta .vob .voc .wma .wmv .wv"
     ).split()
 )
-CHANGED = "an output is missing or has changed"  # and so is what is done again without being asked
+MARKER, PICTURE = "separated", "spectrograms"
 FIELDS = ("name", "file", "label", "stem", "ext")  # the stem is the label
 
 
@@ -56,6 +55,17 @@ class Job:
     def output(self, folder: Path, template: str, label: str, extension: str) -> Path:
         """Where the output with this label goes."""
         return folder / portable(self.template(template, extension).format(label=file_name(label)))
+
+    def record(self, folder: Path, template: str, *, may_be_empty: bool = False) -> RecordFile:
+        """The record of what is written for this input."""
+
+        def is_own(path: Path, label: str) -> bool:
+            endings = {ending[1:] for ending in FORMATS} | {"png"}
+            extension = path.suffix[1:]
+            own = self.output(folder, template, label, extension)
+            return extension in endings and str(path) == os.path.abspath(own)
+
+        return RecordFile(self.output(folder, template, MARKER, "json"), folder, is_own, may_be_empty)
 
 
 def collect_jobs(inputs: Sequence[Path], output: Path) -> tuple[list[Job], list[str]]:
@@ -143,105 +153,4 @@ def check_template(template: str) -> None:
         raise HubsepError(f"template {template!r} leaves the output folder")
 
 
-def why_unfinished(marker: Path, source: Path | None, settings: Mapping[str, Any]) -> str | None:
-    """Why there is work to do for an input.
-
-    Args:
-        marker: the file that says it is finished.
-        source: the input; None for a sound that is made of words alone.
-        settings: of this run.
-
-    Returns:
-        None if an earlier run wrote everything this one would write, from the same file with the same settings; ""
-        if none ever finished it; else what is not the same.
-    """
-    try:
-        record = json.loads(marker.read_text(encoding="utf-8"))
-        was = record["settings"]
-        if record["source"] != (None if source is None else describe_source(source)):
-            return "the recording is another one"
-        names = [name for name in {**was, **settings} if name != "model" and was.get(name) != settings.get(name)]
-        if names:
-            return f"other settings ({', '.join(sorted(names))})"
-        if not record.get("complete", True):
-            return ""
-        whole = all(path.is_file() and path.stat().st_size == size for path, size in listed_files(marker, record))
-        return None if whole else CHANGED
-    except FileNotFoundError:
-        return ""
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return f"{marker.name} is damaged"
-
-
-def listed_files(marker: Path, record: Mapping[str, Any]) -> list[tuple[Path, int]]:
-    """The files a record says were written, and their sizes."""
-    return [(marker.parent / output["path"], output["bytes"]) for output in record["outputs"]]
-
-
-def write_marker(
-    marker: Path,
-    source: dict[str, Any] | None,
-    settings: dict[str, Any],
-    outputs: Iterable[tuple[Path, dict[str, Any]]],
-    scratch: Path,
-    *,
-    complete: bool,
-) -> dict[str, Any]:
-    """Says what an input is written to; the record is there or not, never half.
-
-    Args:
-        marker: the file to write.
-        source: what `describe_source` said of the input before it was read; None if there is none.
-        settings: of this run.
-        outputs: the files, and what to say of each, "bytes" among it.
-        scratch: folder on the same disk for what is not complete.
-        complete: whether the files have their names.
-
-    Returns:
-        What was written.
-    """
-    listed = [{"path": os.path.relpath(path, marker.parent), **facts} for path, facts in outputs]
-    record = {"source": source, "settings": settings, "complete": complete, "outputs": listed}
-    marker.parent.mkdir(parents=True, exist_ok=True)
-    # a name that is no UTF-8 stands there as JSON writes such a letter: \udcff
-    with open(scratch / "marker", "w", encoding="utf-8", errors="backslashreplace") as file:
-        json.dump(record, file, indent=2, ensure_ascii=False)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(scratch / "marker", marker)
-    return record
-
-
-def remove_listed(marker: Path, folder: Path, kept: Iterable[Path]) -> None:
-    """Removes the files in a folder that a record lists, as they were written, but for those that are kept."""
-    try:
-        record = json.loads(marker.read_text(encoding="utf-8"))
-        files = listed_files(marker, record)
-    except (OSError, ValueError, KeyError, TypeError):
-        return
-    names = {os.path.normpath(path) for path in kept}
-    for path, size in files:
-        inside = Path(os.path.normpath(path)).is_relative_to(os.path.normpath(folder))
-        if inside and os.path.normpath(path) not in names and path.is_file() and path.stat().st_size == size:
-            path.unlink()
-
-
-def describe_source(source: Path) -> dict[str, Any]:
-    """What tells a file from an earlier one of the same name."""
-    facts = source.stat()
-    return {"name": source.name, "bytes": facts.st_size, "modified_ns": facts.st_mtime_ns}
-
-
-__all__ = [
-    "CHANGED",
-    "FIELDS",
-    "SUFFIXES",
-    "Job",
-    "check_template",
-    "collect_jobs",
-    "describe_source",
-    "listed_files",
-    "remove_listed",
-    "why_unfinished",
-    "write_marker",
-]
+__all__ = ["FIELDS", "MARKER", "PICTURE", "SUFFIXES", "Job", "check_template", "collect_jobs"]

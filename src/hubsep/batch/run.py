@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -53,7 +53,7 @@ class Run:
             CheckpointError: if there is no such model.
         """
         from .fingerprint import model_fingerprint
-        from .jobs import describe_source
+        from .records import describe_source
 
         examples = [describe_source(path) for path in self.options["query_audio"] or ()]
         kept = {name: value for name, value in self.options.items() if name not in WITHOUT_EFFECT}
@@ -77,18 +77,28 @@ def load(run: Run, *, quiet: bool = False) -> Any:
     return pipeline(model=SHIPPED.get(run.model, run.model), **run.loading)
 
 
-def separate_one(run: Run, separator: Any, job: Job, *, quiet: bool = False) -> dict[str, Any]:
-    """Separates one input, draws it if asked to, and says last that it is finished; returns what it said."""
+def separate_one(
+    run: Run, separator: Any, job: Job, *, inputs: Sequence[Path] = (), quiet: bool = False
+) -> dict[str, Any]:
+    """Separates one input, draws it if asked to, and says last that it is finished; returns what it said.
+
+    Args:
+        run: the command line.
+        separator: the pipeline.
+        job: the input.
+        inputs: everything that is read in the run, none of which is ever removed.
+        quiet: whether results are not said.
+    """
     from .delivery import Form, deliver, move, scratch_folder
-    from .jobs import describe_source, remove_listed, write_marker
-    from .targets import MARKER, PICTURE
+    from .jobs import PICTURE
+    from .records import describe_source
 
     def place(label: str, extension: str) -> Path:
         return job.output(run.output, run.template, label, extension)
 
     source = describe_source(job.source)
     form = Form.of(job.source, run.writing).beginning(run.options["offset_s"])
-    marker = place(MARKER, "json")
+    file = job.record(run.output, run.template)
     cut_out = labels_from_recording(separator, run.options)
     exact = form.bits is not None and (form.bits > 24 or bool(cut_out))  # float32 holds 24 bits
     with scratch_folder(run.output) as scratch, remarks(job):
@@ -101,14 +111,16 @@ def separate_one(run: Run, separator: Any, job: Job, *, quiet: bool = False) -> 
         ]
         if run.writing["plot"]:
             part = {name: run.options[name] for name in ("offset_s", "duration_s", "on_short")}
-            complete = {label: file for label, (_, file) in files.items()}
+            complete = {label: unnamed for label, (_, unnamed) in files.items()}
             drawn = draw(job, results, complete, scratch / "spectrograms.png", part)
             written.append((place(PICTURE, "png"), drawn, {"label": PICTURE}))
-        outputs = [(path, {"bytes": file.stat().st_size, **facts}) for path, file, facts in written]
-        remove_listed(marker, run.output, [path for path, _ in outputs])
-        write_marker(marker, source, run.settings, outputs, scratch, complete=False)
-        move((path, file) for path, file, _ in written)
-        record = write_marker(marker, source, run.settings, outputs, scratch, complete=True)
+        outputs = [(path, {"bytes": complete.stat().st_size, **facts}) for path, complete, facts in written]
+        kept = [path for path, _ in outputs]
+        stays = file.remove_listed(kept, (*inputs, job.source, *(run.options["query_audio"] or ())))
+        file.write(source, run.settings, outputs, scratch, complete=False)
+        move((path, complete) for path, complete, _ in written)
+        record = file.write(source, run.settings, outputs, scratch, complete=True)
+    warn(*file.remarks(stays))
     lines = [result_line(path, facts) if "score" in facts else str(path) for path, _, facts in written]
     if not quiet:
         say(*lines, *count_of(separator.model.config, job, results))

@@ -10,7 +10,6 @@ removed when that is begun again.
 from __future__ import annotations
 
 import hashlib
-import json
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import DataError
+from ..hub.json_files import MAX_INDEX_BYTES, parse_json_value
 from ..hub.manifest import fsync
 
 
@@ -71,11 +71,13 @@ class Store:
         return [info.size if info.is_file else None for info in found]
 
     def read_json(self, name: str) -> Any:
-        """What a file holds, None if it is not there or is no JSON."""
+        """What a file holds, None if it is not there or is no JSON that we may have written."""
         try:
             with self.filesystem.open_input_file(self._path(name)) as file:
-                return json.loads(file.read())
-        except (FileNotFoundError, ValueError):
+                if file.size() > MAX_INDEX_BYTES:
+                    return None
+                return parse_json_value(file.read(), name)
+        except (FileNotFoundError, ValueError):  # an error of ours is a ValueError as well
             return None
 
     def put(self, files: Mapping[str, Path | bytes], about: str) -> None:

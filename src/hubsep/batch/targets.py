@@ -3,15 +3,14 @@
 
 Decisions: two names are one if a disk of another system could take them for one, so letters are compared without
 case and in one normal form. What is there already is replaced only if our own record lists it for the same recording
-and settings (`jobs.py`), or if the user says `--overwrite`; an input is never replaced. Where a peak may turn the
+and settings (`records.py`), or if the user says `--overwrite`; an input is never replaced. Where a peak may turn the
 files of a recording into floating point, the names these would have are checked as well.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,8 @@ from typing import Any
 from ..audio.formats import check_written
 from ..errors import AudioError, HubsepError
 from .delivery import Form, open_for_form
-from .jobs import CHANGED, Job, listed_files, why_unfinished
+from .jobs import MARKER, PICTURE, Job
 from .overwriting import LONGEST_NAME, key_of
-
-
-MARKER, PICTURE = "separated", "spectrograms"
-UNLISTED = "it is in no record of ours"
 
 
 @dataclass(frozen=True)
@@ -43,13 +38,9 @@ class Naming:
     labels: tuple[str, ...]
     writing: Mapping[str, Any]
 
-    def marker(self, job: Job) -> Path:
-        """The record of an input."""
-        return job.output(self.folder, self.template, MARKER, "json")
-
     def files(self, job: Job, form: Form | None) -> dict[str, list[Path]]:
         """What may be written for an input: names by the label; of an input that cannot be read only the record."""
-        files = {MARKER: [self.marker(job)]}
+        files = {MARKER: [job.record(self.folder, self.template).path]}
         if form is not None:
             extensions = [form.extension]
             if self.writing["clip"] == "float" and form.limit != float("inf"):
@@ -98,6 +89,8 @@ def check_apart(naming: Naming, forms: Mapping[Job, Form | None]) -> None:
         # the ending is left open: a.wav and a.flac would share the file that says they are finished
         for what, paths in naming.files(job, form).items():
             for path in paths:
+                if any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts):
+                    raise HubsepError(f"{path.name[:60]}... is longer than a name may be; choose a shorter --template")
                 other, name = taken.setdefault(key_of(path), (job, what))
                 if other is not job:
                     raise HubsepError(
@@ -111,8 +104,6 @@ def check_apart(naming: Naming, forms: Mapping[Job, Form | None]) -> None:
                     raise HubsepError(
                         f"{what} of {job.source} could be written over {source}, an input; choose another --output"
                     )
-                if any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts):
-                    raise HubsepError(f"{path.name[:60]}... is longer than a name may be; choose a shorter --template")
 
 
 def check_kept(naming: Naming, forms: Mapping[Job, Form | None], settings: Mapping[str, Any]) -> None:
@@ -130,7 +121,7 @@ def check_kept(naming: Naming, forms: Mapping[Job, Form | None], settings: Mappi
     for job, form in forms.items():
         there = [path for paths in naming.files(job, form).values() for path in paths if os.path.lexists(path)]
         if there:  # asked before the record is read: it is written first
-            foreign += not_ours(naming.marker(job), job.source, settings, there)
+            foreign += job.record(naming.folder, naming.template).not_ours(job.source, settings, there)
     if foreign:
         path, reason = foreign[0]
         others = f" (and {len(foreign) - 1} more)" if len(foreign) > 1 else ""
@@ -138,25 +129,6 @@ def check_kept(naming: Naming, forms: Mapping[Job, Form | None], settings: Mappi
             f"{path}{others} is there and was not written by this command: {reason}; choose another --output, or "
             "replace it with --overwrite"
         )
-
-
-def not_ours(
-    marker: Path, source: Path | None, settings: Mapping[str, Any], there: Iterable[Path]
-) -> list[tuple[Path, str]]:
-    """Which of the files that are there no record of ours lists for the same source and settings, and why.
-
-    Args:
-        marker: the record.
-        source: the input, None if there is none.
-        settings: of this run.
-        there: the files.
-    """
-    reason = why_unfinished(marker, source, settings)
-    if reason in (None, "", CHANGED) and marker.is_file():
-        record = json.loads(marker.read_text(encoding="utf-8"))
-        own = {key_of(path) for path, _ in listed_files(marker, record)} | {key_of(marker)}
-        return [(path, UNLISTED) for path in there if key_of(path) not in own]
-    return [(path, reason or UNLISTED) for path in there]
 
 
 def _number(path: Path) -> tuple[int, int] | None:
@@ -168,4 +140,4 @@ def _number(path: Path) -> tuple[int, int] | None:
     return facts.st_dev, facts.st_ino
 
 
-__all__ = ["MARKER", "PICTURE", "UNLISTED", "Naming", "check_apart", "check_kept", "find_forms", "not_ours"]
+__all__ = ["MARKER", "PICTURE", "Naming", "check_apart", "check_kept", "find_forms"]

@@ -17,7 +17,6 @@ Decisions, and what they are for:
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -27,13 +26,14 @@ from typing import Any
 from ..errors import HubsepError, QueryError
 from .claims import Claims
 from .delivery import sweep
+from .explain import explain
 from .fingerprint import fingerprint
-from .jobs import Job, describe_source, why_unfinished
+from .jobs import MARKER, Job
 from .lines import say, warn
 from .manifest import FOLDER, Manifest
 from .places import Place, share_threads
+from .records import RecordFile, describe_source
 from .run import Run, load, separate_one
-from .targets import MARKER
 
 
 POLL_SECONDS = 0.2
@@ -58,7 +58,7 @@ def work_through(
         QueryError: if the queries do not suit the model; no input could succeed.
         CheckpointError: if the model cannot be loaded.
     """
-    batch = Batch(run, place.part(jobs), place, overwrite=overwrite)
+    batch = Batch(run, place.part(jobs), place, [job.source for job in jobs], overwrite=overwrite)
     try:
         batch.work()
         return batch.failures(), batch.unknown
@@ -73,10 +73,12 @@ class Batch:
         run: the command line.
         jobs: the inputs of this part, the same for all processes.
         place: of this process.
+        inputs: everything that is read in the run, by whichever process.
         overwrite: whether to do finished inputs again.
     """
 
-    def __init__(self, run: Run, jobs: list[Job], place: Place, *, overwrite: bool):
+    def __init__(self, run: Run, jobs: list[Job], place: Place, inputs: list[Path], *, overwrite: bool):
+        self._inputs = inputs
         self.run, self.jobs, self.place, self.overwrite = run, jobs, place, overwrite
         self.unknown: dict[str, str] = {}
         self._failed: dict[str, tuple[str, str]] = {}
@@ -121,7 +123,7 @@ class Batch:
         self._manifest.refresh()
         names = [self.place.name(rank) for rank in self.place.siblings if self.place.is_here(rank)]
         for key, entry in self._manifest.failures(names).items():
-            failed.setdefault(key, (entry["input"], entry["error"]))
+            failed.setdefault(key, (entry.get("input", key), entry.get("error", "")))
         return sorted(failed.values())
 
     def close(self) -> None:
@@ -143,8 +145,10 @@ class Batch:
         return job.output(Path(), self.run.template, MARKER, "json").as_posix()
 
     def _why_unfinished(self, job: Job) -> str | None:
-        marker = job.output(self.run.output, self.run.template, MARKER, "json")
-        return why_unfinished(marker, job.source, self.run.settings)
+        return self._record(job).why_unfinished(job.source, self.run.settings)
+
+    def _record(self, job: Job) -> RecordFile:
+        return job.record(self.run.output, self.run.template, may_be_empty=bool(self.run.options["only_active"]))
 
     def _in_order(self) -> Iterator[Job]:
         yield from self.place.share(self.jobs, self.place.rank)
@@ -189,14 +193,15 @@ class Batch:
             if self._separator is None:
                 share_threads(self.place)
                 self._separator = load(self.run, quiet=not self.place.leader)
-            record = separate_one(self.run, self._separator, job, quiet=not self.place.leader)
+            record = separate_one(self.run, self._separator, job, inputs=self._inputs, quiet=not self.place.leader)
         except QueryError:
             raise  # the same for every input
         except (HubsepError, OSError) as error:
             if self._separator is None:
                 raise  # there is no model
-            self._failed[key] = (str(job.source), str(error))
-            self._note(key, job, ok=False, error=str(error))
+            reason = explain(error)
+            self._failed[key] = (str(job.source), reason)
+            self._note(key, job, ok=False, error=reason)
         else:
             for output in record["outputs"]:
                 if output.get("understood_as", "") is None:
@@ -215,8 +220,7 @@ class Batch:
             return
         self._manifest.refresh()  # a sibling may have said so since
         if not self._is_noted(key):
-            marker = json.loads((self.run.output / key).read_text(encoding="utf-8"))
-            self._note(key, job, ok=True, outputs=marker["outputs"], found=True)
+            self._note(key, job, ok=True, outputs=self._record(job).read()["outputs"], found=True)
 
     def _is_noted(self, key: str) -> bool:
         entry = {} if self._manifest is None else self._manifest.entries.get(key, {})

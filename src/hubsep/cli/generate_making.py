@@ -36,7 +36,8 @@ def carry_out(
     model = checked_model(loading["model"])
     chosen = {"prompts": texts, "kept": kept, "channel": channel, "plot": plot, "dtype": loading["dtype"]}
     record = Record(output, order.way.recording, model, {**order.settings(), **chosen})
-    outputs = record.finished(targets, overwrite=overwrite)
+    count = len(texts) * (kept + plot)
+    outputs = record.finished(targets, count, overwrite=overwrite)
     if outputs is not None:
         say(*(f"{one['path']}  made already by the same command" for one in outputs))
     else:

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..audio.formats import FORMATS
 from ..batch.delivery import scratch_folder
 from ..batch.fingerprint import model_fingerprint
-from ..batch.jobs import describe_source, listed_files, remove_listed, why_unfinished, write_marker
-from ..batch.targets import UNLISTED, not_ours
+from ..batch.lines import warn
+from ..batch.overwriting import key_of
+from ..batch.records import UNLISTED, RecordFile, describe_source
 from ..errors import AudioError
 
 
@@ -34,6 +37,7 @@ class Record:
 
     def __init__(self, output: Path, source: Path | None, model: str, settings: Mapping[str, Any]):
         self.path = record_of(output)
+        self._file = RecordFile(self.path, output.parent, lambda path, label: is_output(path, output))
         self._source, self._model = source, model
         self._settings: dict[str, Any] = json.loads(json.dumps(dict(settings)))  # as they are read again
         self._outputs: list[tuple[Path, dict[str, Any]]] = []
@@ -47,11 +51,12 @@ class Record:
         """
         return {"model": self._model, "weights": model_fingerprint(self._model), **self._settings}
 
-    def finished(self, targets: Sequence[Path], *, overwrite: bool) -> list[dict[str, Any]] | None:
+    def finished(self, targets: Sequence[Path], count: int, *, overwrite: bool) -> list[dict[str, Any]] | None:
         """What an earlier run of the same command wrote, if all of it is there.
 
         Args:
             targets: every file this run may write.
+            count: how many it writes; of two formats of a sound one.
             overwrite: whether files may be replaced, and are to be made again.
 
         Returns:
@@ -64,12 +69,14 @@ class Record:
         if overwrite or not there:
             return None
         settings = self.settings if self.path.is_file() else {}
-        for path, reason in not_ours(self.path, self._source, settings, there):
+        for path, reason in self._file.not_ours(self._source, settings, there):
             told = "" if reason == UNLISTED else f", and not of this command: {reason}"
             raise AudioError(f"{path} is there already{told}; --overwrite replaces it")
-        if why_unfinished(self.path, self._source, settings) is not None:
+        if self._file.why_unfinished(self._source, settings) is not None:
             return None
-        return read_outputs(self.path)
+        outputs = [{**one, "path": self.path.parent / one["path"]} for one in self._file.read()["outputs"]]
+        written = {key_of(one["path"]) for one in outputs} & set(map(key_of, targets))
+        return outputs if len(written) == len(outputs) == count else None
 
     def note(self, files: Sequence[tuple[Path, Path]], facts: Sequence[Mapping[str, Any]], scratch: Path) -> None:
         """Says what is about to get its name.
@@ -80,7 +87,8 @@ class Record:
             scratch: a folder on the same disk.
         """
         if not self._outputs:
-            remove_listed(self.path, self.path.parent, [path for path, _ in files])
+            inputs = [] if self._source is None else [self._source]
+            warn(*self._file.remarks(self._file.remove_listed([path for path, _ in files], inputs)))
         for (path, complete), said in zip(files, facts, strict=True):
             self._outputs.append((path, {"bytes": complete.stat().st_size, **said}))
         self._write(scratch, complete=False)
@@ -92,7 +100,7 @@ class Record:
 
     def _write(self, scratch: Path, *, complete: bool) -> None:
         source = None if self._source is None else describe_source(self._source)
-        write_marker(self.path, source, self.settings, self._outputs, scratch, complete=complete)
+        self._file.write(source, self.settings, self._outputs, scratch, complete=complete)
 
 
 def record_of(output: Path) -> Path:
@@ -100,11 +108,12 @@ def record_of(output: Path) -> Path:
     return output.with_suffix(".json")
 
 
-def read_outputs(record: Path) -> list[dict[str, Any]]:
-    """The outputs a complete record lists, with their paths from here."""
-    content = json.loads(record.read_text(encoding="utf-8"))
-    paths = [path for path, _ in listed_files(record, content)]
-    return [{**output, "path": path} for path, output in zip(paths, content["outputs"], strict=True)]
+def is_output(path: Path, output: Path) -> bool:
+    """Whether a command that was given this output may call a file so: rain.wav, rain-2-1.flac, rain.png."""
+    name = re.fullmatch(rf"{re.escape(output.stem)}(-[0-9]{{1,9}}){{0,2}}", path.stem)
+    return (
+        name is not None and path.suffix.lower() in {*FORMATS, ".png"} and key_of(path.parent) == key_of(output.parent)
+    )
 
 
 __all__ = ["Record", "record_of"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,16 +46,39 @@ def read_json(path: Path, limit: int = MAX_CONFIG_BYTES, *, name: str | None = N
 
     Raises:
         CheckpointError: naming the file and the reason.
+        FileNotFoundError: if there is no such file.
     """
     label = name or shown(path.name)
-    size = path.stat().st_size
-    if size > limit:
-        raise CheckpointError(f"{label} has {size} bytes; at most {limit} are accepted.")
-    return parse_json(path.read_bytes(), label)
+    return _as_object(read_json_value(path, limit, name=name), label)
+
+
+def read_json_value(path: Path, limit: int = MAX_CONFIG_BYTES, *, name: str | None = None) -> Any:
+    """Read JSON of any kind as `read_json` does.
+
+    Raises:
+        CheckpointError: naming the file and the reason.
+        FileNotFoundError: if there is no such file.
+    """
+    label = name or shown(path.name)
+    facts = path.stat()
+    if not stat.S_ISREG(facts.st_mode):  # reading a pipe would wait for whoever writes to it
+        raise CheckpointError(f"{label} is no regular file.")
+    if facts.st_size > limit:
+        raise CheckpointError(f"{label} has {facts.st_size} bytes; at most {limit} are accepted.")
+    return parse_json_value(path.read_bytes(), label)
 
 
 def parse_json(content: bytes, label: str) -> dict[str, Any]:
     """Parse a JSON object as `read_json` does.
+
+    Raises:
+        CheckpointError: naming `label` and the reason.
+    """
+    return _as_object(parse_json_value(content, label), label)
+
+
+def parse_json_value(content: bytes, label: str) -> Any:
+    """Parse JSON of any kind as `read_json` does.
 
     Raises:
         CheckpointError: naming `label` and the reason.
@@ -67,12 +91,16 @@ def parse_json(content: bytes, label: str) -> dict[str, Any]:
         raise CheckpointError(f"{label} is nested more than {MAX_DEPTH} levels deep.") from None
     except ValueError as error:  # not UTF-8, not JSON, or a whole number of thousands of digits
         raise CheckpointError(f"{label} is not valid JSON: {shown(str(error), 120)}.") from None
-    if not isinstance(result, dict):
-        raise CheckpointError(f"{label} holds {type(result).__name__} where an object is expected.")
     for depth, _, _ in walk(result):
         if depth > MAX_DEPTH:
             raise CheckpointError(f"{label} is nested more than {MAX_DEPTH} levels deep.")
     return result
+
+
+def _as_object(value: Any, label: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{label} holds {type(value).__name__} where an object is expected.")
+    return value
 
 
 def walk(value: Any) -> Iterator[tuple[int, str, Any]]:
@@ -133,4 +161,12 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-__all__ = ["check_code_keys", "check_config_values", "parse_json", "read_json", "walk"]
+__all__ = [
+    "check_code_keys",
+    "check_config_values",
+    "parse_json",
+    "parse_json_value",
+    "read_json",
+    "read_json_value",
+    "walk",
+]
