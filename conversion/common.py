@@ -13,7 +13,6 @@ Folders that weights are published in: which file of them is read, and that they
 from __future__ import annotations
 
 import _codecs
-import json
 import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,6 +28,7 @@ from torch.torch_version import TorchVersion
 from hubsep.errors import CheckpointError, ConversionError
 from hubsep.hub.bounds import shown
 from hubsep.hub.config import config_errors
+from hubsep.hub.json_files import read_json_value
 from hubsep.hub.tensors import MAX_NAME_CHARACTERS, read_header
 
 
@@ -40,9 +40,9 @@ def refuse_converted(folder: Path, model_type: str) -> None:
     """
     config = folder / "config.json"
     try:
-        described = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    except ValueError as error:
-        raise ConversionError(f"{shown(str(config), 200)} is not JSON: {error}") from error
+        described = read_json_value(config, name=shown(str(config), 200)) if config.is_file() else {}
+    except CheckpointError as error:
+        raise ConversionError(str(error)) from error
     if isinstance(described, dict) and described.get("model_type") == model_type:
         raise ConversionError(f"{shown(folder.name)} is a hubsep model already; load it with from_pretrained")
 

@@ -7,6 +7,7 @@ The golden vectors come from the original's own code; `golden/sepformer/README.m
 from __future__ import annotations
 
 import json
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from torch import Tensor
 from hubsep import AutoModelForAudioSeparation
 from hubsep.cli import main
 from hubsep.conversion import convert, sepformer
-from hubsep.conversion.common import rename
+from hubsep.conversion.common import rename, weights_file
 from hubsep.errors import ConversionError
 from hubsep.metrics import separation as metrics
 from hubsep.models.sepformer.configuration_sepformer import SepFormerConfig
@@ -234,3 +235,20 @@ def test_half_precision_is_stored_as_float32(tmp_path: Path):
     halved = convert("sepformer", write_file(tmp_path / "half.ckpt", halves), **UNTOLD)
     assert halved.masker.head.weight.dtype == torch.float32
     torch.testing.assert_close(halved.masker.head.weight, whole.masker.head.weight, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 200_000, "9" * 5_000, " " * (2 << 20), "{", "pipe"], ids=["deep", "long", "large", "{", "pipe"]
+)
+def test_a_folder_is_refused_by_the_name_of_its_config(content: str, tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    if content == "pipe":
+        os.mkfifo(config)
+    else:
+        config.write_text(content)
+    (tmp_path / "weights.ckpt").touch()
+    if content == "pipe":
+        assert weights_file(tmp_path, "sepformer", ("weights.ckpt", "x")).name == "weights.ckpt"
+        return
+    with pytest.raises(ConversionError, match=r"config.json"):
+        weights_file(tmp_path, "sepformer", ("weights.ckpt", "x"))

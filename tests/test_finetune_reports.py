@@ -17,6 +17,7 @@ from sounds import corpus
 
 from hubsep.errors import DataError
 from hubsep.training.finetune import run as finetune
+from hubsep.training.finetune.trainer import REPORTERS, check_reports
 
 
 MISSING = importlib.util.find_spec("trackio") is None
@@ -60,6 +61,26 @@ def test_what_is_not_installed_is_named_before_anything_is_trained(tmp_path: Pat
     given = bells(tmp_path / "my-sounds"), tmp_path / "run"
     background = corpus(tmp_path / "other-sounds", clips=6)
     settings = {**BRIEF, "steps": 1, "non_commercial": True, "report_to": ["nothing_like_it"]}
-    with pytest.raises(DataError, match="pip install nothing_like_it"):
+    with pytest.raises(DataError, match=r"'nothing_like_it' is not known; use one of clearml, .*, trackio, wandb"):
         finetune.main(str(listener), *given, background=background, lora=True, **settings)
     assert not (tmp_path / "run" / "before.json").exists()
+
+
+@pytest.mark.parametrize("name", ["evilpkg.x", "evilpkg", "this.x", "../../evil", "", 7, "a\0b", "wandb.errors"])
+def test_a_name_from_a_recipe_is_not_looked_up(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python imports the first part of a dotted name in order to look for the rest."""
+    (tmp_path / "evilpkg").mkdir()
+    (tmp_path / "evilpkg" / "__init__.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(DataError, match=r"--report-to .* is not known; use one of"):
+        check_reports([name])
+    assert not (tmp_path / "ran").exists()
+    assert "evilpkg" not in sys.modules
+
+
+def test_a_reporter_that_is_not_installed_is_named() -> None:
+    absent = [name for name, modules in REPORTERS.items() if not any(map(importlib.util.find_spec, modules))]
+    for name in absent:
+        with pytest.raises(DataError, match=f"pip install {REPORTERS[name][0]}"):
+            check_reports([name])
+    assert absent

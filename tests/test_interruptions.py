@@ -246,6 +246,66 @@ def test_litter_of_the_living_and_of_strangers_stays(tmp_path: Path) -> None:
     assert left == {"model", living.name, stranger.name, similar.name, f"model.tmp-99999999-{host()}00000001"}
 
 
+def leftover(folder: Path) -> Path:
+    """A folder beside a model that a process left which is long gone."""
+    old = folder.with_name(f"{folder.name}.old-1-0000deadbeef")
+    old.mkdir(parents=True)
+    return old
+
+
+@pytest.mark.parametrize(
+    "name", ["link/secret", "../secret", "/secret", ".", "..", "", 7, None, "a\0b", ".hubsep-unfinished"]
+)
+def test_nothing_is_moved_into_a_folder_but_what_lay_beside_it(name: object, tmp_path: Path) -> None:
+    """The list of what is still to be moved may have come along with the folder."""
+    target, secret = tmp_path / "models" / "model", tmp_path / "models" / "secret"
+    target.mkdir(parents=True)
+    (target / "link").mkdir()
+    old = leftover(target)
+    secret.write_text("mine")
+    (old / "link").symlink_to(tmp_path / "models")
+    os.utime(old, (1, 1))
+    (target / ".hubsep-unfinished").write_text(json.dumps([name]))
+    with pytest.raises(CheckpointError, match=r"no list of names of files.*Delete it"):
+        recover(target)
+    assert secret.read_text() == "mine"
+    assert old.is_dir()
+
+
+@pytest.mark.parametrize("content", ["7", "{", "{}", "deep", "pipe", "link", "folder"])
+def test_marks_that_are_none_are_refused_by_name(content: str, tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    target.mkdir()
+    old = leftover(target)
+    (old / "file").write_text("old")
+    os.utime(old, (1, 1))
+    mark = target / ".hubsep-unfinished"
+    if content == "pipe":
+        os.mkfifo(mark)
+    elif content == "link":
+        mark.symlink_to(tmp_path / "elsewhere")
+    elif content == "folder":
+        mark.mkdir()
+    else:
+        mark.write_text("[" * 200_000 if content == "deep" else content)
+    with pytest.raises(CheckpointError, match=r"hubsep-unfinished"):
+        recover(target)
+    assert (old / "file").is_file()
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_mark_that_is_a_link_is_not_written_through(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    target.mkdir()
+    old = leftover(target)
+    (old / ".hubsep-unfinished").symlink_to(tmp_path / "elsewhere")
+    os.utime(old, (1, 1))
+    (target / ".hubsep-unfinished").write_text("[]")
+    with pytest.raises(CheckpointError, match="no regular file"):
+        recover(target)
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_manifest(tmp_path: Path) -> None:
     target = saved_tiny(tmp_path / "model")
     (target / "added.txt").write_text("later")

@@ -10,6 +10,9 @@ target, a folder with it may be deleted; in the target, it lists what is still t
 It is written first into a new folder and leaves the target last, so the next call can always finish or undo. That call
 is any `atomic_folder` on the same target, or `recover`. What belongs to a process that is still alive is left alone;
 so is what another computer left on a shared disk, until it is a day old.
+
+Such a file may have come along with a folder. It names entries of the old folder and nothing else: plain names, so
+that nothing is moved from elsewhere, through a link or a path. What is no such list is refused, and nothing is moved.
 """
 
 from __future__ import annotations
@@ -21,14 +24,16 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import CheckpointError
 from .bounds import shown
 from .copies import copy_file
+from .json_files import MAX_INDEX_BYTES, read_json_value
 from .manifest import MANIFEST, fsync, listed_files, verify_manifest, write_manifest
 from .processes import host, in_use, locked
 
@@ -81,7 +86,7 @@ def recover(target: str | os.PathLike[str]) -> None:
     """Finish or undo what processes that were killed while replacing `target` left next to it."""
     target = Path(target).resolve()
     if target.parent.is_dir():
-        with locked(target.parent):
+        with _our_errors(target), locked(target.parent):
             _recover(target)
 
 
@@ -95,20 +100,20 @@ def _recover(target: Path) -> None:
             continue
         if in_use(path, int(match[2]), match[3]):
             busy = True
-        elif match[1] == "old" and not (path / MARKER).exists() and not target.exists():
+        elif match[1] == "old" and not _is_marked(path) and not target.exists():
             os.rename(path, target)
         else:
             _clear(path, target)
-    if not busy and target.is_dir():
-        (target / MARKER).unlink(missing_ok=True)
+    if not busy and target.is_dir() and _is_marked(target):
+        (target / MARKER).unlink()
 
 
 def _clear(leftover: Path, target: Path) -> None:
     """Delete a leftover folder if it is unfinished or spent; first move what the target still waits for."""
     if not leftover.exists():
         return
-    if not (leftover / MARKER).exists():
-        if not (target / MARKER).exists():
+    if not _is_marked(leftover):
+        if not _is_marked(target):
             if not any(leftover.iterdir()):  # killed right after it was made
                 leftover.rmdir()
             return  # not ours to judge: it may be the only copy
@@ -167,9 +172,30 @@ def _finish(old: Path, target: Path) -> None:
     (target / MARKER).unlink(missing_ok=True)
 
 
-def _waiting(marker: Path) -> Iterable[str]:
-    text = marker.read_text(encoding="utf-8")
-    return json.loads(text) if text else []
+def _is_marked(folder: Path) -> bool:
+    marker = folder / MARKER
+    if not os.path.lexists(marker):
+        return False
+    if not stat.S_ISREG(marker.lstat().st_mode):  # nothing is read or written through a link
+        raise CheckpointError(f"{shown(str(marker), 200)} is no regular file: hubsep did not write it. Delete it.")
+    return True
+
+
+def _waiting(marker: Path) -> list[str]:
+    if marker.stat().st_size == 0:
+        return []
+    label = shown(str(marker), 200)
+    names = read_json_value(marker, MAX_INDEX_BYTES, name=label)
+    if not isinstance(names, list) or not all(map(_is_plain, names)):
+        raise CheckpointError(f"{label} is no list of names of files: hubsep did not write it. Delete it.")
+    return names
+
+
+def _is_plain(name: object) -> bool:
+    """Whether it is the name of an entry of a folder, and no path."""
+    if not isinstance(name, str) or name in ("", ".", "..", MARKER) or "\0" in name:
+        return False
+    return not any(separator in name for separator in ("/", os.sep, os.altsep or "/"))
 
 
 def _step_aside(staging: Path, target: Path) -> Path:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,10 +26,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback
 
+from ..errors import CheckpointError, DataError
+from ..hub.json_files import MAX_TOKENIZER_BYTES, read_json, read_json_value
 from ..plotting.curves import plot_curve
 
 
 COMPLETE = "complete.json"  # in a checkpoint: the names and sizes of its files
+STATE = "trainer_state.json"  # the Trainer's own
+CHECKPOINT = re.compile(r"checkpoint-([0-9]{1,12})")
+START_ANEW = "no run wrote it; delete it, or choose another --output"
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,7 @@ class CurveCallback(TrainerCallback):
         self.judge, self.recipe, self.output = judge, recipe, output
         self.average = AveragedWeights(model, recipe.average_decay)
         self.curve_file = output / "curve.json"
-        self.curve = json.loads(self.curve_file.read_text()) if self.curve_file.exists() else []
+        self.curve = read_curve(self.curve_file, judge.measure) if self.curve_file.exists() else []
         self.start = time.monotonic()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
@@ -119,6 +125,7 @@ class CurveCallback(TrainerCallback):
 def write_whole(path: Path, text: str) -> None:
     """Writes a file that is the old or the new one whenever the process is killed."""
     part = path.with_name(f".{path.name}.part")
+    part.unlink(missing_ok=True)  # a link that came along would be written through
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)
 
@@ -130,20 +137,82 @@ def mark_complete(checkpoint: Path) -> None:
     write_whole(checkpoint / COMPLETE, json.dumps(sizes))
 
 
+def read_curve(path: Path, measure: str) -> list[dict[str, Any]]:
+    """The points of a run that goes on.
+
+    Args:
+        path: of `curve.json`.
+        measure: that the best point is chosen by.
+
+    Raises:
+        DataError: if no run wrote them.
+    """
+    points = _resumed(path)
+    if not isinstance(points, list) or not all(_is_point(point, measure) for point in points):
+        raise DataError(f"{path} has no points with step, minutes and {measure}: {START_ANEW}")
+    return points
+
+
+def read_measures(path: Path) -> dict[str, float]:
+    """What was measured before a run that goes on.
+
+    Raises:
+        DataError: if no run wrote it.
+    """
+    measures = _resumed(path)
+    if not isinstance(measures, dict) or not all(isinstance(value, int | float | None) for value in measures.values()):
+        raise DataError(f"{path} holds no measures: {START_ANEW}")
+    return measures
+
+
+def _resumed(path: Path) -> Any:
+    try:
+        return read_json_value(path, MAX_TOKENIZER_BYTES, name=str(path))
+    except CheckpointError as error:
+        raise DataError(f"{error} {START_ANEW}") from error
+
+
+def _is_point(point: Any, measure: str) -> bool:
+    if not isinstance(point, dict) or not {"step", "minutes", measure} <= set(point):
+        return False
+    return isinstance(point["step"], int) and all(
+        isinstance(point[name], int | float) for name in ("minutes", measure)
+    )
+
+
 def last_checkpoint(output: Path) -> str | None:
     """The newest checkpoint that is whole, or None.
 
     A process may be killed while it writes one. Runs of earlier versions left no mark: the Trainer's own state is then
-    taken for one, since it is written after the weights.
+    taken for one, since it is written after the weights. What is called otherwise is no checkpoint.
     """
-    found = sorted(output.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    steps = {path: CHECKPOINT.fullmatch(path.name) for path in output.glob("checkpoint-*")}
+    found = sorted((path for path in steps if steps[path]), key=lambda path: int(steps[path][1]), reverse=True)  # type: ignore[index]
     marked = [path for path in found if (path / COMPLETE).is_file()]
     for path in marked:
-        sizes = json.loads((path / COMPLETE).read_text(encoding="utf-8"))
-        if all((path / name).is_file() and (path / name).stat().st_size == size for name, size in sizes.items()):
+        if _is_whole(path):
             return str(path)
-    unmarked = [path for path in found if not marked and (path / "trainer_state.json").is_file()]
+    unmarked = [path for path in found if not marked and _has_state(path)]
     return str(unmarked[0]) if unmarked else None
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether all files are there that its mark lists, and the Trainer's state among them can be read."""
+    try:
+        sizes = read_json(checkpoint / COMPLETE)
+    except CheckpointError:
+        return False
+    files = {name: checkpoint / name for name in sizes if Path(name).name == name and "\0" not in name}
+    there = [path.is_file() and path.stat().st_size == sizes[name] for name, path in files.items()]
+    return len(files) == len(sizes) and all(there) and (STATE not in sizes or _has_state(checkpoint))
+
+
+def _has_state(checkpoint: Path) -> bool:
+    try:
+        state = read_json(checkpoint / STATE, MAX_TOKENIZER_BYTES)
+    except (CheckpointError, FileNotFoundError):
+        return False
+    return isinstance(state.get("global_step"), int)
 
 
 @contextmanager
@@ -218,5 +287,7 @@ __all__ = [
     "configured",
     "last_checkpoint",
     "mark_complete",
+    "read_curve",
+    "read_measures",
     "write_whole",
 ]

@@ -19,9 +19,26 @@ from torch import Tensor, nn
 from transformers import TrainingArguments
 
 from ...errors import DataError
+from ...hub.bounds import shown
 from ..trainer import InOrderTrainer, training_arguments
 from ..validation import CurveCallback
 from .adapters import TRAINED, keep_statistics, load_trained, save_trained
+
+
+# what transformers reports to, with the modules one of which it needs: a name from a recipe is never looked up itself,
+# because Python imports the first part of a dotted name in order to look for the rest
+REPORTERS: dict[str, tuple[str, ...]] = {
+    "clearml": ("clearml",),
+    "codecarbon": ("codecarbon",),
+    "comet_ml": ("comet_ml",),
+    "dvclive": ("dvclive",),
+    "mlflow": ("mlflow",),
+    "neptune": ("neptune",),
+    "swanlab": ("swanlab",),
+    "tensorboard": ("tensorboard", "tensorboardX"),
+    "trackio": ("trackio",),
+    "wandb": ("wandb",),
+}
 
 
 class FineTuneTrainer(InOrderTrainer):
@@ -69,11 +86,14 @@ def check_reports(names: list[str]) -> None:
     """Refuses what the run cannot report to, before anything is measured.
 
     Raises:
-        DataError: if it is not installed.
+        DataError: if it is none of `REPORTERS`, or not installed.
     """
     for name in names:
-        if importlib.util.find_spec(name) is None:
-            raise DataError(f"--report-to {name} needs {name}, which is not installed; pip install {name}")
+        if not isinstance(name, str) or name not in REPORTERS:
+            raise DataError(f"--report-to {shown(name)} is not known; use one of {', '.join(REPORTERS)}")
+        if not any(importlib.util.find_spec(module) for module in REPORTERS[name]):
+            package = REPORTERS[name][0]
+            raise DataError(f"--report-to {name} needs {package}, which is not installed; pip install {package}")
 
 
 def fine_tune_arguments(recipe: Any, output: Path) -> TrainingArguments:
@@ -104,5 +124,6 @@ def synchronise() -> None:
 
 
 __all__ = [
-    "FineTuneCallback", "FineTuneTrainer", "check_reports", "fine_tune_arguments", "rank", "synchronise", "world_size",
+    "REPORTERS", "FineTuneCallback", "FineTuneTrainer", "check_reports", "fine_tune_arguments", "rank", "synchronise",
+    "world_size",
 ]  # fmt: skip
