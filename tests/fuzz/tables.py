@@ -24,7 +24,7 @@ import yaml
 from fuzz.cases import Action, Case, Kind, expect
 from fuzz.checkpoints import yaml_bomb
 from fuzz.values import NAMES, changed_bytes, changed_text, hostile
-from hubsep.cli.train import RECIPES as MODULES
+from hubsep.cli.train import RECIPES as TRAINERS
 from hubsep.data.contract import read_clips, read_rows
 from hubsep.data.recordings import load_clips, read_metadata
 from hubsep.data.stems import load_songs
@@ -94,6 +94,7 @@ CELLS = (
     "/dev/zero",
     "pipe",
 )
+HOMES = {**TRAINERS, "finetune": "hubsep.training.finetune.recipe"}
 RECIPES_OF = (
     "audiosep",
     "speech",
@@ -205,7 +206,7 @@ def make_table(case: Case) -> Action:
 def prepare_recipes(place: Path) -> None:
     """The classes of all recipes, and the recipes that are shipped."""
     for name in RECIPES_OF:
-        module = importlib.import_module(MODULES[name])
+        module = importlib.import_module(HOMES[name])
         found = [
             value
             for key, value in vars(module).items()
