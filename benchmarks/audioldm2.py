@@ -101,7 +101,7 @@ def ours(size: str, part: str, model: Any) -> Callable[[], Any]:
     from audioldm2_models import SIZES
 
     from hubsep.pipelines.audioldm2.bfloat16.vocoder import decoded, vocoded
-    from hubsep.pipelines.audioldm2.prompts import PromptMixin
+    from hubsep.pipelines.audioldm2.prompts import Prompts
 
     given, unet = SIZES[size], SIZES[size]["unet"]
     latents = torch.randn(1, unet["channels"], unet["sample_size"], unet["sample_size"] // 16)
@@ -115,7 +115,7 @@ def ours(size: str, part: str, model: Any) -> Callable[[], Any]:
     if part == "vocoder":
         frames = unet["sample_size"] * 2 ** (len(given["vae"]) - 1)
         return lambda: vocoded(model, torch.randn(1, frames, model.config.model_in_dim))
-    reader = PromptMixin()
+    reader = Prompts()
     reader.language_model = model
     embeds, mask = torch.randn(1, TEXT + 5, given["loa"]), torch.ones(1, TEXT + 5, dtype=torch.long)
     return lambda: reader.generate_loa(embeds, mask, TOKENS)

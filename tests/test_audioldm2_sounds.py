@@ -20,6 +20,8 @@ from hubsep.errors import AudioError, QueryError
 from hubsep.mel import Level, MelSettings, mel_spectrogram
 from hubsep.pipelines.audioldm2.codec import shares_of, spans_of
 from hubsep.pipelines.audioldm2.conditions import along_circle, crossover
+from hubsep.pipelines.audioldm2.long import Passage
+from hubsep.pipelines.audioldm2.settings import Sampling
 from hubsep.training.generators.stages import GenerationRecipe
 
 
@@ -161,13 +163,11 @@ def test_a_stream_goes_on_without_a_seam_or_an_end(pipe: Any) -> None:
 
 
 def test_a_window_begins_with_what_it_is_given(pipe: Any) -> None:
-    from hubsep.pipelines.audioldm2.sampling import Sampling
-
     conditions = pipe.encode_prompt("rain")
     carried = torch.randn(1, 4, 8, 4)
     for solver in ("scheduler", "dpm"):
         sampling = Sampling(num_inference_steps=3, solver=solver, guidance_scale=1.0)
-        made = pipe._window(conditions, None, sampling, carried, 32)
+        made = pipe._window(Passage(conditions, None, sampling), carried, 32)
         assert torch.equal(made[:, :, :8], carried)
         assert made.shape == (1, 4, 32, 4)
         assert made.isfinite().all()

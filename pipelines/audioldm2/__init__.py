@@ -9,13 +9,13 @@ from hubsep.registry import face
 
 
 if TYPE_CHECKING:
-    from .arguments import AudioLDM2Output
+    from .codec import AudioLDM2Output
     from .pipeline import AudioLDM2Pipeline
 
 __getattr__, __dir__ = face(
     __name__,
     {
-        ".arguments": "AudioLDM2Output",
+        ".codec": "AudioLDM2Output",
         ".pipeline": "AudioLDM2Pipeline",
     },
 )

@@ -1,53 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arguments and result of a call of `AudioLDM2Pipeline`; arguments are checked before any work is done."""
+"""Arguments of a call of `AudioLDM2Pipeline`; arguments are checked before any work is done."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import torch
-from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from hubsep.errors import QueryError
 
 from .conditions import Conditions
-from .prompts import Unconditional
 from .settings import SamplingOptions
 
 
 OutputType = Literal["np", "pt", "latent"]
-Numbers = np.ndarray[Any, Any] | Tensor
-
-
-@dataclass
-class AudioLDM2Output(BaseOutput):
-    """What was made.
-
-    Attributes:
-        audios: waveforms (batch, samples) in [-1, 1] as array or tensor, the candidates of a prompt from the best to
-            the worst one after the other; or latents (batch, channels, latent frames, latent bands).
-        scores: cosine of each candidate with its prompt by CLAP, (prompts, candidates); None where nothing was ranked.
-        sampling_rate: in Hz.
-    """
-
-    audios: Numbers
-    scores: Numbers | None = None
-    sampling_rate: int = 16_000
+Embeds = tuple[Tensor | None, Tensor | None, Tensor | None]  # states of T5, which of them count, language of audio
 
 
 class CallOptions(SamplingOptions, total=False):
     """What a call takes beside prompt and `return_dict`; `AudioLDM2Pipeline.__call__` says what each means."""
 
     transcription: str | Sequence[str] | None
-    negative_prompt: str | Sequence[str] | None
     seconds: float | None
     audio_length_in_s: float | None
     num_waveforms_per_prompt: int
-    unconditional: Unconditional | None
     latents: Tensor | None
     prompt_embeds: Tensor | None
     attention_mask: Tensor | None
@@ -59,7 +37,7 @@ class CallOptions(SamplingOptions, total=False):
     output_type: OutputType
 
 
-def given_conditions(parts: tuple[Tensor | None, Tensor | None, Tensor | None]) -> Conditions | None:
+def given_conditions(parts: Embeds) -> Conditions | None:
     """Conditions given as tensors, None if there are none.
 
     Args:
@@ -95,4 +73,4 @@ def check_output(output_type: str, candidates: int) -> None:
         raise QueryError(f"num_waveforms_per_prompt must be 1 to 64, got {candidates!r}")
 
 
-__all__ = ["AudioLDM2Output", "CallOptions", "Numbers", "OutputType", "check_output", "given_conditions"]
+__all__ = ["CallOptions", "Embeds", "OutputType", "check_output", "given_conditions"]

@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from diffusers.utils import BaseOutput
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -23,8 +26,12 @@ from hubsep.errors import AudioError
 from hubsep.mel import Level, MelSettings, mel_spectrogram
 
 from .bfloat16.vocoder import decoded, vocoded
+from .loading.adapters import Adapters
 from .loading.devices import ready
 
+
+if TYPE_CHECKING:
+    from hubsep.audio.sources import AudioInput
 
 # HiFi-GAN with the published kernels looks at 21 frames to either side
 VOCODER_CONTEXT = 32
@@ -33,13 +40,27 @@ LONGEST_SECONDS = 3_600  # latents and sound stay in memory, 0.1 MB a second
 ROWS = 8  # that an accelerator decodes at a time
 
 
-class DecodingMixin:
-    """The part of the pipeline that knows samples, frames and latents."""
+Numbers = np.ndarray[Any, Any] | Tensor
 
-    vae: Any
-    vocoder: Any
-    unet: Any
-    _execution_device: torch.device
+
+@dataclass
+class AudioLDM2Output(BaseOutput):
+    """What was made.
+
+    Attributes:
+        audios: waveforms (batch, samples) in [-1, 1] as array or tensor, the candidates of a prompt from the best to
+            the worst one after the other; or latents (batch, channels, latent frames, latent bands).
+        scores: cosine of each candidate with its prompt by CLAP, (prompts, candidates); None where nothing was ranked.
+        sampling_rate: in Hz.
+    """
+
+    audios: Numbers
+    scores: Numbers | None = None
+    sampling_rate: int = 16_000
+
+
+class Codec(Adapters):
+    """The rung that knows samples, frames and latents."""
 
     @property
     def sampling_rate(self) -> int:
@@ -171,7 +192,12 @@ class DecodingMixin:
             latents.append(found[:, :, left:right])
         return torch.cat(latents, dim=2)
 
-    def read_recording(self, audio: Any, sampling_rate: int | None = None) -> tuple[Tensor, Level]:
+    def finished(self, waveforms: Tensor) -> AudioLDM2Output:
+        """The result of a method that starts from a recording."""
+        self.maybe_free_model_hooks()
+        return AudioLDM2Output(audios=waveforms.numpy(), sampling_rate=self.sampling_rate)
+
+    def read_recording(self, audio: AudioInput, sampling_rate: int | None = None) -> tuple[Tensor, Level]:
         """A recording as waveform (samples,) at the model's rate and level, and its own level.
 
         Args:
@@ -220,4 +246,4 @@ def shares_of(spans: list[tuple[int, int]], windows: Segments, factor: int = 1) 
     ]
 
 
-__all__ = ["DecodingMixin", "VOCODER_CONTEXT", "shares_of", "spans_of"]
+__all__ = ["AudioLDM2Output", "Codec", "Numbers", "VOCODER_CONTEXT", "shares_of", "spans_of"]

@@ -16,7 +16,7 @@ the first 1.28 s; of a longer recording it hears the beginning.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,12 +26,11 @@ from hubsep.audio.reader import resample
 from hubsep.errors import AudioError, QueryError
 from hubsep.mel import MelSettings
 
-from .arguments import AudioLDM2Output
+from .codec import AudioLDM2Output
 from .conditions import Conditions, between, crossover, ramp
 from .loading.devices import ready
-from .long import LongMixin
-from .prompts import PromptMixin, Unconditional
-from .sampling import Known, SamplingMixin
+from .long import Long, Passage
+from .sampling import Known, Sampler
 from .settings import Sampling, SamplingOptions, shows_options
 
 
@@ -41,11 +40,8 @@ if TYPE_CHECKING:
     from hubsep.audio.sources import AudioInput
 
 
-class HearingMixin(PromptMixin, SamplingMixin):
-    """The part of the pipeline that makes conditions of recordings."""
-
-    audio_mae: Any
-    guidance_of: Any
+class Hearing(Sampler):
+    """The rung that makes conditions of recordings."""
 
     @torch.no_grad()
     def encode_loa(self, waveform: Tensor, tokens: int | None = None) -> Tensor:
@@ -89,23 +85,20 @@ class HearingMixin(PromptMixin, SamplingMixin):
                 raise QueryError(
                     "pass prompt= with what is to be heard: the folder holds no audio_mae to hear it with"
                 )
-            found: Conditions = self.encode_prompt(prompt)
-            return found
+            return self.encode_prompt(prompt)
         loa = self.encode_loa(waveform)
         if going_on:
             config = self.audio_mae.config
             length = config.num_frames / 100 * self.sampling_rate  # frames are 10 ms apart
             known = min(loa.shape[1] - 1, int(len(waveform) / length * loa.shape[1]))
-            going: Conditions = self.encode_prompt(prompt, loa_prefix=loa[:, :known])
-            return going
+            return self.encode_prompt(prompt, loa_prefix=loa[:, :known])
         states, weights = self._text_states([prompt])
         return Conditions(loa, states, weights.float())
 
-    def _either(self, sound: Any) -> Conditions:
+    def _either(self, sound: str | Mapping[str, Any]) -> Conditions:
         """Conditions of a prompt, or of `{"audio": recording}`."""
         if isinstance(sound, str):
-            found: Conditions = self.encode_prompt(sound)
-            return found
+            return self.encode_prompt(sound)
         if not isinstance(sound, dict) or "audio" not in sound:
             raise QueryError(f'a sound is a prompt or {{"audio": recording}}, got {type(sound).__name__}')
         waveform, _ = self.read_recording(sound["audio"], sound.get("sampling_rate"))
@@ -113,17 +106,14 @@ class HearingMixin(PromptMixin, SamplingMixin):
             raise QueryError("a sound given as a recording needs the component audio_mae; give it as a prompt")
         return self._conditions("", waveform)
 
-    def _around(
-        self, waveform: Tensor, latents: Tensor, mask: Tensor, prompt: str, away: tuple[Any, Any], sampling: Sampling
-    ) -> Tensor:
+    def _around(self, waveform: Tensor, latents: Tensor, mask: Tensor, prompt: str, sampling: Sampling) -> Tensor:
         """A waveform (samples,) whose latents are given where `mask` is 1."""
         # a prompt says what belongs there; a recording with a hole in it would describe the hole as well
         conditions = self.encode_prompt(prompt) if prompt else self._conditions("", waveform)
-        negative = self.guidance_of(conditions, *away)
+        negative = self.led_away_from(conditions, sampling)
         noise = self.noise(1, latents.shape[2], sampling.generator)
         made = self.sample(conditions, negative, sampling, noise, known=Known(latents, mask, noise))
-        decoded: Tensor = self.decode_latents(made, len(waveform))[0]
-        return decoded
+        return self.decode_latents(made, len(waveform))[0]
 
     def _bands_below(self, frequency: float) -> int:
         """Latent bands that lie below a frequency in Hz as a whole."""
@@ -139,10 +129,8 @@ class HearingMixin(PromptMixin, SamplingMixin):
 SEAM_SECONDS = 0.02
 
 
-class EditingMixin(HearingMixin, LongMixin):
-    """The part of the pipeline that starts from recordings."""
-
-    finished: Callable[[Tensor], AudioLDM2Output]
+class Editing(Long, Hearing):
+    """The rung that starts from recordings."""
 
     @shows_options
     @torch.no_grad()
@@ -154,8 +142,6 @@ class EditingMixin(HearingMixin, LongMixin):
         strength: float = 0.6,
         variations: int = 1,
         sampling_rate: int | None = None,
-        unconditional: Unconditional | None = None,
-        negative_prompt: str | None = None,
         **options: Unpack[SamplingOptions],
     ) -> AudioLDM2Output:
         """Makes sounds like a recording.
@@ -166,8 +152,6 @@ class EditingMixin(HearingMixin, LongMixin):
             strength: above 0, at most 1: how much is made anew. With 1 only the recording's LOA is left of it.
             variations: how many.
             sampling_rate: of a bare array, in Hz.
-            unconditional: as in a call.
-            negative_prompt: as in a call.
             **options: those of `Sampling`.
 
         Raises:
@@ -180,7 +164,7 @@ class EditingMixin(HearingMixin, LongMixin):
         waveform, level = self.read_recording(audio, sampling_rate)
         conditions = self._conditions(prompt, waveform).repeat(variations)
         latents = self.encode_waveform(waveform[None])
-        negative = self.guidance_of(conditions, unconditional, negative_prompt)
+        negative = self.led_away_from(conditions, sampling)
         noise = self.noise(variations, latents.shape[2], sampling.generator)
         start = latents.expand(variations, -1, -1, -1)
         made = self.sample(conditions, negative, sampling, noise, start=start, strength=strength)
@@ -195,8 +179,6 @@ class EditingMixin(HearingMixin, LongMixin):
         *,
         seconds: float = 5.0,
         sampling_rate: int | None = None,
-        unconditional: Unconditional | None = None,
-        negative_prompt: str | None = None,
         **options: Unpack[SamplingOptions],
     ) -> AudioLDM2Output:
         """Lets a recording go on.
@@ -209,8 +191,6 @@ class EditingMixin(HearingMixin, LongMixin):
             prompt: what is to be heard; needed if the folder holds no `audio_mae`.
             seconds: how long it goes on.
             sampling_rate: of a bare array, in Hz.
-            unconditional: as in a call.
-            negative_prompt: as in a call.
             **options: those of `Sampling`.
 
         Returns:
@@ -228,9 +208,9 @@ class EditingMixin(HearingMixin, LongMixin):
             raise AudioError(f"a recording to go on from needs at least {step} samples, got {len(waveform)}")
         context = waveform[len(waveform) - frames * step :]
         conditions = self._conditions(prompt, context, going_on=True)
-        negative = self.guidance_of(conditions, unconditional, negative_prompt)
+        negative = self.led_away_from(conditions, sampling)
         start, more = self.encode_waveform(context[None]), self.latent_frames(seconds)
-        blocks = list(self.extend(conditions, negative, sampling, start, frames + more))
+        blocks = list(self.extend(Passage(conditions, negative, sampling, start, frames + more)))
         made = torch.cat(blocks, dim=1)[0, : len(context) + round(seconds * self.sampling_rate)]
         whole = torch.cat([waveform, made[len(context) :]])
         seam = min(round(SEAM_SECONDS * self.sampling_rate), len(context))
@@ -249,8 +229,6 @@ class EditingMixin(HearingMixin, LongMixin):
         prompt: str = "",
         *,
         sampling_rate: int | None = None,
-        unconditional: Unconditional | None = None,
-        negative_prompt: str | None = None,
         **options: Unpack[SamplingOptions],
     ) -> AudioLDM2Output:
         """Makes a part of a recording anew.
@@ -261,8 +239,6 @@ class EditingMixin(HearingMixin, LongMixin):
             stop: where it ends.
             prompt: what is to be heard; needed if the folder holds no `audio_mae`.
             sampling_rate: of a bare array, in Hz.
-            unconditional: as in a call.
-            negative_prompt: as in a call.
             **options: those of `Sampling`.
 
         Raises:
@@ -279,7 +255,7 @@ class EditingMixin(HearingMixin, LongMixin):
         latents, step = self.encode_waveform(waveform[None]), self.vae_scale_factor * self.hop_length
         mask = torch.ones_like(latents[:, :1])
         mask[:, :, first // step : -(-last // step)] = 0
-        made = self._around(waveform, latents, mask, prompt, (unconditional, negative_prompt), sampling)
+        made = self._around(waveform, latents, mask, prompt, sampling)
         share = torch.zeros(len(waveform))
         share[first:last] = 1
         seam = min(round(SEAM_SECONDS * self.sampling_rate), last - first)
@@ -299,8 +275,6 @@ class EditingMixin(HearingMixin, LongMixin):
         prompt: str = "",
         *,
         sampling_rate: int | None = None,
-        unconditional: Unconditional | None = None,
-        negative_prompt: str | None = None,
         **options: Unpack[SamplingOptions],
     ) -> AudioLDM2Output:
         """Makes the frequencies that a recording does not have.
@@ -310,8 +284,6 @@ class EditingMixin(HearingMixin, LongMixin):
             cutoff: what is above this frequency is made, in Hz; what is below is kept.
             prompt: what is to be heard; needed if the folder holds no `audio_mae`.
             sampling_rate: of a bare array, in Hz.
-            unconditional: as in a call.
-            negative_prompt: as in a call.
             **options: those of `Sampling`.
 
         Raises:
@@ -329,7 +301,7 @@ class EditingMixin(HearingMixin, LongMixin):
             )
         mask = torch.zeros_like(latents[:, :1])
         mask[..., :kept] = 1
-        made = self._around(waveform, latents, mask, prompt, (unconditional, negative_prompt), sampling)
+        made = self._around(waveform, latents, mask, prompt, sampling)
         return self.finished(level.undo(crossover(waveform, made, cutoff / self.sampling_rate))[None])
 
     @shows_options
@@ -341,8 +313,6 @@ class EditingMixin(HearingMixin, LongMixin):
         weights: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
         *,
         seconds: float | None = None,
-        unconditional: Unconditional | None = None,
-        negative_prompt: str | None = None,
         **options: Unpack[SamplingOptions],
     ) -> AudioLDM2Output:
         """Makes sounds between two, which are prompts, or recordings if the folder holds `audio_mae`.
@@ -355,8 +325,6 @@ class EditingMixin(HearingMixin, LongMixin):
             second: likewise.
             weights: 0 is the first, 1 the second.
             seconds: how long.
-            unconditional: as in a call.
-            negative_prompt: as in a call.
             **options: those of `Sampling`.
 
         Raises:
@@ -368,10 +336,10 @@ class EditingMixin(HearingMixin, LongMixin):
         conditions = between(self._either(first), self._either(second), torch.tensor([float(w) for w in weights]))
         length = self.native_seconds if seconds is None else seconds
         frames, samples = self.latent_frames(length), round(length * self.sampling_rate)
-        negative = self.guidance_of(conditions, unconditional, negative_prompt)
+        negative = self.led_away_from(conditions, sampling)
         noise = self.noise(1, frames, sampling.generator).expand(len(weights), -1, -1, -1)
         made = self.sample(conditions, negative, sampling, noise)
         return self.finished(self.decode_latents(made, samples))
 
 
-__all__ = ["EditingMixin", "HearingMixin"]
+__all__ = ["Editing", "Hearing"]

@@ -8,8 +8,9 @@ vocoder runs on across windows, so there is no seam, and memory is that of one w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,8 +18,7 @@ from torch import Tensor
 from hubsep.errors import QueryError
 
 from .conditions import Conditions, filled, ramp
-from .prompts import PromptMixin
-from .sampling import Known, SamplingMixin
+from .sampling import Known, Sampler
 from .settings import Sampling, SamplingOptions, shows_options
 
 
@@ -30,11 +30,27 @@ CARRIED = 1 / 4  # of a window: what the next one begins with
 EDGE = 1 / 20  # of a window, left out at its end: models fade out there, as the recordings they learned from did
 
 
-class LongMixin(PromptMixin, SamplingMixin):
-    """The part of the pipeline that makes sounds window by window."""
+@dataclass(frozen=True)
+class Passage:
+    """A sound that is made window by window.
 
-    guidance_of: Any
-    maybe_free_model_hooks: Any
+    Attributes:
+        conditions: of each sound of a batch.
+        negative: what guidance leads away from.
+        sampling: the settings.
+        start: latents that it begins with; None for none.
+        frames: latent frames in all; None for a sound that ends when nobody asks for more.
+    """
+
+    conditions: Conditions
+    negative: Conditions | None
+    sampling: Sampling
+    start: Tensor | None = None
+    frames: int | None = None
+
+
+class Long(Sampler):
+    """The rung that makes sounds window by window."""
 
     @shows_options
     def stream(
@@ -43,8 +59,6 @@ class LongMixin(PromptMixin, SamplingMixin):
         *,
         seconds: float | None = None,
         transcription: str | None = None,
-        negative_prompt: str | Sequence[str] | None = None,
-        unconditional: Any = None,
         **options: Unpack[SamplingOptions],
     ) -> Iterator[Tensor]:
         """Makes a sound and gives it out while it is made.
@@ -53,8 +67,6 @@ class LongMixin(PromptMixin, SamplingMixin):
             prompt: what is to be heard.
             seconds: how long; None for a sound that ends when nobody asks for more.
             transcription: for models of speech.
-            negative_prompt: what is not to be heard.
-            unconditional: as in a call.
             **options: those of `Sampling`.
 
         Yields:
@@ -66,72 +78,51 @@ class LongMixin(PromptMixin, SamplingMixin):
         total = None if seconds is None else round(seconds * self.sampling_rate)
         frames = None if seconds is None else self.latent_frames(seconds)
         conditions = self.encode_prompt(prompt, transcription=transcription)
-        negative = self.guidance_of(conditions, unconditional, negative_prompt)
-        given = 0
-        for block in self.extend(conditions, negative, sampling, None, frames):
-            piece = block[0] if total is None else block[0, : total - given]
-            given += piece.shape[0]
+        negative = self.led_away_from(conditions, sampling)
+        samples = 0
+        for block in self.extend(Passage(conditions, negative, sampling, frames=frames)):
+            piece = block[0] if total is None else block[0, : total - samples]
+            samples += piece.shape[0]
             yield piece
 
-    def extend(
-        self,
-        conditions: Conditions,
-        negative: Conditions | None,
-        sampling: Sampling,
-        start: Tensor | None,
-        frames: int | None,
-    ) -> Iterator[Tensor]:
-        """The waveform that begins with the latents `start` and is `frames` latent frames long in all.
+    def extend(self, passage: Passage) -> Iterator[Tensor]:
+        """The waveform of a passage, that of its `start` included.
 
         Yields:
             Blocks (batch, samples).
         """
-        yield from self.vocode(self._mel_windows(conditions, negative, sampling, start, frames))
+        yield from self.vocode(self._mel_windows(passage))
         self.maybe_free_model_hooks()
 
     @torch.no_grad()
-    def _mel_windows(
-        self,
-        conditions: Conditions,
-        negative: Conditions | None,
-        sampling: Sampling,
-        start: Tensor | None,
-        frames: int | None,
-    ) -> Iterator[Tensor]:
-        window, factor = self.native_frames, self.vae_scale_factor
+    def _mel_windows(self, passage: Passage) -> Iterator[Tensor]:
+        window, factor, frames = self.native_frames, self.vae_scale_factor, passage.frames
         carry, edge = max(1, round(window * CARRIED)), round(window * EDGE)
-        made, carried, held = 0, start, None
-        while frames is None or made < frames:
-            known = 0 if carried is None else carried.shape[2]
-            size = window if frames is None else min(window, frames - made + (known if made else 0))
-            latents = self._window(conditions, negative, sampling, carried, max(size, known + 1))
+        done, carried, held = 0, passage.start, None
+        while frames is None or done < frames:
+            overlap = 0 if carried is None else carried.shape[2]
+            size = window if frames is None else min(window, frames - done + (overlap if done else 0))
+            latents = self._window(passage, carried, max(size, overlap + 1))
             mel = self._decode_window(latents)
             if held is not None:
                 mel[:, : held.shape[1]] = faded(held, mel[:, : held.shape[1]])
-            last = frames is not None and made + latents.shape[2] - (known if made else 0) >= frames
+            last = frames is not None and done + latents.shape[2] - (overlap if done else 0) >= frames
             if not last:
-                latents = latents[:, :, : max(latents.shape[2] - edge, known + 1)]
+                latents = latents[:, :, : max(latents.shape[2] - edge, overlap + 1)]
                 mel = mel[:, : latents.shape[2] * factor]
-            made += latents.shape[2] - (known if made else 0)
+            done += latents.shape[2] - (overlap if done else 0)
             kept = mel.shape[1] if last else mel.shape[1] - carry * factor
             yield mel[:, :kept]
             held, carried = mel[:, kept:], latents[:, :, -carry:]
 
-    def _window(
-        self,
-        conditions: Conditions,
-        negative: Conditions | None,
-        sampling: Sampling,
-        carried: Tensor | None,
-        frames: int,
-    ) -> Tensor:
-        noise = self.noise(len(conditions.loa), frames, sampling.generator)
+    def _window(self, passage: Passage, carried: Tensor | None, frames: int) -> Tensor:
+        """Latents of a window of so many frames, which begins with what is carried over."""
+        noise = self.noise(len(passage.conditions.loa), frames, passage.sampling.generator)
         known = None
         if carried is not None:
             mask = torch.ones_like(carried[:, :1])
             known = Known(filled(carried, frames), filled(mask, frames), noise)
-        latents: Tensor = self.sample(conditions, negative, sampling, noise, known=known)
-        return latents
+        return self.sample(passage.conditions, passage.negative, passage.sampling, noise, known=known)
 
 
 def faded(before: Tensor, after: Tensor) -> Tensor:
@@ -140,4 +131,4 @@ def faded(before: Tensor, after: Tensor) -> Tensor:
     return before * (1 - rise) + after * rise
 
 
-__all__ = ["LongMixin"]
+__all__ = ["Long", "Passage"]

@@ -6,13 +6,14 @@ waveform. Source: AudioLDM 2 (2308.05734). The folders are those of `diffusers.A
 classes and transformers'; this pipeline is written anew around them, because that one does not run on `GPT2Model`,
 which every published folder names, mixes the candidates of several prompts, and has no AudioMAE.
 
-Nothing is imported from diffusers until this module is: `import hubsep` does without.
+`parts` draws the ladder of classes that this one stands on. Nothing is imported from diffusers until this module is:
+`import hubsep` does without.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 import torch
 from diffusers import DiffusionPipeline
@@ -20,27 +21,45 @@ from torch import Tensor
 
 from hubsep.errors import QueryError
 
-from .arguments import AudioLDM2Output, CallOptions, Numbers, OutputType, check_output, given_conditions
+from .arguments import CallOptions, Embeds, OutputType, check_output, given_conditions
+from .codec import AudioLDM2Output, Numbers
 from .conditions import Conditions
-from .editing import EditingMixin
-from .loading.adapters import AdapterMixin
+from .editing import Editing
 from .loading.components import OPTIONAL
-from .loading.devices import OffloadingMixin
-from .loading.folder import FolderMixin
-from .prompts import Unconditional, as_texts
-from .ranking import RankingMixin
-from .settings import Generator, Sampling, SamplingOptions, shows_options
-from .switches import SwitchesMixin
+from .prompts import as_texts
+from .ranking import Ranking
+from .settings import Sampling, StepOptions, Unconditional, shows_options
+from .switches import Switches
 
 
 if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+    from diffusers.pipelines.audioldm2 import AudioLDM2ProjectionModel, AudioLDM2UNet2DConditionModel
+    from transformers import (
+        ClapFeatureExtractor,
+        ClapModel,
+        ClapTextModelWithProjection,
+        GPT2LMHeadModel,
+        GPT2Model,
+        PreTrainedTokenizerBase,
+        SpeechT5HifiGan,
+        T5EncoderModel,
+        VitsModel,
+    )
     from typing_extensions import Unpack
 
+    from hubsep.models.audiomae.modeling_audiomae import AudioMAEModel
+    from hubsep.models.griffin_lim.modeling_griffin_lim import GriffinLimVocoder
 
-class AudioLDM2Pipeline(
-    AdapterMixin, FolderMixin, OffloadingMixin, SwitchesMixin, EditingMixin, RankingMixin, DiffusionPipeline
-):
+    from .parts import Scheduler
+
+
+class AudioLDM2Pipeline(Ranking, Switches, Editing, DiffusionPipeline):
     """Text to audio.
+
+    One pipeline is used by one thread at a time: while a call runs, the U-Net and the autoencoder work with layers
+    and attention processors that are put in for its time. Threads that generate at once need a pipeline each,
+    loaded by itself.
 
     Args:
         vae: between mel spectrograms and latents.
@@ -65,18 +84,18 @@ class AudioLDM2Pipeline(
 
     def __init__(
         self,
-        vae: Any,
-        text_encoder: Any,
-        text_encoder_2: Any,
-        projection_model: Any,
-        language_model: Any,
-        tokenizer: Any,
-        tokenizer_2: Any,
-        unet: Any,
-        scheduler: Any,
-        vocoder: Any,
-        feature_extractor: Any = None,
-        audio_mae: Any = None,
+        vae: AutoencoderKL,
+        text_encoder: ClapModel | ClapTextModelWithProjection,
+        text_encoder_2: T5EncoderModel | VitsModel,
+        projection_model: AudioLDM2ProjectionModel,
+        language_model: GPT2Model | GPT2LMHeadModel,
+        tokenizer: PreTrainedTokenizerBase,
+        tokenizer_2: PreTrainedTokenizerBase,
+        unet: AudioLDM2UNet2DConditionModel,
+        scheduler: Scheduler,
+        vocoder: SpeechT5HifiGan | GriffinLimVocoder,
+        feature_extractor: ClapFeatureExtractor | None = None,
+        audio_mae: AudioMAEModel | None = None,
     ):
         super().__init__()
         self.register_modules(
@@ -134,7 +153,7 @@ class AudioLDM2Pipeline(
         max_new_tokens: int | None = None,
         output_type: OutputType = "np",
         return_dict: bool = True,
-        **settings: Unpack[SamplingOptions],
+        **settings: Unpack[StepOptions],
     ) -> AudioLDM2Output | tuple[Numbers, Numbers | None]:
         """Makes sounds of prompts.
 
@@ -167,87 +186,126 @@ class AudioLDM2Pipeline(
             QueryError: if prompts, embeddings or settings are wrong or do not go together.
             AudioError: if the length is.
         """
-        sampling = Sampling.of(self.__call__, **settings)
-        length = self._length(seconds, audio_length_in_s)
-        check_output(output_type, num_waveforms_per_prompt)
-        if prompt is not None and num_waveforms_per_prompt > 1 and output_type != "latent":
-            self.check_ranking()
-        given = (prompt_embeds, attention_mask, generated_prompt_embeds)
-        positive = self._positive(prompt, transcription, max_new_tokens, given)
-        away = (negative_prompt_embeds, negative_attention_mask, negative_generated_prompt_embeds)
-        negative = None
-        if sampling.guidance_scale > 1:
-            negative = given_conditions(away) or self.guidance_of(positive, unconditional, negative_prompt)
-        noise = self._start(latents, len(positive.loa) * num_waveforms_per_prompt, length, sampling.generator)
-        times = num_waveforms_per_prompt
-        made = self.sample(positive.repeat(times), negative and negative.repeat(times), sampling, noise)
-        texts = as_texts(prompt) if prompt is not None and times > 1 else None
-        return self._delivered(made, length, sampling, texts, output_type, return_dict)
+        # 1. Check
+        sampling = Sampling.of(self.__call__, unconditional=unconditional, negative_prompt=negative_prompt, **settings)
+        length, times = self.check_length(seconds, audio_length_in_s), num_waveforms_per_prompt
+        self.check_output(prompt, output_type, times)
+        # 2. Encode the prompt
+        embeds = prompt_embeds, attention_mask, generated_prompt_embeds
+        positive = self.encode_positive(prompt, transcription, max_new_tokens, embeds)
+        # 3. Encode what guidance leads away from
+        embeds = negative_prompt_embeds, negative_attention_mask, negative_generated_prompt_embeds
+        negative = self.encode_negative(positive, sampling, embeds)
+        # 4. Draw the noise
+        noise = self.draw_noise(latents, len(positive.loa) * times, length, sampling)
+        # 5. Sample
+        latents = self.sample(positive.repeat(times), negative and negative.repeat(times), sampling, noise)
+        # 6. Decode, and rank the candidates
+        audios, scores = self.decode_and_rank(latents, length, sampling, prompt if times > 1 else None, output_type)
+        # 7. Hand over
+        return self.hand_over(audios, scores, output_type, return_dict)
 
-    def guidance_of(
-        self, positive: Conditions, unconditional: Unconditional | None, negative_prompt: str | Sequence[str] | None
-    ) -> Conditions:
-        """What guidance leads away from; zeros, as in the original, unless something else is asked for."""
-        kind: Unconditional = unconditional or ("zeros" if negative_prompt is None else "generated")
-        return self.encode_unconditional(positive, kind, negative_prompt)
+    def check_length(self, seconds: float | None, audio_length_in_s: float | None) -> float:
+        """The length of a sound in seconds: the one that is asked for, or what the model was trained on.
 
-    def finished(self, waveforms: Tensor) -> AudioLDM2Output:
-        """The result of a method that starts from a recording."""
-        self.maybe_free_model_hooks()
-        return AudioLDM2Output(audios=waveforms.numpy(), sampling_rate=self.sampling_rate)
-
-    def _length(self, seconds: float | None, audio_length_in_s: float | None) -> float:
+        Raises:
+            QueryError: if it is given by both names.
+        """
         if seconds is not None and audio_length_in_s is not None:
             raise QueryError("seconds and audio_length_in_s are the same; pass one of them")
-        asked = seconds if seconds is not None else audio_length_in_s
-        return self.native_seconds if asked is None else asked
+        length = seconds if seconds is not None else audio_length_in_s
+        return self.native_seconds if length is None else length
 
-    def _positive(
+    def check_output(self, prompt: str | Sequence[str] | None, output_type: str, candidates: int) -> None:
+        """Refuses outputs that there are not, and candidates that cannot be ranked.
+
+        Raises:
+            QueryError: naming the value, or what the folder lacks.
+        """
+        check_output(output_type, candidates)
+        if prompt is not None and candidates > 1 and output_type != "latent":
+            self.check_ranking()
+
+    def encode_positive(
         self,
         prompt: str | Sequence[str] | None,
         transcription: str | Sequence[str] | None,
         max_new_tokens: int | None,
-        given: tuple[Tensor | None, Tensor | None, Tensor | None],
+        embeds: Embeds,
     ) -> Conditions:
-        found = given_conditions(given)
-        if (prompt is None) == (found is None):
+        """The conditions that a prompt stands for, or that are given in place of one.
+
+        Raises:
+            QueryError: if there is neither or both, or one is not as it has to be.
+        """
+        conditions = given_conditions(embeds)
+        if (prompt is None) == (conditions is None):
             raise QueryError("pass a prompt, or prompt_embeds together with generated_prompt_embeds")
-        if found is not None:
-            return found
+        if conditions is not None:
+            return conditions
         assert prompt is not None
         self.warn_of_unknown(as_texts(prompt))
         return self.encode_prompt(prompt, transcription=transcription, max_new_tokens=max_new_tokens)
 
-    def _start(self, latents: Tensor | None, batch: int, seconds: float, generator: Generator) -> Tensor:
+    def encode_negative(self, positive: Conditions, sampling: Sampling, embeds: Embeds) -> Conditions | None:
+        """What guidance leads away from; None where nothing is guided.
+
+        Raises:
+            QueryError: if it is not as it has to be.
+        """
+        if sampling.guidance_scale <= 1:
+            return None
+        return given_conditions(embeds) or self.led_away_from(positive, sampling)
+
+    def draw_noise(self, latents: Tensor | None, batch: int, seconds: float, sampling: Sampling) -> Tensor:
+        """The noise that sampling begins with, or the latents that are given in place of it.
+
+        Raises:
+            AudioError: if the length is out of range.
+            QueryError: if the latents have another shape, or there is not one generator for each sound.
+        """
         frames = self.latent_frames(seconds)
         if latents is None:
-            return self.noise(batch, frames, generator)
+            return self.noise(batch, frames, sampling.generator)
         shape = (batch, self.unet.config.in_channels, frames, self._latent_bands())
         if tuple(latents.shape) != shape:
             raise QueryError(f"latents must be {shape} for these prompts and this length, got {tuple(latents.shape)}")
         return latents.to(self._execution_device, torch.float32)
 
-    def _delivered(
+    def decode_and_rank(
         self,
-        made: Tensor,
+        latents: Tensor,
         seconds: float,
         sampling: Sampling,
-        texts: list[str] | None,
+        prompt: str | Sequence[str] | None,
         output_type: OutputType,
-        return_dict: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Waveforms, those of each prompt from the best to the worst with their scores; or latents as they are.
+
+        Args:
+            latents: that were sampled.
+            seconds: of each waveform.
+            sampling: says how long windows are.
+            prompt: to rank by, None for no ranking.
+            output_type: "latent" for no waveforms.
+        """
+        if output_type == "latent":
+            return latents, None
+        samples = round(seconds * self.sampling_rate)
+        waveforms = self.decode_latents(latents, samples, self.windows(sampling.window_seconds))
+        return (waveforms, None) if prompt is None else self.rank(as_texts(prompt), waveforms)
+
+    def hand_over(
+        self, audios: Tensor, scores: Tensor | None, output_type: OutputType, return_dict: bool
     ) -> AudioLDM2Output | tuple[Numbers, Numbers | None]:
-        scores = None
-        if output_type != "latent":
-            samples = round(seconds * self.sampling_rate)
-            made = self.decode_latents(made, samples, self.windows(sampling.window_seconds))
-            if texts is not None:
-                made, scores = self.rank(texts, made)
+        """The result of a call, with what was offloaded out of the way."""
         self.maybe_free_model_hooks()
-        audios: Numbers = made.numpy() if output_type == "np" else made
-        ranked: Numbers | None = scores.numpy() if output_type == "np" and scores is not None else scores
+        arrays = output_type == "np"
+        made: Numbers = audios.numpy() if arrays else audios
+        ranked: Numbers | None = scores.numpy() if arrays and scores is not None else scores
         if not return_dict:
-            return audios, ranked
-        return AudioLDM2Output(audios=audios, scores=ranked, sampling_rate=self.sampling_rate)
+            return made, ranked
+        return AudioLDM2Output(audios=made, scores=ranked, sampling_rate=self.sampling_rate)
 
 
 __all__ = ["AudioLDM2Output", "AudioLDM2Pipeline"]

@@ -16,7 +16,7 @@ with hidden states instead of words: the language of audio, LOA. Decisions:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -26,25 +26,21 @@ from hubsep.errors import QueryError
 from hubsep.hub.loading import library_errors
 from hubsep.texts import check_text
 
+from .codec import Codec
 from .conditions import Conditions
 from .loading.devices import ready
+from .settings import Sampling, Unconditional
 
 
-Unconditional = Literal["zeros", "generated"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 LOA_TOKENS, SPEECH_TOKENS = 8, 512
 END_OF_PHONEMES = 182
 
 
-class PromptMixin:
-    """The part of the pipeline that reads prompts."""
-
-    text_encoder: Any
-    text_encoder_2: Any
-    projection_model: Any
-    language_model: Any
-    tokenizer: Any
-    tokenizer_2: Any
-    _execution_device: torch.device
+class Prompts(Codec):
+    """The rung that reads prompts."""
 
     @property
     def is_speech(self) -> bool:
@@ -113,6 +109,17 @@ class PromptMixin:
         lengths = torch.maximum(weights.sum(dim=1), like.weights.to(weights.device).sum(dim=1).round().long())
         loa = self._continue_into_loa(embeddings, states, mask, tokens, None, lengths)
         return Conditions(loa, states, weights.float())
+
+    def guidance_of(
+        self, positive: Conditions, unconditional: Unconditional | None, negative_prompt: str | Sequence[str] | None
+    ) -> Conditions:
+        """What guidance leads away from; zeros, as in the original, unless something else is asked for."""
+        kind: Unconditional = unconditional or ("zeros" if negative_prompt is None else "generated")
+        return self.encode_unconditional(positive, kind, negative_prompt)
+
+    def led_away_from(self, positive: Conditions, sampling: Sampling) -> Conditions:
+        """The same as the settings of a call say."""
+        return self.guidance_of(positive, sampling.unconditional, sampling.negative_prompt)
 
     def default_loa_tokens(self) -> int:
         """How many tokens of LOA the model was trained with."""
@@ -272,7 +279,7 @@ def check_transcription(speech: bool, transcription: str | Sequence[str] | None,
     return said * prompts if len(said) == 1 else said
 
 
-def tokenised(tokenizer: Any, texts: list[str], at_least: int = 0) -> Any:
+def tokenised(tokenizer: PreTrainedTokenizerBase, texts: list[str], at_least: int = 0) -> Any:
     """Token ids and mask, padded to the longest text and to `at_least` so many.
 
     Raises:
@@ -288,4 +295,4 @@ def tokenised(tokenizer: Any, texts: list[str], at_least: int = 0) -> Any:
     return encoded
 
 
-__all__ = ["PromptMixin", "Unconditional", "as_texts"]
+__all__ = ["Prompts", "Unconditional", "as_texts"]

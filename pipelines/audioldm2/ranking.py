@@ -7,8 +7,6 @@ longer sounds it is given the first ten, where its own feature extractor would d
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,16 +14,11 @@ from torch import Tensor
 from hubsep.audio.reader import resample
 from hubsep.errors import QueryError
 
-from .codec import DecodingMixin
-from .understanding import UnderstandingMixin
+from .understanding import Understanding
 
 
-class RankingMixin(UnderstandingMixin, DecodingMixin):
-    """The part of the pipeline that listens to what it made."""
-
-    text_encoder: Any
-    tokenizer: Any
-    feature_extractor: Any
+class Ranking(Understanding):
+    """The rung that listens to what was made."""
 
     @torch.no_grad()
     def score_waveforms(self, prompts: list[str], waveforms: Tensor) -> Tensor:
@@ -64,13 +57,16 @@ class RankingMixin(UnderstandingMixin, DecodingMixin):
         return waveforms[rows.flatten()], scores
 
     def _features(self, waveforms: Tensor) -> dict[str, Tensor]:
-        rate = int(self.feature_extractor.sampling_rate)
-        longest = int(self.feature_extractor.nb_max_samples)
+        extractor = self.feature_extractor
+        assert extractor is not None  # `check_ranking` was asked
+        rate, longest = int(extractor.sampling_rate), int(extractor.nb_max_samples)
         heard = (resample(row[None].numpy(), self.sampling_rate, rate)[0] for row in waveforms)
         listed = [np.ascontiguousarray(row[:longest]) for row in heard]
-        found = self.feature_extractor(listed, sampling_rate=rate, return_tensors="pt")
+        features = extractor(listed, sampling_rate=rate, return_tensors="pt")
         kinds = {"input_features": self.text_encoder.dtype, "is_longer": torch.bool}
-        return {name: found[name].to(self._execution_device, kind) for name, kind in kinds.items() if name in found}
+        return {
+            name: features[name].to(self._execution_device, kind) for name, kind in kinds.items() if name in features
+        }
 
 
-__all__ = ["RankingMixin"]
+__all__ = ["Ranking"]

@@ -31,8 +31,10 @@ from hubsep.errors import QueryError
 
 from .attention import Contexts, as_mask, constant_contexts
 from .bfloat16.unet import on_processor
-from .codec import DecodingMixin, shares_of, spans_of
+from .codec import shares_of, spans_of
 from .conditions import Conditions
+from .parts import Scheduler
+from .prompts import Prompts
 from .settings import FAST_STEPS, SLOW_STEPS, Generator, Sampling, check_attention
 
 
@@ -113,7 +115,7 @@ class Known:
     mask: Tensor
     noise: Tensor
 
-    def put_in(self, latents: Tensor, scheduler: Any, timestep: Tensor | None) -> Tensor:
+    def put_in(self, latents: Tensor, scheduler: Scheduler, timestep: Tensor | None) -> Tensor:
         """The latents with what is known at this step's noise; without any at the end."""
         given = self.latents
         if timestep is not None:
@@ -121,11 +123,9 @@ class Known:
         return self.mask * given + (1 - self.mask) * latents
 
 
-class SamplingMixin(DecodingMixin):
-    """The part of the pipeline that samples."""
+class Sampler(Prompts):
+    """The rung that samples."""
 
-    scheduler: Any
-    progress_bar: Any
     _interrupt: bool = False
 
     @property
@@ -133,7 +133,7 @@ class SamplingMixin(DecodingMixin):
         """Set to True, for instance by a callback, it ends sampling after the current step."""
         return self._interrupt
 
-    def solver_of(self, sampling: Sampling) -> tuple[Any, int]:
+    def solver_of(self, sampling: Sampling) -> tuple[Scheduler, int]:
         """A new scheduler for one call, and its number of steps."""
         import diffusers
 
@@ -209,7 +209,13 @@ class SamplingMixin(DecodingMixin):
             return self._steps(latents, guide, scheduler, timesteps, sampling, known)
 
     def _steps(
-        self, latents: Tensor, guide: Guide, scheduler: Any, timesteps: Tensor, sampling: Sampling, known: Known | None
+        self,
+        latents: Tensor,
+        guide: Guide,
+        scheduler: Scheduler,
+        timesteps: Tensor,
+        sampling: Sampling,
+        known: Known | None,
     ) -> Tensor:
         windows = self.windows(sampling.window_seconds)
         spans = spans_of(latents.shape[2], windows)
@@ -249,7 +255,7 @@ class SamplingMixin(DecodingMixin):
         return changed
 
 
-def settings_of_a_step(scheduler: Any, sampling: Sampling) -> dict[str, Any]:
+def settings_of_a_step(scheduler: Scheduler, sampling: Sampling) -> dict[str, Any]:
     """What a solver is told in each step.
 
     Raises:
@@ -286,4 +292,4 @@ DPM_SETTINGS: dict[str, Any] = {
 }
 
 
-__all__ = ["FAST_STEPS", "Generator", "Guide", "Known", "Sampling", "SamplingMixin"]
+__all__ = ["FAST_STEPS", "Generator", "Guide", "Known", "Sampler", "Sampling"]

@@ -11,7 +11,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack  # Python has it from 3.11 on
 
 Generator = torch.Generator | list[torch.Generator] | None
-Callback = Callable[[int, Tensor, Tensor], Any]
+Callback = Callable[[int, Tensor, Tensor], object]
+StepCallback = Callable[..., Mapping[str, Tensor] | None]
+Unconditional = Literal["zeros", "generated"]
 Method = TypeVar("Method", bound=Callable[..., Any])
 FAST_STEPS, SLOW_STEPS = 25, 200
 SOLVERS = (None, "dpm", "scheduler")
@@ -42,8 +44,15 @@ SYNONYMS = {
 }  # fmt: skip
 
 
-class SamplingOptions(TypedDict, total=False):
-    """The fields of `Sampling` as keyword arguments."""
+class GuidanceOptions(TypedDict, total=False):
+    """What guidance leads away from."""
+
+    unconditional: Unconditional | None
+    negative_prompt: str | Sequence[str] | None
+
+
+class StepOptions(TypedDict, total=False):
+    """How the steps are made: what a call takes beside arguments that it names itself."""
 
     num_inference_steps: int | None
     guidance_scale: float
@@ -53,11 +62,15 @@ class SamplingOptions(TypedDict, total=False):
     eta: float
     generator: Generator
     window_seconds: float | None
-    callback_on_step_end: Callable[..., Any] | None
+    callback_on_step_end: StepCallback | None
     callback_on_step_end_tensor_inputs: Sequence[str]
     callback: Callback | None
     callback_steps: int
-    cross_attention_kwargs: Mapping[str, Any] | None
+    cross_attention_kwargs: Mapping[str, object] | None
+
+
+class SamplingOptions(GuidanceOptions, StepOptions, total=False):
+    """The fields of `Sampling` as keyword arguments."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +78,9 @@ class Sampling:
     """How latents are sampled.
 
     Attributes:
+        unconditional: what guidance leads away from: "zeros" as the original, or "generated" by GPT-2 from the
+            negative prompt as in diffusers; by default the second where there is a negative prompt.
+        negative_prompt: what is not to be heard: one text, or one for each sound.
         num_inference_steps: by default 25, or 200 for the folder's own DDIM.
         guidance_scale: above 1 the prompt counts more; 1 or less is no guidance, in half of the time.
         guidance_interval: which share of the steps is guided, for instance (0.1, 0.8).
@@ -81,6 +97,8 @@ class Sampling:
         cross_attention_kwargs: handed to the attention processors of the U-Net that take them.
     """
 
+    unconditional: Unconditional | None = None
+    negative_prompt: str | Sequence[str] | None = None
     num_inference_steps: int | None = None
     guidance_scale: float = 3.5
     guidance_interval: tuple[float, float] = (0.0, 1.0)
@@ -89,11 +107,11 @@ class Sampling:
     eta: float = 0.0
     generator: Generator = None
     window_seconds: float | None = None
-    callback_on_step_end: Callable[..., Any] | None = None
+    callback_on_step_end: StepCallback | None = None
     callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",)
     callback: Callback | None = None
     callback_steps: int = 1
-    cross_attention_kwargs: Mapping[str, Any] | None = None
+    cross_attention_kwargs: Mapping[str, object] | None = None
 
     def __post_init__(self) -> None:
         steps = self.num_inference_steps
@@ -157,12 +175,13 @@ def shows_options(method: Method) -> Method:
     shown = inspect.signature(method)
     settings = inspect.signature(Sampling).parameters.values()
     parameters = [each for each in shown.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
-    parameters += [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in settings]
+    named = {each.name for each in parameters}
+    parameters += [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in settings if each.name not in named]
     method.__signature__ = shown.replace(parameters=parameters)  # type: ignore[attr-defined]
     return method
 
 
-def check_attention(unet: Any, options: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def check_attention(unet: Any, options: Mapping[str, object] | None) -> dict[str, object] | None:
     """`cross_attention_kwargs` for the U-Net; None if there are none.
 
     Raises:
@@ -198,6 +217,8 @@ __all__ = [
     "Generator",
     "Sampling",
     "SamplingOptions",
+    "StepOptions",
+    "Unconditional",
     "check_attention",
     "shows_options",
 ]

@@ -20,20 +20,16 @@ from hubsep.hub.models import check_folder
 from hubsep.hub.resolve import resolve_folder
 
 from .loading.components import COMPONENTS, OPTIONAL
+from .prompts import Prompts
 
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from typing_extensions import Self
 
 
-class SwitchesMixin:
-    """The part of the pipeline that has diffusers' switches; a base before `DiffusionPipeline`."""
-
-    vae: Any
-    unet: Any
-    components: dict[str, Any]
-    generate_loa: Any
-    default_loa_tokens: Any
+class Switches(Prompts):
+    """The rung that has diffusers' switches."""
 
     def set_attention_slice(self, slice_size: str | int | None) -> None:
         """Computes attention in slices, which takes less memory and more time; None for all at once.
@@ -47,9 +43,8 @@ class SwitchesMixin:
         whole = isinstance(slice_size, int) and not isinstance(slice_size, bool) and slice_size >= 1
         if not (whole or slice_size in (None, "auto", "max")):
             raise QueryError(f'slice_size must be "auto", "max", None or a number from 1 on, got {slice_size!r}')
-        base: Any = super()
         try:
-            base.set_attention_slice(slice_size)
+            super().set_attention_slice(slice_size)
         except ValueError as error:
             raise QueryError(f"slice_size={slice_size!r} does not fit this U-Net: {error}") from error
 
@@ -64,8 +59,7 @@ class SwitchesMixin:
                 "attention by xformers needs the package xformers and an NVIDIA GPU; leave the switch out: attention "
                 "of PyTorch, which is used without it, takes as little memory"
             )
-        base: Any = super()
-        base.set_use_memory_efficient_attention_xformers(valid, attention_op)
+        super().set_use_memory_efficient_attention_xformers(valid, attention_op)
 
     def enable_vae_slicing(self) -> None:
         """Lets the autoencoder work on one sound at a time."""
@@ -128,7 +122,7 @@ class SwitchesMixin:
     @classmethod
     def from_pipe(
         cls,
-        pipeline: Any,
+        pipeline: DiffusionPipeline,
         *,
         dtype: torch.dtype | None = None,
         torch_dtype: torch.dtype | None = None,
@@ -182,4 +176,4 @@ class SwitchesMixin:
         return folder
 
 
-__all__ = ["SwitchesMixin"]
+__all__ = ["Switches"]

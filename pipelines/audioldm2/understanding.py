@@ -12,19 +12,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from hubsep.cards.card import CARD, read_card
-from hubsep.hub.copies import is_named
 from hubsep.texts import phrases, sound_names
 
 from ..separation.meanings import Meaning
 from .loading.devices import ready
-from .prompts import tokenised
+from .prompts import Prompts, tokenised
 
 
 # Cosine of a prompt and the words of a sound. With audioldm2-tiny, of 218 phrases for its sounds that are not among
@@ -33,19 +29,10 @@ NEAR = 0.45
 WORDS = 6  # for each sound that is known; more take longer
 
 
-class UnderstandingMixin:
-    """The part of the pipeline that says what it was told.
+class Understanding(Prompts):
+    """The rung that says what the pipeline was told, as far as its card lists `known_sounds`."""
 
-    Attributes:
-        known_sounds: what its card says it was taught; empty if that is not said.
-    """
-
-    text_encoder: Any
-    tokenizer: Any
-    known_sounds: tuple[str, ...] = ()
     _sound_features: tuple[list[str], Tensor] | None = None
-    _execution_device: Any
-    _adapter: Any
 
     def understand(self, prompts: Sequence[str]) -> list[Meaning] | None:
         """What each prompt is taken for: one of the sounds the model was taught, or none, and then the nearest.
@@ -102,11 +89,4 @@ class UnderstandingMixin:
         return torch.nn.functional.normalize(getattr(features, "pooler_output", features).float(), dim=-1)
 
 
-def sounds_of(folder: Path) -> tuple[str, ...]:
-    """The sounds a model's card lists; none if there is no card, or it lists none."""
-    if not is_named(folder / CARD):
-        return ()
-    return tuple(str(name) for name in read_card(folder).get("known_sounds", ()))
-
-
-__all__ = ["UnderstandingMixin", "sounds_of"]
+__all__ = ["Understanding"]

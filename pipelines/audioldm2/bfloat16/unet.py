@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -30,10 +30,11 @@ from ..loading.on_demand import OnDemandHook
 from .products import Convolution, Doubled, Product, apply, as_maps, as_rows, attended, product_of
 
 
+Result = TypeVar("Result")
 PLACES = 32  # from which on attention as written here is faster than torch's own
 
 
-class Block:
+class Block(Generic[Result]):
     """A block of diffusers that runs here, where it can.
 
     Args:
@@ -43,10 +44,10 @@ class Block:
 
     def __init__(self, module: Any, pack: bool):
         self.module, self.pack = module, pack
-        self.own: Callable[..., Any] = module.forward
+        self.own: Callable[..., Result] = module.forward
 
 
-class Residual(Block):
+class Residual(Block[Tensor]):
     """Two convolutions, `ResnetBlock2D`."""
 
     def __call__(self, maps: Tensor, temb: Tensor | None, *args: Any, **kwargs: Any) -> Tensor:
@@ -58,8 +59,7 @@ class Residual(Block):
         second = own.conv2.__dict__.get("forward")
         convolutions = isinstance(second, Convolution) and not (own.conv2._forward_hooks or own.up or own.down)
         if not (plain and convolutions and isinstance(own.nonlinearity, nn.SiLU)) or args or kwargs:
-            found: Tensor = self.own(maps, temb, *args, **kwargs)
-            return found
+            return self.own(maps, temb, *args, **kwargs)
         states = own.conv1(silu(own.norm1(maps), inplace=True))
         if temb is not None and own.time_emb_proj is not None:
             states += own.time_emb_proj(temb if own.skip_time_act else silu(temb))[:, :, None, None]
@@ -67,7 +67,7 @@ class Residual(Block):
         return second(silu(own.norm2(states), inplace=True), plus=residual)
 
 
-class Enlarging(Block):
+class Enlarging(Block[Tensor]):
     """A map enlarged and convolved, `Upsample2D`."""
 
     def __init__(self, module: Any, pack: bool):
@@ -80,8 +80,7 @@ class Enlarging(Block):
         double = output_size is None or tuple(output_size) == (2 * maps.shape[2], 2 * maps.shape[3])
         usual = own.interpolate and own.use_conv and not own.use_conv_transpose and own.norm is None
         if self._doubled is None or not (double and usual and is_centred(conv)) or maps.shape[3] <= 2:
-            found: Tensor = self.own(maps, output_size, *args, **kwargs)
-            return found
+            return self.own(maps, output_size, *args, **kwargs)
         return self._doubled(maps)
 
 
@@ -93,7 +92,7 @@ def is_centred(layer: Any) -> bool:
     return layer.kernel_size == (3, 3) and places == ((1, 1), (1, 1), (1, 1), 1)
 
 
-class Spatial(Block):
+class Spatial(Block[Any]):
     """Attention over the places of a map, `Transformer2DModel`."""
 
     def __call__(self, hidden_states: Tensor, return_dict: bool = True, **kwargs: Any) -> Any:
@@ -109,7 +108,7 @@ class Spatial(Block):
         return (as_maps(leave(states, plus=given.flatten(1, 2)).view_as(given)),)
 
 
-class Transformer(Block):
+class Transformer(Block[Tensor]):
     """Attention twice and a gated layer, `BasicTransformerBlock`."""
 
     def __init__(self, module: Any, pack: bool):
@@ -135,8 +134,7 @@ class Transformer(Block):
         simple = own.norm_type == "layer_norm" and own.pos_embed is None and own.attn2 is not None
         if unusual or not simple or own.only_cross_attention or own._chunk_size is not None:
             context = encoder_hidden_states, encoder_attention_mask
-            found: Tensor = self.own(states, attention_mask, *context, **kwargs)
-            return found
+            return self.own(states, attention_mask, *context, **kwargs)
         states = attend(own.attn1, own.norm1(states), states, None, None)
         states = attend(own.attn2, own.norm2(states), states, encoder_hidden_states, encoder_attention_mask)
         return self._feed(own.norm3(states), states)
@@ -151,7 +149,7 @@ class Transformer(Block):
         return apply(net[2], wide(states, times=gate(states, after="gelu")), residual)
 
 
-class MapAttention(Block):
+class MapAttention(Block[Tensor]):
     """Attention of every place of a map to every one, `Attention` as it stands in the middle of an autoencoder."""
 
     def __call__(self, maps: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -159,8 +157,7 @@ class MapAttention(Block):
         own = self.module
         unusual = args or any(value is not None for value in kwargs.values())
         if unusual or maps.ndim != 4 or not is_plain(own, on_maps=True):
-            found: Tensor = self.own(maps, *args, **kwargs)
-            return found
+            return self.own(maps, *args, **kwargs)
         given = as_rows(maps)
         states = as_rows(own.group_norm(maps)).flatten(1, 2)
         return as_maps(self_attention(own, states, given.flatten(1, 2)).view_as(given))
@@ -200,7 +197,7 @@ def is_plain(attn: Any, *, on_maps: bool = False) -> bool:
     return type(processor) is AttnProcessor2_0 and not (ends or changed) and all(norm is None for norm in norms)
 
 
-BLOCKS: dict[str, type[Block]] = {
+BLOCKS: dict[str, type[Block[Any]]] = {
     "ResnetBlock2D": Residual,
     "Upsample2D": Enlarging,
     "Transformer2DModel": Spatial,
@@ -229,7 +226,7 @@ def on_processor(unet: Any, device: torch.device) -> Iterator[None]:
             del module.forward
 
 
-def _stand(module: Any, pack: bool) -> Block | Product | Convolution | None:
+def _stand(module: Any, pack: bool) -> Block[Any] | Product | Convolution | None:
     """What runs in place of a module, None if it is not known or not in bfloat16."""
     kind = type(module)
     if kind.__name__ in BLOCKS and kind.__module__.startswith("diffusers."):

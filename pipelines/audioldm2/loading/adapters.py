@@ -20,11 +20,12 @@ from hubsep.adapters import Adapter, matrices_of, put_in, read_adapter
 from hubsep.errors import CheckpointError, QueryError
 from hubsep.hub.matrices import merge, take_out
 
+from .folder import Folder
 
-class AdapterMixin:
-    """The part of the pipeline that knows adapters."""
 
-    unet: Any
+class Adapters(Folder):
+    """The rung that knows adapters."""
+
     _adapter: Adapter | None = None
 
     def load_lora_weights(self, source: str | os.PathLike[str], *, scale: float = 1.0, **hub: Any) -> None:
@@ -79,8 +80,7 @@ class AdapterMixin:
         """As without adapters, which a folder of the published layout has no place for."""
         if self._adapter is not None:
             raise CheckpointError("call fuse_lora() to save the pipeline with its adapters, or unload_lora_weights()")
-        saving: Any = super()
-        saving.write_into(folder, *args, **kwargs)
+        super().write_into(folder, *args, **kwargs)
 
 
-__all__ = ["AdapterMixin"]
+__all__ = ["Adapters"]

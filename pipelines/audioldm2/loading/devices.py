@@ -18,6 +18,7 @@ import torch
 
 from hubsep.errors import CheckpointError
 
+from ..parts import Components
 from .on_demand import Shelf
 
 
@@ -82,17 +83,16 @@ def placed(model: Any, device: str) -> Any:
     return dispatch_model(model, device_map={"": device}, force_hooks=True)
 
 
-class OffloadingMixin:
-    """The part of the pipeline that knows devices; a base before `DiffusionPipeline`."""
+class Devices(Components):
+    """The rung that knows where components are; it stands before `DiffusionPipeline`, whose methods it calls."""
 
     _shelf: Shelf | None = None
 
     @property
     def device(self) -> torch.device:
         """Where the components are, or will be when they are loaded."""
-        base: Any = super()
-        found: torch.device = base.device if self._shelf is None else self._shelf.device
-        return found
+        place: torch.device = super().device if self._shelf is None else self._shelf.device
+        return place
 
     def to(self, *arguments: Any, **options: Any) -> Any:
         """As diffusers' `to`; of components that are loaded on demand it sets where they will be.
@@ -101,12 +101,11 @@ class OffloadingMixin:
             CheckpointError: if there is no such device here, or another precision is asked for of components that are
                 loaded on demand.
         """
-        base: Any = super()
         for place in (*arguments, options.get("device")):
             if isinstance(place, str | torch.device):
                 check_device(place)
         if self._shelf is None:
-            return base.to(*arguments, **options)
+            return super().to(*arguments, **options)
         options.pop("silence_dtype_warnings", None)
         device, dtype, *_ = torch._C._nn._parse_to(*arguments, **options)
         if dtype is not None:
@@ -125,8 +124,7 @@ class OffloadingMixin:
         self._refuse_on_demand()
         if str(device).partition(":")[0] != "cpu":  # to the processor itself it changes nothing
             check_accelerator("enable_model_cpu_offload", device)
-        base: Any = super()
-        base.enable_model_cpu_offload(gpu_id=gpu_id, device=device)
+        super().enable_model_cpu_offload(gpu_id=gpu_id, device=device)
 
     def enable_sequential_cpu_offload(self, gpu_id: int | None = None, device: Any = None) -> None:
         """As diffusers': layers are moved to an accelerator one by one, which is slow and takes the least memory.
@@ -136,8 +134,7 @@ class OffloadingMixin:
         """
         self._refuse_on_demand()
         check_accelerator("enable_sequential_cpu_offload", device)
-        base: Any = super()
-        base.enable_sequential_cpu_offload(gpu_id=gpu_id, device=device)
+        super().enable_sequential_cpu_offload(gpu_id=gpu_id, device=device)
 
     def enable_group_offload(self, onload_device: Any, *arguments: Any, **options: Any) -> None:
         """As diffusers': groups of layers are moved to a device when they work.
@@ -146,8 +143,7 @@ class OffloadingMixin:
             CheckpointError: if components are loaded on demand.
         """
         self._refuse_on_demand()
-        base: Any = super()
-        base.enable_group_offload(torch.device(onload_device), *arguments, **options)
+        super().enable_group_offload(torch.device(onload_device), *arguments, **options)
 
     def remove_all_hooks(self) -> None:
         """As diffusers': what was offloaded stays where it is from now on.
@@ -156,16 +152,14 @@ class OffloadingMixin:
             CheckpointError: if components are loaded on demand: what loads them are hooks.
         """
         self._refuse_on_demand()
-        base: Any = super()
-        base.remove_all_hooks()
+        super().remove_all_hooks()
 
     def maybe_free_model_hooks(self) -> None:
         """What diffusers calls at the end of a call: what is offloaded or loaded on demand leaves its place."""
         if self._shelf is not None:
             self._shelf.clear()
             return
-        base: Any = super()
-        base.maybe_free_model_hooks()
+        super().maybe_free_model_hooks()
 
     def _refuse_on_demand(self) -> None:
         if self._shelf is not None:
@@ -191,4 +185,4 @@ def check_accelerator(method: str, device: Any) -> None:
         )
 
 
-__all__ = ["OffloadingMixin", "check_device", "devices_of", "first_device", "placed", "ready"]
+__all__ = ["Devices", "check_device", "devices_of", "first_device", "placed", "ready"]

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from hubsep.cards.card import sounds_of
 from hubsep.errors import CheckpointError
 from hubsep.hub.bounds import shown
 from hubsep.hub.cards import carry_card
@@ -35,9 +36,8 @@ from hubsep.hub.resolve import resolve_folder
 from hubsep.hub.tensors import read_header
 from hubsep.models.audioldm2.configuration_audioldm2 import write_config
 
-from ..understanding import sounds_of
 from .components import COMPONENTS, OPTIONAL, class_of, empty_component, load_component, original_heads, weight_files
-from .devices import devices_of, placed
+from .devices import Devices, devices_of, placed
 from .on_demand import UNUSED, Shelf, StoredComponent
 
 
@@ -60,11 +60,14 @@ An AudioLDM 2 saved by hubsep. Its licence, training data and results are not de
 """
 
 
-class FolderMixin:
-    """The part of the pipeline that loads, saves and pushes."""
+class Folder(Devices):
+    """The rung that loads, saves and pushes.
 
-    config: Any
-    _shelf: Shelf | None
+    Attributes:
+        known_sounds: what its card says it was taught; empty if that is not said.
+    """
+
+    known_sounds: tuple[str, ...] = ()
 
     @classmethod
     def from_pretrained(
@@ -154,8 +157,7 @@ class FolderMixin:
 
     def write_into(self, folder: Path, max_shard_size: int | str = MAX_SHARD_SIZE, variant: str | None = None) -> None:
         """Writes all components to a folder that is not in its place yet, and checks that it would load."""
-        base: Any = super()
-        base.save_pretrained(folder, safe_serialization=True, max_shard_size=max_shard_size, variant=variant)
+        super().save_pretrained(folder, safe_serialization=True, max_shard_size=max_shard_size, variant=variant)
         write_stable_index(folder / INDEX)
         check_folder(folder)
 
@@ -280,7 +282,7 @@ def write_stable_index(path: Path) -> None:
 __all__ = [
     "AttentionHeads",
     "COMPONENTS",
-    "FolderMixin",
+    "Folder",
     "load_component",
     "read_index",
     "shelved",

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from hubsep.errors import CheckpointError
 from hubsep.hub.tensors import StoredTensor
@@ -135,7 +136,7 @@ class Release:
             span.file.release(span.start, span.stop)
 
 
-def release_after_use(module: nn.Module, spans: dict[int, Span]) -> list[Any]:
+def release_after_use(module: nn.Module, spans: dict[int, Span]) -> list[RemovableHandle]:
     """Has every block of a module give up its pages when it has run.
 
     Args:

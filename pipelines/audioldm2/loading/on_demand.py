@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from accelerate.hooks import ModelHook, add_hook_to_module
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from hubsep.errors import CheckpointError
 from hubsep.hub.tensors import StoredTensor, read_header
@@ -37,6 +38,7 @@ from .mapped import KINDS, Span, converted, mapped, release_after_use
 M_MMAP_THRESHOLD, AT_ONCE = -3, 4 << 20
 UNUSED = {"language_model": ("wte.weight", "transformer.wte.weight", "lm_head.weight")}
 Place = tuple[nn.Module, str]
+FileState = tuple[int, int, int, tuple[str, ...]]  # inode, time and size of a file, and which of its tensors are read
 
 
 class StoredComponent:
@@ -52,7 +54,7 @@ class StoredComponent:
     def __init__(
         self, module: nn.Module, files: Callable[[], list[Path]], whole: Callable[[], nn.Module], unused: Iterable[str]
     ):
-        self.module: Any = module.requires_grad_(False)
+        self.module = module.requires_grad_(False)
         self._files, self._whole, self._unused = files, whole, set(unused)
         places = dict(_places(module))
         weights = [place for place in places.values() if _is_weight(*place)]
@@ -62,8 +64,8 @@ class StoredComponent:
             same.setdefault(id(_tensor(owner, name)), []).append((owner, name))
         self._places = {key: same[id(_tensor(*place))] for key, place in places.items()}  # tied ones together
         self._fixed = [(owner, name) for owner, name, kept in _buffers(module) if not kept]
-        self._hooks: list[Any] = []
-        self._made: dict[Path, tuple[Any, list[tuple[Tensor, Span]]]] = {}
+        self._hooks: list[RemovableHandle] = []
+        self._made: dict[Path, tuple[FileState, list[tuple[Tensor, Span]]]] = {}
         self.bytes = sum(tensor.numel() * tensor.element_size() for tensor in module.parameters())
         self._by_name = self._names_fit()
         if not self._by_name:
@@ -163,7 +165,7 @@ class Shelf:
     def put(self, name: str, component: StoredComponent) -> Any:
         """Adds a component; it loads itself from now on."""
         self._stored[name] = component
-        module = component.module
+        module: Any = component.module
         add_hook_to_module(module, OnDemandHook(self, name))
         save = module.save_pretrained
 

@@ -57,6 +57,11 @@ separate = pipeline(model="{name}")
 sources = separate("recording.wav")"""
 
 
+def sounds_of(folder: Path) -> tuple[str, ...]:
+    """The sounds a generator's card lists as known to it; none if there is no card, or it lists none."""
+    return tuple(str(name) for name in read_card(folder).get("known_sounds", ())) if is_named(folder / CARD) else ()
+
+
 def read_card(folder: Path) -> dict[str, Any]:
     """The fields of `card.json`, with the numbers of `evaluation.json` as `results` where there are any.
 
@@ -295,5 +300,5 @@ def _json(content: Mapping[str, Any]) -> str:
 
 __all__ = [
     "card_files", "card_text", "commercial_use", "finetuned_card", "licence_of", "main", "read_card", "render_card",
-    "render_index", "results_table", "write_card",
+    "render_index", "results_table", "sounds_of", "write_card",
 ]  # fmt: skip
