@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import ClapTextConfig, ClapTextModelWithProjection
 
-from hubsep.chunking import Segments, overlap_add
+from hubsep.chunking import Segments, overlap_add_many
 from hubsep.conversion import convert
 from hubsep.conversion.clap import KEYS
 from hubsep.conversion.common import rename
@@ -42,8 +42,8 @@ def chunked(model: Any, mixture: Tensor, condition: Tensor, context_seconds: flo
     """The original's chunks: a window every hop, its outer context thrown away."""
     context = round(context_seconds * SAMPLING_RATE)
     segments = Segments(round(hop_seconds * SAMPLING_RATE) + 2 * context, overlap=2 * context, context=context)
-    blocks = overlap_add([mixture[0]], lambda part: separate(model, part, condition)[:, None], segments)
-    return torch.cat(list(blocks), dim=-1)[0]
+    blocks = overlap_add_many([[mixture[0]]], lambda part: separate(model, part, condition)[:, None], segments)
+    return torch.cat([sources for _, sources, _ in blocks], dim=-1)[0]
 
 
 def separator_cases(folder: Path) -> Iterator[Case]:

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from rounding import rounding
 from torch import Tensor
 
-from hubsep.chunking import Segments, overlap_add, overlap_add_many
+from hubsep.chunking import Merger, Segments, cut_batches
 from hubsep.pipelines.separation.alignment import Aligner, channel_orders, spectra
 from hubsep.pipelines.separation.levels import fit_gains, rescale
+from hubsep.pipelines.separation.order import Arranger
 
 
 RATE = 8_000
@@ -172,24 +173,15 @@ def test_arranged_while_streaming():
 
     def run(block: int, batch_size: int) -> Tensor:
         numbers = iter(range(1_000))
-        aligner = Aligner(RATE, OVERLAP)
-
-        def process(batch: Tensor) -> Tensor:
-            parts = []
-            for _ in batch:
+        aligner, segments = Aligner(RATE, OVERLAP), Segments(SEGMENT, OVERLAP, OVERLAP // 4)
+        merger, blocks = Merger(segments), []
+        for batch in cut_batches([mixture.split(block, dim=-1)], segments, batch_size):
+            for piece in batch:
                 number = next(numbers)
                 part = segmented(mixture.shape[-1])[number]
-                parts.append(separated(talk[..., part], orders[number], number))
-            return torch.stack(parts)
-
-        blocks = overlap_add_many(
-            [mixture.split(block, dim=-1)],
-            process,
-            Segments(SEGMENT, OVERLAP, OVERLAP // 4),
-            batch_size=batch_size,
-            arrange=lambda recording, sources, last: sources[aligner(sources)],
-        )
-        return torch.cat([sources for _, sources, _ in blocks], dim=-1)
+                sources = separated(talk[..., part], orders[number], number)
+                blocks.append(merger.add(sources[aligner(sources)], last=piece.last))
+        return torch.cat(blocks, dim=-1)
 
     whole = run(mixture.shape[-1], 1)
     for block, batch_size in [(1_000, 1), (7_777, 3)]:
@@ -216,17 +208,20 @@ def test_memory_does_not_grow():
     assert kept(aligner) == before
 
 
-def test_arrange_is_told_the_recording_and_its_end():
-    told = []
+def test_an_order_ends_with_its_recording():
+    """The next recording keeps the order of its first segment, whatever the last one had on each output."""
+    talk = conversation(2, 4, 0.3)[..., :SEGMENT]
+    arranger = Arranger(RATE, OVERLAP)
+    assert arranger.order(talk, last=False).tolist() == [0, 1]
+    assert arranger.order(talk.flip(0), last=True).tolist() == [1, 0]
+    assert arranger.order(talk.flip(0), last=True).tolist() == [0, 1]
 
-    def arrange(recording: int, sources: Tensor, last: bool) -> Tensor:
-        told.append((recording, sources.shape[-1], last))
-        return sources
 
+def test_segments_know_their_recording_and_its_end():
     recordings = [[torch.zeros(1, n)] for n in (25, 10)]
-    list(overlap_add_many(recordings, lambda m: m[:, None], Segments(10, 0), batch_size=2, arrange=arrange))
-    assert told == [(0, 10, False), (0, 10, False), (0, 5, True), (1, 10, True)]
-    assert sum(s.shape[-1] for s in overlap_add(recordings[0], lambda m: m[:, None], Segments(10, 2))) == 25
+    pieces = [piece for batch in cut_batches(recordings, Segments(10, 0), 2) for piece in batch]
+    ends = [(piece.recording, piece.mixture.shape[-1], piece.last) for piece in pieces]
+    assert ends == [(0, 10, False), (0, 10, False), (0, 5, True), (1, 10, True)]
 
 
 def test_frames_are_those_of_the_waveform():

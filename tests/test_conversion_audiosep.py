@@ -24,7 +24,7 @@ from torch import Tensor
 from transformers import AutoProcessor, ClapModel
 
 from hubsep import AudioSepConfig, AudioSepForAudioSeparation
-from hubsep.chunking import Segments, overlap_add
+from hubsep.chunking import Segments, overlap_add_many
 from hubsep.conversion import audiosep, clap, common, convert
 from hubsep.errors import ConversionError, QueryError
 from hubsep.metrics import separation as metrics
@@ -116,7 +116,8 @@ def chunked(model: AudioSepForAudioSeparation, golden: dict[str, Tensor], case: 
     def process(mixtures: Tensor) -> Tensor:
         return separate(model, mixtures, golden["condition"])[:, None]
 
-    return torch.cat(list(overlap_add([golden[f"{case}.mixture"][0]], process, segments)), dim=-1)[0]
+    blocks = overlap_add_many([[golden[f"{case}.mixture"][0]]], process, segments)
+    return torch.cat([sources for _, sources, _ in blocks], dim=-1)[0]
 
 
 @pytest.mark.needs_shared

@@ -26,13 +26,13 @@ from transformers.pipelines.pt_utils import KeyDataset
 from hubsep import AutoModelForAudioSeparation
 from hubsep.audio import AudioLimits
 from hubsep.errors import AudioError, CheckpointError
-from hubsep.hub import HubsepModelMixin
+from hubsep.hub import HubsepConfigMixin, HubsepModelMixin
 from hubsep.modeling import AudioSeparationOutput
 from hubsep.pipelines import AudioSeparationPipeline, pipeline
 from hubsep.shipped import DEFAULT_MODEL, SHIPPED
 
 
-class FilterConfig(PreTrainedConfig):
+class FilterConfig(HubsepConfigMixin, PreTrainedConfig):
     """A low-pass filter and its complement."""
 
     model_type = "tiny_filter"

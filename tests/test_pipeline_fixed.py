@@ -22,7 +22,7 @@ from transformers import initialization as init
 from hubsep import AutoModelForAudioSeparation
 from hubsep.cli import main
 from hubsep.errors import AudioError, QueryError
-from hubsep.hub import HubsepModelMixin
+from hubsep.hub import HubsepConfigMixin, HubsepModelMixin
 from hubsep.modeling import AudioSeparationOutput
 from hubsep.pipelines import AudioSeparationPipeline
 from hubsep.pipelines.separation.scores import Scores
@@ -31,7 +31,7 @@ from hubsep.pipelines.separation.scores import Scores
 RATE = 8_000
 
 
-class ShufflerConfig(PreTrainedConfig):
+class ShufflerConfig(HubsepConfigMixin, PreTrainedConfig):
     """A low and a high voice, told apart by a filter, and a third output that nobody uses."""
 
     model_type = "tiny_shuffler"

@@ -133,11 +133,11 @@ def channel_orders(sources: Tensor, sampling_rate: int) -> Tensor:
         return orders
     powers, _ = spectra(sources, sampling_rate)
     bands = powers @ _bands(sampling_rate, 2 * (powers.shape[-1] - 1)).to(powers.device)
-    known = bands[:, 0]
+    reference = bands[:, 0]
     for channel in range(1, channels):
-        scores = _envelopes(bands[:, channel]) @ _envelopes(known).mT
+        scores = _envelopes(bands[:, channel]) @ _envelopes(reference).mT
         orders[channel] = assign(scores[None])[0]
-        known = known + bands[orders[channel], channel]
+        reference = reference + bands[orders[channel], channel]
     return orders
 
 
@@ -232,9 +232,9 @@ class _Voices:
             distance = self.means - frames.mean(dim=0)
             distances = ((distance @ precision) * distance).sum(dim=1)
             fewest = self.frames.clamp_max(len(frames))
-            known = MEMORY_ODDS * (SAME_VOICE + YOUNG / fewest.clamp_min(1) - distances)
-            known = fewest / (fewest + FEW_FRAMES) * known.clamp(-MEMORY_LIMIT, MEMORY_LIMIT)
-            odds[:, new] = torch.where(self.frames > 0, known, NEW_VOICE_ODDS)
+            evidence = MEMORY_ODDS * (SAME_VOICE + YOUNG / fewest.clamp_min(1) - distances)
+            evidence = fewest / (fewest + FEW_FRAMES) * evidence.clamp(-MEMORY_LIMIT, MEMORY_LIMIT)
+            odds[:, new] = torch.where(self.frames > 0, evidence, NEW_VOICE_ODDS)
         return odds
 
     def learn(self, features: list[Tensor]) -> None:

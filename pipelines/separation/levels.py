@@ -41,10 +41,10 @@ def fit_gains(mixture: Tensor, sources: Tensor) -> Tensor:
     energy = together.square().sum(dim=-1, keepdim=True)
     common = wanted.sum(dim=-1, keepdim=True) / torch.where(energy > 0, energy, 1.0)
     products = flat @ flat.mT
-    own = products.diagonal(dim1=-2, dim2=-1)
-    pull = SAMENESS * own.amax(dim=-1, keepdim=True)
-    gains = _descend(products, own + pull, wanted + pull * common, common.expand_as(wanted).clone())
-    return torch.where(own > 0, gains * sign / torch.where(scale > 0, scale, 1.0), 0.0)
+    powers = products.diagonal(dim1=-2, dim2=-1)
+    pull = SAMENESS * powers.amax(dim=-1, keepdim=True)
+    gains = _descend(products, powers + pull, wanted + pull * common, common.expand_as(wanted).clone())
+    return torch.where(powers > 0, gains * sign / torch.where(scale > 0, scale, 1.0), 0.0)
 
 
 def _descend(products: Tensor, curvature: Tensor, wanted: Tensor, gains: Tensor) -> Tensor:

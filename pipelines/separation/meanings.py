@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,21 +19,12 @@ from torch import Tensor
 
 from hubsep.models.audiosep.classes_audiosep import ELSE
 
+from .protocols import QueryModel
 from .sums import Sums
 from .wording import Wording, read_wording, split_sounds
 
 
 UNDERSTOOD = 0.5
-
-
-class QueryModel(Protocol):
-    """What a text-queried model offers here."""
-
-    def classify_queries(self, query_embeds: Tensor) -> Tensor | None:
-        """Probabilities (queries, classes), or None for a model without classes."""
-
-    def leave_out(self, query_embeds: Tensor, negatives: Tensor) -> Tensor:
-        """Embeddings without what they share with others."""
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,17 @@ from hubsep.errors import AudioError, HubsepError, QueryError
 from hubsep.hub.config import config_errors
 from hubsep.texts import did_you_mean
 
+from .protocols import SeparationConfig
+
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
     from hubsep.audio.sources import AudioInput
+
+    Embeds = Tensor | NDArray[np.floating] | Sequence[float]  # of one query, or one a row
 
 
 # what accelerate hangs on a model for the model it was hung on; what is inside of a model keeps its own
@@ -43,16 +51,15 @@ def with_options(model: Any, options: Mapping[str, Any] | None) -> Any:
     """
     if not options:
         return model
-    known = tuple(getattr(model.config, "call_options", ()))
-    unknown = [name for name in options if name not in known]
+    names = model.config.call_options
+    unknown = [name for name in options if name not in names]
     if unknown:
-        offered = f"it takes {', '.join(known)}" if known else "it has none"
+        offered = f"it takes {', '.join(names)}" if names else "it has none"
         raise QueryError(f"{unknown[0]!r} is no option of this {model.config.model_type} model; {offered}")
     config = copy.deepcopy(model.config)
-    complete = getattr(config, "complete_options", dict)
     try:
         with config_errors("model_options"):
-            for name, value in complete(dict(options)).items():
+            for name, value in config.complete_options(dict(options)).items():
                 setattr(config, name, value)
             config.check_fields()
     except HubsepError as error:
@@ -82,11 +89,11 @@ class SeparationOptions:
     """Everything that can be chosen for a call; `AudioSeparationPipeline.__call__` says what each means."""
 
     queries: str | Sequence[str] | None = None
-    query_audio: Any = None
-    query_embeds: Any = None
+    query_audio: AudioInput | Sequence[AudioInput] | Mapping[str, AudioInput] | None = None
+    query_embeds: Embeds | Sequence[Embeds] | Mapping[str, Embeds] | None = None
     negative_queries: str | Sequence[str] | None = None
     sources: str | Sequence[str] | Mapping[str, str] | None = None
-    model_options: Mapping[str, Any] | None = None
+    model_options: Mapping[str, object] | None = None
     residual: bool = False
     rescale: bool = True
     only_active: bool = False
@@ -105,7 +112,7 @@ class SeparationOptions:
         """What `open_audio` is told."""
         return {name: getattr(self, name) for name in ("sampling_rate", "on_short", "offset_s", "duration_s")}
 
-    def segments(self, config: Any) -> Segments:
+    def segments(self, config: SeparationConfig) -> Segments:
         """Segments of a model, with the lengths the caller chose in place of the model's own.
 
         The outer quarters of the overlap are context: they are where the model has least to go by. Without overlap, a
@@ -126,10 +133,8 @@ class SeparationOptions:
                 f"the overlap of {overlap / config.sampling_rate:g} s does not fit into segments of "
                 f"{samples / config.sampling_rate:g} s; pass a smaller overlap_s or a larger segment_s"
             )
-        exact = getattr(config, "exact_segments", None)
-        if overlap == 0 and exact is not None:
-            return exact(samples)
-        return Segments(samples, overlap, overlap // 4)
+        exact = config.exact_segments(samples) if overlap == 0 else None
+        return Segments(samples, overlap, overlap // 4) if exact is None else exact
 
 
 class CallOptions(TypedDict, total=False):
@@ -137,10 +142,10 @@ class CallOptions(TypedDict, total=False):
 
     queries: str | Sequence[str] | None
     query_audio: AudioInput | Sequence[AudioInput] | Mapping[str, AudioInput] | None
-    query_embeds: Any
+    query_embeds: Embeds | Sequence[Embeds] | Mapping[str, Embeds] | None
     negative_queries: str | Sequence[str] | None
     sources: str | Sequence[str] | Mapping[str, str] | None
-    model_options: Mapping[str, Any] | None
+    model_options: Mapping[str, object] | None
     residual: bool | None
     rescale: bool | None
     only_active: bool | None

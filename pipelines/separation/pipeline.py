@@ -3,16 +3,14 @@
 
 Decisions: a call, `stream` and `separate_file` are one path, `_run`, collected differently. Nothing of a call is kept
 on the pipeline, so threads may share it. Text is encoded once per call, and the model computes what does not depend on
-the query once per segment. Mono models see the channels of a recording one by one; nothing is downmixed. What happens
-to a segment is in `process.py`. A model that has to know the whole recording beforehand gets it read more than once.
+the query once per segment. Mono models see the channels of a recording one by one; nothing is downmixed. What each
+step does is in `steps.py`. A model that has to know the whole recording beforehand gets it read more than once.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -25,14 +23,13 @@ from hubsep.audio.integers import write_together
 from hubsep.audio.reader import AudioWriter, OnShort, open_audio
 from hubsep.audio.sources import repeatable
 from hubsep.audio.writer import Clip
-from hubsep.chunking import overlap_add_many
 from hubsep.errors import AudioError
 
 from ..base import AudioPipeline, many
 from ..names import check_free, output_paths
 from ..results import Endless, Many, SeparatedSource, SourceBlock, SourceFile
 from .options import CallOptions, SeparationOptions, check_names
-from .segments import Process, make_track, survey_blocks
+from .steps import Steps, make_track
 from .targets import Plan, make_plan
 from .tracks import Tape, Track, Waveform
 
@@ -133,13 +130,18 @@ class AudioSeparationPipeline(AudioPipeline):
             TypeError: if there is no such option.
         """
         options = locals()  # every option by its name
-        plan = self._plan(**{name: options[name] for name in SeparationOptions.__dataclass_fields__}, **unknown)
+        # 1. Check the options: those of the call, else of the pipeline, else the defaults
+        chosen = self.check(**{name: options[name] for name in SeparationOptions.__dataclass_fields__}, **unknown)
+        # 2. Encode the queries, and choose the segments
+        plan = make_plan(self.model, self.processor, chosen)
+        # 3. Tell one recording from several
         recordings = many(inputs)
         if recordings is None:
-            return next(self._results([inputs], plan))
+            return next(self.collect([inputs], plan))
         if not recordings:
             raise AudioError("the list of recordings is empty; pass at least one")
-        results = self._results(recordings, plan)
+        # 4. to 10. Cut, separate and merge each, block by block: see `_run`.  11. Collect the blocks of each
+        results = self.collect(recordings, plan)
         return list(results) if isinstance(recordings, list | tuple) else results
 
     def stream(self, source: AudioInput, **options: Unpack[CallOptions]) -> Iterator[list[SourceBlock]]:
@@ -156,7 +158,7 @@ class AudioSeparationPipeline(AudioPipeline):
             QueryError: as a call does, at once.
             AudioError: as a call does; at once with `only_active`, because scores are known at the end.
         """
-        plan = self._plan(**options)
+        plan = make_plan(self.model, self.processor, self.check(**options))
         if plan.options.only_active:
             raise AudioError("only the end of a stream shows which sources are active; leave out only_active")
         return (
@@ -201,7 +203,7 @@ class AudioSeparationPipeline(AudioPipeline):
             AudioError: as a call does, and if two outputs, or an output and the source, are the same file, or a file
                 is there already.
         """
-        plan = replace(self._plan(**options), exact=True)
+        plan = make_plan(self.model, self.processor, self.check(**options), exact=True)
         cut_out = [label in plan.targets.from_recording for label in plan.labels]
         kbps = None if bitrate is None else bitrate_kbps(bitrate)
         with ExitStack() as files:
@@ -246,17 +248,33 @@ class AudioSeparationPipeline(AudioPipeline):
         check_names(options)
         return options, {}, {}
 
-    def _plan(self, **options: Any) -> Plan:
-        """One call: what was given to it, else to the pipeline, else the defaults."""
-        given, _, _ = self._sanitize_parameters(**{name: v for name, v in options.items() if v is not None})
+    def check(self, **options: Any) -> SeparationOptions:
+        """All options of one call: what was given to it, else to the pipeline, else the defaults.
+
+        Args:
+            **options: as in a call; None is left to the pipeline.
+
+        Raises:
+            TypeError: if there is no such option.
+        """
+        chosen, _, _ = self._sanitize_parameters(**{name: v for name, v in options.items() if v is not None})
         defaults = dict(self._preprocess_params)
         if self._batch_size is not None:
             defaults["batch_size"] = self._batch_size
-        if not QUERIES.isdisjoint(given):
+        if not QUERIES.isdisjoint(chosen):
             defaults = {name: value for name, value in defaults.items() if name not in QUERIES}
-        return make_plan(self.model, self.processor, SeparationOptions(**{**defaults, **given}))
+        return SeparationOptions(**{**defaults, **chosen})
 
-    def _results(self, recordings: Iterable[Any], plan: Plan) -> Iterator[list[SeparatedSource]]:
+    def collect(self, recordings: Iterable[Any], plan: Plan) -> Iterator[list[SeparatedSource]]:
+        """Records the blocks of each recording's sources in memory, and hands them out when the recording ends.
+
+        Args:
+            recordings: as in a call.
+            plan: of the call.
+
+        Yields:
+            For each recording, what a call returns.
+        """
         tapes: list[Tape] = []
         for track, block, last in self._run(recordings, plan):
             track.check_whole()
@@ -269,32 +287,30 @@ class AudioSeparationPipeline(AudioPipeline):
 
     def _run(self, recordings: Iterable[Any], plan: Plan) -> Iterator[tuple[Track, Waveform, bool]]:
         """The blocks of one recording after the other, and whether each is the last of its recording."""
-        if not (process := Process(self.forward, plan)).reads_first:
-            yield from self._through(recordings, plan, process)
+        steps = Steps(self.forward, partial(self.preprocess, plan=plan), plan)
+        if not steps.reads_first:
+            yield from self._through(recordings, steps)
             return
-        for source in recordings:
-            with repeatable(source) as anew:
-                process = Process(self.forward, plan)
-                process.survey(partial(survey_blocks, anew, plan))
-                yield from self._through([anew()], plan, process)
+        for recording in recordings:
+            with repeatable(recording) as again:
+                # 4. Listen to the whole recording first, for its level or what the model gathers of it
+                steps.listen(again)
+                yield from self._through([again()], steps)
 
-    def _through(
-        self, recordings: Iterable[Any], plan: Plan, process: Process
-    ) -> Iterator[tuple[Track, Waveform, bool]]:
-        """Read, resample, cut, separate, arrange, merge, resample back, add the residual: block by block."""
-        tracks: deque[Track] = deque()
-
-        def opened() -> Iterator[Iterable[Tensor]]:
-            for source in recordings:
-                tracks.append(self.preprocess(source, plan))
-                yield tracks[-1].blocks()
-
-        for _, sources, last in overlap_add_many(opened(), process, plan.segments, **process.options):
-            track = tracks.popleft() if last else tracks[0]
-            block = track.restore(sources, process.presences.popleft(), last=last)
-            if plan.options.on_progress is not None:
-                plan.options.on_progress(track.done_samples, track.total_samples)
-            yield track, block, last
+    def _through(self, recordings: Iterable[Any], steps: Steps) -> Iterator[tuple[Track, Waveform, bool]]:
+        """Steps 5 to 10, block by block: nothing is held longer than the next step needs it."""
+        # 5. Open each recording, take a constant off, resample it to the model's rate
+        blocks = steps.open(recordings)
+        # 6. Cut it into overlapping segments, in batches that may span recordings
+        for batch in steps.cut(blocks):
+            # 7. Separate them
+            for separated in steps.separate(batch):
+                # 8. Arrange the sources in the order of the segments before
+                segment = steps.arrange(separated)
+                # 9. Merge them with the segments before
+                sources = steps.merge(segment)
+                # 10. Restore the recording's rate, and add what is left of it
+                yield steps.restore(sources, segment)
 
 
 __all__ = ["AudioSeparationPipeline"]

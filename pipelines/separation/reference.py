@@ -11,17 +11,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
 
 from torch import Tensor
 
 
 SILENCE = 1e-12  # mean square below which there is nothing to bring to a level
-
-
-def reference_level(config: Any) -> float | None:
-    """The level recordings are brought to, in dB of full scale (RMS); None for models that take them as they are."""
-    return getattr(config, "reference_level_db", None)
 
 
 def gain_to(level_db: float, blocks: Iterable[Tensor]) -> float:
@@ -43,4 +37,4 @@ def gain_to(level_db: float, blocks: Iterable[Tensor]) -> float:
     return 10 ** (level_db / 20) / math.sqrt(energy / values)
 
 
-__all__ = ["gain_to", "reference_level"]
+__all__ = ["gain_to"]

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hubsep.errors import QueryError
-from hubsep.hub.config import is_unordered
+
+from .protocols import SeparationConfig
 
 
 MIXTURE = "mixture"
@@ -58,7 +59,7 @@ class Sums:
         return torch.where(torch.from_numpy(self.mixture) > 0, torch.inf, best)
 
 
-def find_sums(config: Any, wanted: str | Sequence[str] | Mapping[str, str]) -> Sums:
+def find_sums(config: SeparationConfig, wanted: str | Sequence[str] | Mapping[str, str]) -> Sums:
     """Reads what was asked for.
 
     Args:
@@ -69,7 +70,7 @@ def find_sums(config: Any, wanted: str | Sequence[str] | Mapping[str, str]) -> S
         QueryError: if the model has no such source, or sources that cannot be named beforehand.
     """
     names = tuple(config.source_names)
-    if is_unordered(config):
+    if config.unordered_sources:
         raise QueryError(
             f"which voice this {config.model_type} model puts out as {names[0]!r} is not known beforehand; leave out "
             "sources, and choose by score or with only_active"
@@ -114,16 +115,16 @@ def _read(text: str, names: Sequence[str]) -> tuple[list[float], str]:
     columns = {name.casefold(): column for column, name in enumerate((*names, MIXTURE))}
     columns.update({name.casefold(): column for column, name in enumerate(names)})  # a source called mixture is meant
     spelled = (*names, MIXTURE)
-    known = "|".join(re.escape(name) for name in sorted((*names, MIXTURE), key=len, reverse=True))
+    pattern = "|".join(re.escape(name) for name in sorted((*names, MIXTURE), key=len, reverse=True))
     row, plain, rest = [0.0] * (len(names) + 1), "", text.strip()
     while rest:
-        found = re.match(rf"({'[+-]' if plain else ''})\s*({known})\s*(?=[+-]|$)", rest, re.IGNORECASE)
-        column = columns[found[2].casefold()] if found else 0
-        if found is None or row[column]:
+        match = re.match(rf"({'[+-]' if plain else ''})\s*({pattern})\s*(?=[+-]|$)", rest, re.IGNORECASE)
+        column = columns[match[2].casefold()] if match else 0
+        if match is None or row[column]:
             break
-        row[column] = -1.0 if found[1] == "-" else 1.0
-        plain += found[1] + spelled[column]
-        rest = rest[found.end() :]
+        row[column] = -1.0 if match[1] == "-" else 1.0
+        plain += match[1] + spelled[column]
+        rest = rest[match.end() :]
     if rest or not plain:
         raise QueryError(
             f"{text.strip()!r} is no sum of sources of this model, which separates {', '.join(names)}; write a name, "

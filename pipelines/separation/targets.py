@@ -8,11 +8,11 @@ own. All texts of a call, the negative ones included, are encoded in one batch.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -20,12 +20,12 @@ from torch import Tensor
 from hubsep.audio.reader import read_audio
 from hubsep.chunking import Segments
 from hubsep.errors import CheckpointError, QueryError
-from hubsep.hub.config import is_unordered
 from hubsep.texts import check_text
 
 from ..results import SourceFacts
 from .meanings import Meaning, find_text_queries, meaning_of, sums_of
 from .options import SeparationOptions, with_options
+from .protocols import QueryModel, SeparationConfig, SeparationModel
 from .scores import ACTIVE_SCORE
 from .sums import Sums, find_sums
 
@@ -62,15 +62,16 @@ class Targets:
         return () if self.sums is None else self.sums.from_recording
 
 
-def find_targets(model: Any, processor: Any, options: SeparationOptions) -> Targets:
+def find_targets(separator: SeparationModel, processor: Any, options: SeparationOptions) -> Targets:
     """Turns the queries of a call into labels and embeddings; a fixed-source model needs none and takes none.
 
     Raises:
         QueryError: if queries are missing, empty, duplicated or not of a kind the model takes.
         CheckpointError: if text or recordings have to be encoded and the model came without a processor.
     """
-    if not model.config.is_text_queried:
-        return _fixed_targets(model.config, options)
+    if not separator.config.is_text_queried:
+        return _fixed_targets(separator.config, options)
+    model = cast("QueryModel", separator)
     if options.sources is not None:
         raise QueryError("this model separates what it is asked for; leave out sources and pass queries=")
     texts = _texts("queries", options.queries)
@@ -84,8 +85,7 @@ def find_targets(model: Any, processor: Any, options: SeparationOptions) -> Targ
     names = tuple(model.config.query_classes)
     queries = find_text_queries(model, names, texts, partial(_encode_texts, model, processor))
     sounds = [_encode_example(model, processor, source, options) for _, source in examples]
-    vectors_given = [vector.to(model.device) for _, vector in vectors]
-    others = [*sounds, *vectors_given]
+    others = [*sounds, *(vector.to(model.device) for _, vector in vectors)]
     embeds = {"query_embeds": _stacked([*queries.embeds, *others])}
     if negatives:
         embeds["negative_query_embeds"] = _stacked(_encode_texts(model, processor, negatives))
@@ -94,7 +94,7 @@ def find_targets(model: Any, processor: Any, options: SeparationOptions) -> Targ
     return Targets(labels, embeds, len(embeds["query_embeds"]), sums, tuple(meanings))
 
 
-def labels_of(config: Any, options: SeparationOptions) -> tuple[str, ...]:
+def labels_of(config: SeparationConfig, options: SeparationOptions) -> tuple[str, ...]:
     """Labels of everything a call returns, the residual last: what the configuration and the options say of them.
 
     Raises:
@@ -107,29 +107,29 @@ def labels_of(config: Any, options: SeparationOptions) -> tuple[str, ...]:
     return (*labels, RESIDUAL) if options.residual else labels
 
 
-def _named(config: Any, options: SeparationOptions) -> list[str]:
+def _named(config: SeparationConfig, options: SeparationOptions) -> list[str]:
     """What a text-queried model is asked for: texts, then examples and embeddings by their names."""
     others = (_examples(options.query_audio), _vectors(options.query_embeds))
     named = [*_texts("queries", options.queries), *(label for pairs in others for label, _ in pairs)]
     if not named:
         raise QueryError(
             'this model separates what it is asked for; pass queries="..." (a text or a list of texts), query_audio= '
-            f"(an example recording) or query_embeds=. {_known(config.known_sounds)}"
+            f"(an example recording) or query_embeds=. {_sounds_of(config.known_sounds)}"
         )
     return named
 
 
 @torch.no_grad()
-def _meanings(model: Any, labels: Sequence[str], embeds: Sequence[Tensor]) -> list[Meaning]:
+def _meanings(model: QueryModel, labels: Sequence[str], embeds: Sequence[Tensor]) -> list[Meaning]:
     """What examples and embeddings were taken for."""
     shares = model.classify_queries(torch.stack(list(embeds))) if embeds else None
     names = tuple(model.config.query_classes)
     return [meaning_of(label, None if shares is None else shares[n], names) for n, label in enumerate(labels)]
 
 
-def _fixed_targets(config: Any, options: SeparationOptions) -> Targets:
-    asked = (options.queries, options.query_audio, options.query_embeds, options.negative_queries)
-    if any(kind is not None for kind in asked):
+def _fixed_targets(config: SeparationConfig, options: SeparationOptions) -> Targets:
+    queries = (options.queries, options.query_audio, options.query_embeds, options.negative_queries)
+    if any(kind is not None for kind in queries):
         raise QueryError(
             f"this {config.model_type} model always separates {_listed(config.source_names)}; leave out the queries"
         )
@@ -206,25 +206,26 @@ def _unique(labels: Iterable[str], residual: bool) -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def _encode_texts(model: Any, processor: Any, texts: list[str]) -> list[Tensor]:
+def _encode_texts(model: QueryModel, processor: Any, texts: list[str]) -> list[Tensor]:
     if not texts:
         return []
     with _TOKENIZING:
         features = processor(text=texts, return_tensors="pt")
-    size, highest = model.config.query_config.text_config.vocab_size, int(features["input_ids"].max())
+    text_config: Any = model.config.query_config.text_config  # a dict only while it is loaded
+    size, highest = text_config.vocab_size, int(features["input_ids"].max())
     if highest >= size:
         raise CheckpointError(f"the processor's tokens go up to {highest}, the model's to {size - 1}: not a pair")
     return list(model.encode_text(**{name: value.to(model.device) for name, value in features.items()}))
 
 
 @torch.no_grad()
-def _encode_example(model: Any, processor: Any, source: Any, options: SeparationOptions) -> Tensor:
+def _encode_example(model: QueryModel, processor: Any, source: Any, options: SeparationOptions) -> Tensor:
     recording = read_audio(source, sampling_rate=options.sampling_rate, on_short=options.on_short, way_out=CUT_IT)
     features = processor(audio=[recording.waveform], sampling_rate=recording.sampling_rate, return_tensors="pt")
     return model.encode_audio(**{name: torch.as_tensor(v).to(model.device) for name, v in features.items()})[0]
 
 
-def _known(known_sounds: Sequence[str]) -> str:
+def _sounds_of(known_sounds: Sequence[str]) -> str:
     if not known_sounds:
         return "Any text goes."
     return f"The sounds it was trained on: {_listed(known_sounds)}."
@@ -239,16 +240,11 @@ def _listed(names: Sequence[str], most: int = 30) -> str:
 class Plan:
     """One call, worked out: with what to separate, what, in which pieces, and how to hand it out."""
 
-    model: Any
+    model: SeparationModel
     options: SeparationOptions
     targets: Targets
     segments: Segments
     exact: bool = False  # for files: in float64 where float32 would round
-
-    @property
-    def surveys(self) -> tuple[Callable[..., dict[str, Tensor]], ...]:
-        """What goes over a whole recording before any part of it is separated; see `process.py`."""
-        return tuple(getattr(self.model, "surveys", ()))
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -275,8 +271,14 @@ class Plan:
         return not self.options.only_active or label == RESIDUAL or score > ACTIVE_SCORE
 
 
-def make_plan(model: Any, processor: Any, options: SeparationOptions) -> Plan:
-    """Works out a call before anything is read.
+def make_plan(model: Any, processor: Any, options: SeparationOptions, *, exact: bool = False) -> Plan:
+    """Works out a call before anything is read: encodes its queries, and chooses the segments.
+
+    Args:
+        model: of the pipeline.
+        processor: of its queries; None for a model that takes none.
+        options: of the call.
+        exact: whether what is handed out is worked out in float64, for files.
 
     Raises:
         QueryError: see `find_targets`; also if the scores of the model do not say how many sources there are and only
@@ -286,13 +288,13 @@ def make_plan(model: Any, processor: Any, options: SeparationOptions) -> Plan:
     """
     if model.training:
         raise CheckpointError("the model is in training mode, where its norms follow the input; call model.eval()")
-    if options.only_active and not is_unordered(model.config):
+    if options.only_active and not model.config.unordered_sources:
         raise QueryError(
             "only_active is for models that separate an unknown number of speakers; this one returns what it is asked "
             "for or was made for, so choose by label or score"
         )
     model = with_options(model, options.model_options)
-    return Plan(model, options, find_targets(model, processor, options), options.segments(model.config))
+    return Plan(model, options, find_targets(model, processor, options), options.segments(model.config), exact)
 
 
 __all__ = ["RESIDUAL", "Plan", "SeparationOptions", "Targets", "labels_of", "make_plan"]

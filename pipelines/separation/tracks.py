@@ -4,7 +4,7 @@
 A recording keeps its rate, channels and length. Reading runs ahead of the model, so the mixture waits here until its
 sources arrive; what waits is at most a batch of segments. The residual is taken from the float32 sources that are
 handed out, so that all of them add up to the mixture; for files it is worked out in float64, since what follows is
-rounding (`audio_integers.py`).
+rounding (`audio/integers.py`).
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Track:
         self._segment = segment
         self._offset = np.zeros((self.channels, 1), np.float32)
         self._mixture_shares = mixture_shares
-        self._dtype: Any = np.float64 if exact else np.float32
+        self._dtype: type[np.floating] = np.float64 if exact else np.float32
         self._waiting: deque[NDArray[np.floating]] = deque()
         self._backward = StreamResampler(model_rate, self.sampling_rate, num_sources * self.channels)
         self._ahead = np.zeros((num_sources, self.channels, 0), np.float32)

@@ -47,7 +47,6 @@ from hubsep.demo.results import (  # fmt: skip
 from hubsep.demo.stopping import Runs
 from hubsep.demo.waiting import explained
 from hubsep.errors import QueryError
-from hubsep.hub.config import is_unordered
 from hubsep.hub.resolve import resolve_folder
 from hubsep.pipelines.names import file_name
 from hubsep.pipelines.separation.scores import ACTIVE_SCORE
@@ -198,7 +197,7 @@ def badge(name: str, label: str, score: float) -> tuple[str, str]:
     if config.is_text_queried:
         there = score > ACTIVE_SCORE
         return ("in this recording" if there else "probably not in this recording"), BADGE_YES if there else BADGE_NO
-    if is_unordered(config):
+    if config.unordered_sources:
         there = score > ACTIVE_SCORE
         return ("somebody speaks" if there else "probably nobody"), BADGE_YES if there else BADGE_NO
     return f"{score:.0%} of the energy", BADGE_PLAIN
@@ -216,7 +215,7 @@ def told(results: list[Result]) -> str:
 def choose(name: str) -> list[Any]:
     """What changes with the model: its facts, and whether it is told what to take out."""
     config = separator(name).model.config
-    known = list(getattr(config, "known_sounds", ()))
+    known = list(config.known_sounds)
     always = "" if config.is_text_queried else status(f"This model always gives: {', '.join(config.source_names)}.")
     return [
         facts(CARDS[name]),

@@ -254,7 +254,7 @@ def load_adapter(model: Any, adapter: str | os.PathLike[str], **hub: Any) -> Any
         take_out(model)
         raise
     merge(model)
-    known = list(getattr(model.config, "known_sounds", ()))
+    known = list(model.config.known_sounds)
     if lora.facts["known_sounds"]:
         model.config.known_sounds = [*known, *(n for n in lora.facts["known_sounds"] if n not in known)]
     return model
@@ -283,7 +283,7 @@ def _whole_shapes(model: Any, adapter: Adapter) -> dict[str, tuple[int, ...]]:
     added = len(adapter.facts["query_classes"])
     if not added:
         return {}
-    if not getattr(model.config, "query_classes", ()):
+    if not model.config.query_classes:
         raise CheckpointError("the adapter adds query classes to a model that has none.")
     shapes = {}
     for name, tensor in model.query_network.state_dict().items():

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Segments and overlap-add: the one place that knows long audio.
 
-A recording arrives in blocks of any size, is cut into overlapping segments, each segment goes through `process`, and
-the results are cross-faded back together. Arrays, files and live streams take the same path, so they give the same
-samples. Decisions:
+A recording arrives in blocks of any size and is cut into overlapping segments (`cut_batches`); each segment goes
+through a model, and the results are cross-faded back together (`Merger`). Arrays, files and live streams take the same
+path, so they give the same samples. Decisions:
 
 - A segment starts every `samples - overlap` samples. The last one is what remains, always longer than the overlap, and
   runs at its own length: padding it would change the norms of models that look at a whole segment.
@@ -28,9 +28,7 @@ from torch import Tensor
 from .errors import AudioError
 
 
-Process = Callable[..., Tensor]
-Align = Callable[[Tensor, Tensor], Tensor]
-Arrange = Callable[[int, Tensor, bool], Tensor]
+Separator = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -87,88 +85,80 @@ class Segments:
         return weights.float()
 
 
-def overlap_add(
-    blocks: Iterable[Tensor],
-    process: Process,
-    segments: Segments,
-    *,
-    batch_size: int = 1,
-    align: Align | None = None,
-) -> Iterator[Tensor]:
-    """Runs `process` over one recording of any length, segment by segment.
+def overlap_add_many(
+    recordings: Iterable[Iterable[Tensor]], process: Separator, segments: Segments, *, batch_size: int = 1
+) -> Iterator[tuple[int, Tensor, bool]]:
+    """Runs a function over recordings of any length, segment by segment.
 
     Args:
-        blocks: the recording, (channels, n) each, n as it comes.
+        recordings: the blocks of each recording, (channels, n) each, n as it comes; opened one after the other, at
+            most a batch ahead.
         process: separates mixtures (batch, channels, samples) into sources (batch, num_sources, channels, samples).
             With additive segments it is called with `last=`, too: whether they are the ends of their recordings.
         segments: lengths of segments, overlap and context.
-        batch_size: segments that are processed at once.
-        align: for models whose sources come in no order. Gets the previous segment's sources in the overlap and the
-            current one's, (num_sources, channels, overlap) both, and returns the permutation of the current ones.
+        batch_size: segments that are processed at once; they may come from several recordings.
 
     Yields:
-        Sources (num_sources, channels, n), float32, one block a segment; as many samples in total as came in.
+        Index of the recording, a block of its sources (num_sources, channels, n) in float32, one block a segment and
+        as many samples in total as came in, and whether it is the recording's last block.
 
     Raises:
-        AudioError: if the blocks disagree in channels, or `process` returns another shape.
+        AudioError: if the blocks of a recording disagree in channels, or `process` returns another shape.
     """
-    for _, sources, _ in overlap_add_many([blocks], process, segments, batch_size=batch_size, align=align):
-        yield sources
-
-
-def overlap_add_many(
-    recordings: Iterable[Iterable[Tensor]],
-    process: Process,
-    segments: Segments,
-    *,
-    batch_size: int = 1,
-    align: Align | None = None,
-    arrange: Arrange | None = None,
-) -> Iterator[tuple[int, Tensor, bool]]:
-    """`overlap_add` over one recording after the other, with batches that may span several of them.
-
-    Args:
-        recordings: the blocks of each recording; opened one after the other, at most a batch ahead.
-        process: as in `overlap_add`.
-        segments: as in `overlap_add`.
-        batch_size: as in `overlap_add`.
-        align: as in `overlap_add`.
-        arrange: for models whose sources come in no order, when the overlap alone does not tell them apart. Gets the
-            index of the recording, the sources (num_sources, channels, samples) of its segments one after the other,
-            and whether it is the last; returns the sources in the recording's order.
-
-    Yields:
-        Index of the recording, a block of its sources, and whether it is the recording's last block.
-
-    Raises:
-        AudioError: as in `overlap_add`.
-    """
-    if batch_size < 1:
-        raise AudioError(f"batch_size must be at least 1, got {batch_size}")
-    if align is not None and not segments.overlap:
-        raise AudioError("sources can only be aligned where segments overlap; give an overlap above 0")
-    merger = _Merger(segments, align)
-    for batch in _batches(_pieces(recordings, segments), batch_size, apart=segments.additive):
-        told = {"last": batch[0].last} if segments.additive else {}
-        for piece, sources in zip(batch, _checked(process, batch, told), strict=True):
-            if arrange is not None:
-                sources = arrange(piece.recording, sources, piece.last)
-            yield piece.recording, merger.add(sources, last=piece.last), piece.last
+    merger = Merger(segments)
+    for batch in cut_batches(recordings, segments, batch_size):
+        mixture = torch.stack([piece.mixture for piece in batch])
+        sources = process(mixture, last=batch[0].last) if segments.additive else process(mixture)
+        check_sources(sources, mixture)
+        for piece, one in zip(batch, sources.float(), strict=True):
+            yield piece.recording, merger.add(one, last=piece.last), piece.last
 
 
 @dataclass(frozen=True)
-class _Piece:
-    """One segment on its way to the model."""
+class Piece:
+    """One segment on its way to the model.
+
+    Attributes:
+        recording: the index of its recording.
+        mixture: (channels, samples).
+        last: whether it is the last of its recording.
+    """
 
     recording: int
     mixture: Tensor
     last: bool
 
 
-def _pieces(recordings: Iterable[Iterable[Tensor]], segments: Segments) -> Iterator[_Piece]:
+def cut_batches(
+    recordings: Iterable[Iterable[Tensor]], segments: Segments, batch_size: int = 1
+) -> Iterator[list[Piece]]:
+    """The segments of one recording after the other, in batches of one shape.
+
+    Additive segments that end a recording and others are kept apart.
+
+    Args:
+        recordings: the blocks of each, (channels, n).
+        segments: lengths of segments and overlap.
+        batch_size: segments in a batch at most.
+
+    Raises:
+        AudioError: if the blocks of a recording disagree in channels.
+    """
+    if batch_size < 1:
+        raise AudioError(f"batch_size must be at least 1, got {batch_size}")
+    batch: list[Piece] = []
     for index, blocks in enumerate(recordings):
         for mixture, last in cut(blocks, segments):
-            yield _Piece(index, mixture, last)
+            first = batch[0] if batch else None
+            if first and (mixture.shape != first.mixture.shape or (segments.additive and last != first.last)):
+                yield batch
+                batch = []
+            batch.append(Piece(index, mixture, last))
+            if len(batch) == batch_size:
+                yield batch
+                batch = []
+    if batch:
+        yield batch
 
 
 def cut(blocks: Iterable[Tensor], segments: Segments) -> Iterator[tuple[Tensor, bool]]:
@@ -197,54 +187,39 @@ def cut(blocks: Iterable[Tensor], segments: Segments) -> Iterator[tuple[Tensor, 
         yield window[:, :filled].clone(), True
 
 
-def _batches(pieces: Iterable[_Piece], batch_size: int, *, apart: bool) -> Iterator[list[_Piece]]:
-    """Pieces of one shape; last ones and others `apart` from each other where that matters."""
-    batch: list[_Piece] = []
-    for piece in pieces:
-        if batch and (piece.mixture.shape != batch[0].mixture.shape or (apart and piece.last != batch[0].last)):
-            yield batch
-            batch = []
-        batch.append(piece)
-        if len(batch) == batch_size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+def check_sources(sources: Tensor, mixture: Tensor) -> None:
+    """Refuses what are no sources of a batch of mixtures (batch, channels, samples).
 
-
-def _checked(process: Process, batch: list[_Piece], told: dict[str, bool]) -> Tensor:
-    mixture = torch.stack([piece.mixture for piece in batch])
-    sources = process(mixture, **told)
+    Raises:
+        AudioError: if they are not (batch, num_sources, channels, samples).
+    """
     if sources.ndim != 4 or (sources.shape[0], *sources.shape[2:]) != tuple(mixture.shape):
         raise AudioError(
             f"sources must be (batch, num_sources, channels, samples) for a mixture of {tuple(mixture.shape)}, "
             f"got {tuple(sources.shape)}"
         )
-    return sources.float()
 
 
-class _Merger:
-    """Cross-fades the segments of one recording after the other."""
+class Merger:
+    """Cross-fades the segments of one recording after the other.
 
-    def __init__(self, segments: Segments, align: Align | None):
+    Args:
+        segments: how they were cut.
+    """
+
+    def __init__(self, segments: Segments):
         self.segments = segments
-        self.align = align
         self.pending: tuple[Tensor, Tensor] | None = None  # weighted sources and weights of the open overlap
-        self.previous: Tensor | None = None
         self.lead = segments.lead  # samples still to be taken off
 
     def add(self, sources: Tensor, *, last: bool) -> Tensor:
-        """Takes in a segment's sources and returns the samples that are final now."""
+        """Takes in a segment's sources (num_sources, channels, samples); returns the samples that are final now."""
         final = self._final(sources, last)
         lead, self.lead = min(self.lead, final.shape[-1]), self.segments.lead if last else 0
         return final[..., lead:]
 
     def _final(self, sources: Tensor, last: bool) -> Tensor:
         overlap, hop = self.segments.overlap, self.segments.hop
-        if self.align is not None:
-            if self.previous is not None:
-                sources = sources[self.align(self.previous, sources[..., :overlap])]
-            self.previous = None if last else sources[..., hop:].clone()
         weights = self.segments.weights(sources.shape[-1], first=self.pending is None, last=last).to(sources.device)
         total = sources * weights
         if self.pending is not None:
@@ -258,4 +233,4 @@ class _Merger:
         return total[..., :hop] / weights[:hop]
 
 
-__all__ = ["Align", "Arrange", "Process", "Segments", "cut", "overlap_add", "overlap_add_many"]
+__all__ = ["Merger", "Piece", "Segments", "Separator", "check_sources", "cut", "cut_batches", "overlap_add_many"]

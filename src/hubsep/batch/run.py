@@ -141,10 +141,9 @@ def remarks(job: Job) -> Iterator[None]:
 
 def count_of(config: Any, job: Job, results: list[dict[str, Any]]) -> list[str]:
     """How many speakers there are, and which files were not written, for models that find that out; a line or none."""
-    from ..hub.config import is_unordered
     from ..pipelines.separation.scores import ACTIVE_SCORE
 
-    if not is_unordered(config):
+    if not config.unordered_sources:
         return []
     scores = {result["label"]: result["score"] for result in results}
     names = config.source_names

@@ -3,14 +3,12 @@
 
 transformers keeps unknown keys and checks the type of its own fields only. Here every field is checked before
 anything is built from it, unknown keys are errors, and whatever else goes wrong while a `config.json` becomes an
-object is one `CheckpointError`.
-
-
+object is one `CheckpointError`. What a system says to the pipeline about itself has its default here, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -23,23 +21,10 @@ from .bounds import bounded, shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig as _Config
+
+    from ..chunking import Segments
 else:
     _Config = object  # named as the second base by every configuration, after this mixin
-
-
-def has_free_scale(config: Any) -> bool:
-    """Whether the levels of the model's sources mean nothing."""
-    return bool(getattr(config, "free_scale", False))
-
-
-def is_unordered(config: Any) -> bool:
-    """Whether any of the model's sources may come out at any place."""
-    return bool(getattr(config, "unordered_sources", False))
-
-
-def is_sequential(config: Any) -> bool:
-    """Whether the model goes on where it ended, from the slots of the segment before."""
-    return bool(getattr(config, "sequential", False))
 
 
 # what transformers itself, its Trainer included, passes to or sets on a configuration
@@ -67,7 +52,47 @@ class _TaskWithoutCode(dict[str, Any]):
 
 
 class HubsepConfigMixin(_Config):
-    """First base of a configuration, before `PreTrainedConfig`; override `check_fields`."""
+    """First base of a configuration, before `PreTrainedConfig`; override `check_fields`.
+
+    Attributes:
+        is_text_queried: whether the model is asked for its sources, in words.
+        unordered_sources: whether any of the model's sources may come out at any place.
+        free_scale: whether the levels of the model's sources mean nothing.
+        sequential: whether the model goes on where it ended, from the slots of the segment before.
+        reference_level_db: the level a pipeline brings recordings to, RMS in dB of full scale; None for a model that
+            takes them as they are.
+        call_options: fields that change nothing but how a loaded model is used; they may be chosen for a call.
+        known_sounds: what the weights were trained on, by name, where sources are asked for.
+        query_classes: the meanings of queries that the model tells apart, if it has a list of them.
+    """
+
+    # What a pipeline has to know of a model. A system overrides what is different for it, by an attribute, by a
+    # property where it follows from other fields, or by a field; only fields are part of `config.json`.
+    is_text_queried: bool = False
+    unordered_sources: bool = False
+    free_scale: bool = False
+    sequential: bool = False
+    reference_level_db: float | None = None
+    call_options: tuple[str, ...] = ()
+    known_sounds: Sequence[str] = ()
+    query_classes: Sequence[str] = ()
+
+    def exact_segments(self, samples: int) -> Segments | None:
+        """Pieces of about `samples` whose sources add up to those of the whole recording; None where there are none.
+
+        Args:
+            samples: length of a piece.
+        """
+        return None
+
+    @staticmethod
+    def complete_options(options: dict[str, Any]) -> dict[str, Any]:
+        """Options of a call, with those that follow from others.
+
+        Args:
+            options: names of `call_options`, and values.
+        """
+        return options
 
     @property
     def custom_pipelines(self) -> dict[str, Any]:
@@ -94,7 +119,7 @@ class HubsepConfigMixin(_Config):
         bounded("sampling_rate", config.sampling_rate, 1_000, 768_000)
         bounded("segment_samples", config.segment_samples, config.minimum_samples, MAX_SEGMENT_SAMPLES)
         bounded("overlap_samples", config.overlap_samples, 0, config.segment_samples - 1)
-        if getattr(config, "reference_level_db", None) is not None:
+        if config.reference_level_db is not None:
             bounded("reference_level_db", config.reference_level_db, -80, 0, kind=float)
         numbers = self.segment_numbers()
         if numbers > MAX_SEGMENT_NUMBERS:
@@ -108,7 +133,8 @@ class HubsepConfigMixin(_Config):
 
         Within a factor of a few: it tells a model from a mistake, not which computer is large enough.
         """
-        return 8 * int(getattr(self, "segment_samples", 0))
+        config: Any = self
+        return 8 * int(config.segment_samples)
 
     def estimated_parameters(self) -> int | None:
         """About how many parameters the model will have, computed from the fields alone; None if not known."""
@@ -164,4 +190,4 @@ def _too_little(label: str) -> str:
     return f"{label}: there is not enough memory for it. Load it in half precision, or on a computer with more."
 
 
-__all__ = ["HubsepConfigMixin", "config_errors", "has_free_scale", "is_sequential", "is_unordered", "memory_errors"]
+__all__ = ["HubsepConfigMixin", "config_errors", "memory_errors"]

@@ -9,7 +9,7 @@ of the modules beside this one are collected here.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -30,6 +30,7 @@ from .tensors import EXPONENT_BITS, StoredTensor
 
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel as _Model
     from typing_extensions import Self
 else:
@@ -109,6 +110,11 @@ class HubsepModelMixin(_Model):
             _check_loaded(info, ignore_mismatched_sizes)
             _check_kinds(model, tensors)
         return (model, info) if output_loading_info else model
+
+    @property
+    def surveys(self) -> tuple[Callable[..., dict[str, Tensor]], ...]:
+        """What goes over a whole recording, piece by piece, before any part of it is separated; nothing by default."""
+        return ()
 
     def get_input_embeddings(self) -> None:
         """None: what is heard is looked up in no table. torchao's quantiser asks for it, and fails at an error."""

@@ -57,7 +57,7 @@ def layers_of(model: Any) -> list[str]:
 
 def has_classes(model: Any) -> bool:
     """Whether the model hears a query through classes of its own."""
-    return bool(getattr(model.config, "query_classes", ()))
+    return bool(model.config.query_classes)
 
 
 def prepare_full(model: nn.Module) -> None:
