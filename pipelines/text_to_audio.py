@@ -256,8 +256,6 @@ def build(model: Any, *, dtype: Any, device_map: Any, model_kwargs: dict[str, An
         CheckpointError: if the folder is broken, incomplete or hostile.
     """
     hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
-    if model is None and DEFAULT_GENERATOR not in SHIPPED:
-        raise CheckpointError("no model that makes sounds is shipped yet: pass model=, for instance cvssp/audioldm2")
     model = DEFAULT_GENERATOR if model is None else model
     if isinstance(model, str | Path):
         options = {"dtype": dtype, "device_map": device_map, **hub, **model_kwargs}

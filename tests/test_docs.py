@@ -25,7 +25,7 @@ from tiny_conv_tasnet import tiny_conv_tasnet
 
 from hubsep.cards import finetuned_card, read_card, write_card
 from hubsep.cli import main
-from hubsep.shipped import DEFAULT_GENERATOR, SHIPPED
+from hubsep.shipped import SHIPPED
 
 
 ROOT = Path(__file__).parents[1]
@@ -134,7 +134,6 @@ def test_the_code_of_a_page_runs(page: str, folder: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(DEFAULT_GENERATOR not in SHIPPED, reason=f"{DEFAULT_GENERATOR} is not shipped yet")
 def test_the_code_that_makes_sounds_runs(folder: Path):
     run("generate", folder, generator=True)
     assert {path.name for path in folder.glob("weather*.wav")} == {"weather-1.wav", "weather-2.wav"}

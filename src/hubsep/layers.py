@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What several models share: the Fourier transform pair, and attention with its weights laid out.
+"""What several models share: the Fourier transform pair, overlap-add of frames, attention with its weights laid out.
 
 Both directions of the transform run in float32 whatever the model's dtype: the power of a full-scale tone at 1024
 points is 65536, more than float16 holds. The window is made in the call, because models are built on the meta device
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16})
-OWN = ("torch.nn.modules.", "hubsep.")  # where classes come from that need not be named
+USUAL = ("torch.nn.modules.", "hubsep.")  # where classes come from that need not be named
 _may_overwrite: ContextVar[bool] = ContextVar("_may_overwrite", default=True)
 
 
@@ -45,13 +45,24 @@ def is_plain(module: Any, *kinds: type) -> bool:
     """Whether the weights of one module may be read: it is of one of these classes, and untouched."""
     if type(module) not in kinds or torch.compiler.is_compiling():
         return type(module) in kinds
-    own = [parameter for parameter in module._parameters.values() if parameter is not None]
-    return is_unhooked(module) and all(map(is_ordinary, own))
+    parameters = [parameter for parameter in module._parameters.values() if parameter is not None]
+    return is_unhooked(module) and all(map(is_ordinary, parameters))
 
 
-def is_still() -> bool:
-    """Whether nothing is learnt or traced."""
+def nothing_is_learnt(module: nn.Module | None = None) -> bool:
+    """Whether nothing is learnt, compiled or traced, so that a faster way may be taken.
+
+    Args:
+        module: which also has to be in evaluation mode.
+    """
+    if module is not None and module.training:
+        return False
     return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing())
+
+
+def is_autocast() -> bool:
+    """Whether torch chooses the precision of products by itself."""
+    return torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
 
 
 def may_read(module: nn.Module, kinds: Mapping[str, tuple[type, ...]] | None = None) -> bool:
@@ -61,14 +72,14 @@ def may_read(module: nn.Module, kinds: Mapping[str, tuple[type, ...]] | None = N
         module: which may have hooks itself: it is called.
         kinds: the classes of modules of these names; others are hubsep's or torch's own.
     """
-    return not module.training and is_still() and is_untouched(module, kinds or {})
+    return nothing_is_learnt(module) and is_untouched(module, kinds or {})
 
 
 def is_untouched(module: nn.Module, kinds: Mapping[str, tuple[type, ...]]) -> bool:
     """What `may_read` asks of modules and weights."""
     for name, child in module.named_modules():
         expected = kinds.get(name.rpartition(".")[2])
-        usual = type(child).__module__.startswith(OWN) if expected is None else type(child) in expected
+        usual = type(child).__module__.startswith(USUAL) if expected is None else type(child) in expected
         if name and not (usual and is_unhooked(child)):
             return False
     parameters = list(module.parameters())
@@ -78,7 +89,7 @@ def is_untouched(module: nn.Module, kinds: Mapping[str, tuple[type, ...]]) -> bo
 @contextmanager
 def touched(module: nn.Module, kinds: Mapping[str, tuple[type, ...]] | None = None) -> Iterator[None]:
     """For the time of a call of a model: maps are not overwritten where somebody may have kept them."""
-    if not is_still():
+    if not nothing_is_learnt():
         yield
         return
     token = _may_overwrite.set(is_untouched(module, kinds or {}))
@@ -88,9 +99,13 @@ def touched(module: nn.Module, kinds: Mapping[str, tuple[type, ...]] | None = No
         _may_overwrite.reset(token)
 
 
-def may_overwrite() -> bool:
-    """Whether maps may be overwritten: nothing is learnt or traced, and nobody looks."""
-    return is_still() and _may_overwrite.get()
+def may_overwrite(module: nn.Module | None = None) -> bool:
+    """Whether maps may be overwritten: nothing is learnt or traced, and nobody looks.
+
+    Args:
+        module: which also has to be in evaluation mode.
+    """
+    return nothing_is_learnt(module) and _may_overwrite.get()
 
 
 def dtype_of(layer: Any) -> torch.dtype:
@@ -118,7 +133,12 @@ def prelu(activation: Any, x: Tensor) -> Tensor:
 
 
 def overlap_add(frames: Tensor, stride: int) -> Tensor:
-    """Adds frames up where they lie: (batch, frames, num_sources, kernel_size) -> (batch, num_sources, samples)."""
+    """Adds frames up where they lie: (batch, frames, num_sources, kernel_size) -> (batch, num_sources, samples).
+
+    Args:
+        frames: of any length.
+        stride: samples from the start of one to the start of the next.
+    """
     kernel_size = frames.shape[-1]
     parts = -(-kernel_size // stride)
     pieces = F.pad(frames, (0, parts * stride - kernel_size)).transpose(1, 2).unflatten(-1, (parts, stride))
@@ -180,12 +200,13 @@ def eager_attention(
 __all__ = [
     "dtype_of",
     "eager_attention",
+    "is_autocast",
     "is_plain",
-    "is_still",
     "is_untouched",
     "istft",
     "may_overwrite",
     "may_read",
+    "nothing_is_learnt",
     "overlap_add",
     "prelu",
     "product",

@@ -7,7 +7,7 @@ AU, W64 and RF64 it reports only the samples that are left, of Ogg those up to t
 - chunked formats: the declared end of the audio chunk lies behind the end of the file;
 - Ogg: the last page does not carry the end-of-stream flag, or is incomplete;
 - Matroska, AVI and MP4: an outermost element reaches behind the end of the file;
-- MP3: `audio_mp3`; FLAC: the header counts the samples, and libsndfile reports it.
+- MP3: `audio.mp3`; FLAC: the header counts the samples, and libsndfile reports it.
 
 Lengths that mean "not known when writing began" (0, all bits set, and what sox, arecord and espeak write into pipes)
 claim nothing.

@@ -149,7 +149,7 @@ def deliver(
         scratch: folder on the same disk, where they are until all are complete: a killed process leaves nothing beside
             the results, and what it leaves here is removed by the next.
         from_recording: labels of those that hold the recording itself, less something.
-        residual: whether the last one is the recording less all others; see `audio_integers.py`.
+        residual: whether the last one is the recording less all others; see `audio/integers.py`.
 
     Returns:
         Labels with the file that is to be and the one in `scratch`; a remark on what did not fit, "" if all did.

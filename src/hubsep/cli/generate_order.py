@@ -9,7 +9,7 @@ from typing import Any
 
 from ..batch.places import check_device
 from ..errors import AudioError, CheckpointError
-from ..shipped import DEFAULT_GENERATOR, SEPARATORS, SHIPPED
+from ..shipped import SEPARATORS
 
 
 Recording = dict[str, Any]
@@ -84,15 +84,10 @@ def checked_model(model: str) -> str:
     """The name of the model.
 
     Raises:
-        CheckpointError: if it is the default and not there, or one that makes no sounds.
+        CheckpointError: if it is one that makes no sounds.
     """
     if model in SEPARATORS and not Path(model).exists():
         raise CheckpointError(f"{model} separates recordings and makes none; --model takes an AudioLDM 2")
-    if model == DEFAULT_GENERATOR and model not in SHIPPED and not Path(model).exists():
-        raise CheckpointError(
-            "no model that makes sounds is shipped yet: pass --model with a folder or Hub repository, for instance "
-            "--model cvssp/audioldm2"
-        )
     return model
 
 

@@ -3,7 +3,7 @@
 
 Decisions: the folder is checked before the Hub is asked for anything: its README says what the Hub has to know, the
 app is there, and nothing goes along that does not belong: hidden files and what Python leaves behind are left out,
-links and special files are refused. What is pushed is a copy made by `hub_copies`. What the Space has beside that
+links and special files are refused. What is pushed is a copy made by `hub.copies`. What the Space has beside that
 stays. A Space installs hubsep from the package index; `wheel` puts a built one into the Space instead and lets
 requirements.txt name it, for a version that is not published.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a text-queried separator makes of the mixtures of `evaluation_trials`, through a pipeline as anyone uses it."""
+"""What a text-queried separator makes of the mixtures of `evaluation.trials`, through a pipeline as anyone uses it."""
 
 from __future__ import annotations
 

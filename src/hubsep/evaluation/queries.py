@@ -5,7 +5,7 @@ The benchmark is made of single recordings no training run has seen: each is mix
 The mixtures depend on the recordings and the seed alone. SDR improvement and SI-SDR improvement are against the
 mixture. A query in vain is for a sound the model was taught, half the time of a family that is there; it is judged by
 its score and by how much quieter than the mixture its output is. Scores are those a pipeline gives. What happens in
-other conditions is measured by `evaluation_conditions`.
+other conditions is measured by `evaluation.conditions`.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ headers and indexes of the weights, and at last the weights themselves, read onc
 `.pkl`) may lie in a folder, as the Trainer puts them there, but are never opened.
 
 A file is looked at by its name: it is of a kind that is checked here, of a kind that nothing reads, or it is refused
-(`hub_files`). What each JSON file may hold is in tables (`hub_processors`, `hub_tokenizers`).
+(`hub.files`). What each JSON file may hold is in tables (`hub.processors`, `hub.tokenizers`).
 
 Links that lead out of the folder are refused, since what they name is outside what the user chose. The exception is
 the layout of the Hub's own cache, whose snapshots consist of links to `blobs/`. Libraries look for names in the folder

@@ -144,7 +144,7 @@ class HubsepModelMixin(_Model):
     ) -> None:
         """Write configuration and weights, all or nothing; what else the folder holds (processor, card) stays.
 
-        A folder without a card gets that of the folder the model was loaded from: see `hub_cards.py`.
+        A folder without a card gets that of the folder the model was loaded from: see `hub/cards.py`.
 
         Takes what transformers takes. A folder that loading would refuse is not written.
 

@@ -4,7 +4,7 @@
 transformers writes a generic card with `library_name: transformers` where a repository has none, and pushes it after
 the fact. Here the card is part of the same commit, so the repository is the old or the new one, never half of each.
 Weights of the same name that the new ones replace, more or fewer shards of them, leave in that commit too. Files that
-come from a folder are copied by `hub_copies`, which follows no link: what is pushed is public.
+come from a folder are copied by `hub.copies`, which follows no link: what is pushed is public.
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ extractor's own file.
 
 from __future__ import annotations
 
+import math
+
 from transformers import PreTrainedConfig
 
 from ...errors import CheckpointError, QueryError
@@ -83,11 +85,6 @@ class AudioMAEConfig(HubsepConfigMixin, PreTrainedConfig):
         """Patches of the longest spectrogram in time and in frequency."""
         return self.num_frames // self.patch_size, self.num_mel_bins // self.patch_size
 
-    @property
-    def num_patches(self) -> int:
-        """Patches of the longest spectrogram."""
-        return self.grid[0] * self.grid[1]
-
     def loa_pool(self, tokens: int | None = None) -> tuple[int, int]:
         """Patches in time and in frequency that become one token of the language of audio.
 
@@ -137,7 +134,7 @@ class AudioMAEConfig(HubsepConfigMixin, PreTrainedConfig):
 
     def _check_memory(self) -> None:
         """Whether what a call holds stays within bounds, and not only each number by itself."""
-        patches, window = self.num_patches, self.decoder_window_size
+        patches, window = math.prod(self.grid), self.decoder_window_size
         heads, layers = max(self.num_attention_heads, self.decoder_num_attention_heads), ("", "decoder_")
         widths = [
             4 * getattr(self, f"{name}hidden_size") + getattr(self, f"{name}intermediate_size") for name in layers

@@ -41,7 +41,7 @@ from transformers import initialization as init
 from transformers.utils import can_return_tuple
 
 from ...hub.models import HubsepModelMixin
-from ...layers import dtype_of, may_read, overlap_add, prelu, product
+from ...layers import dtype_of, is_autocast, may_read, nothing_is_learnt, overlap_add, prelu, product
 from ...losses import LOSSES
 from ...modeling import AudioSeparationOutput, check_keywords, check_waveform
 from .configuration_conv_tasnet import ConvTasNetConfig
@@ -61,9 +61,7 @@ FOLDED: dict[str, tuple[type, ...]] = dict.fromkeys(
 
 def can_fuse(model: ConvTasNetForAudioSeparation) -> bool:
     """Whether a model may run as here: its norms are global, nothing is learnt or traced, its weights are in place."""
-    if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
-        return False
-    return model.config.norm == "gln" and may_read(model, FOLDED)
+    return model.config.norm == "gln" and not is_autocast() and may_read(model, FOLDED)
 
 
 def strips(frames: int, channels: int, device: torch.device) -> Iterator[slice]:
@@ -454,7 +452,7 @@ class ConvTasNetForAudioSeparation(ConvTasNetPreTrainedModel):
         frames = self.frame(input_values[:, 0].float())
         if can_fuse(self):
             frames = torch.stack([separate(self, recording) for recording in frames])
-        elif self.config.can_stream and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        elif self.config.can_stream and nothing_is_learnt():
             frames = torch.cat(list(self.stream(frames)), dim=1)
         else:
             frames = self.decode(self.masker(self.encode(frames)))

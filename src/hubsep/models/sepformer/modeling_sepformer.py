@@ -28,8 +28,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import can_return_tuple
 
 from ...hub.models import HubsepModelMixin
-from ...layers import dtype_of, eager_attention, is_plain, touched
-from ...layers import may_overwrite as nobody_looks
+from ...layers import dtype_of, eager_attention, is_plain, may_overwrite, overlap_add, touched
 from ...losses import LOSSES
 from ...modeling import AudioSeparationOutput, check_keywords, check_waveform
 from .configuration_sepformer import SepFormerConfig
@@ -44,11 +43,6 @@ PIECE_ELEMENTS = 2**20  # in which numbers of half precision are summed
 def group_rows(device: torch.device) -> int:
     """How many frames pass through a stack of layers at once when nothing is learnt."""
     return GROUP_ROWS.get(device.type, GROUP_ROWS_ELSEWHERE)
-
-
-def may_overwrite(module: nn.Module) -> bool:
-    """Whether a module may work in groups and in place: nothing is learnt, checkpointed, traced or looked at."""
-    return not module.training and nobody_looks()
 
 
 def position_table(length: int, size: int, device: torch.device | None = None) -> Tensor:
@@ -238,20 +232,11 @@ class SepFormerDecoder(nn.Module):
 
     def __init__(self, config: SepFormerConfig):
         super().__init__()
-        self.stride = config.encoder_stride
         self.weight = nn.Parameter(torch.empty(config.encoder_kernel_size, config.encoder_channels))
 
     def forward(self, features: Tensor) -> Tensor:
         """(..., encoder_channels) -> what each frame adds to the waveform, (..., encoder_kernel_size)."""
         return exact_product(features, self.weight)
-
-    def overlap_add(self, parts: Tensor, samples: int) -> Tensor:
-        """(batch, frames, num_sources, encoder_kernel_size) -> (batch, num_sources, samples), zeros at the end."""
-        frames, repeats = parts.shape[1], parts.shape[3] // self.stride
-        parts = parts.transpose(1, 2).unflatten(3, (repeats, self.stride))
-        shifted = [F.pad(parts[:, :, :, i], (0, 0, i, repeats - 1 - i)) for i in range(repeats)]
-        waveform = torch.stack(shifted).sum(dim=0).flatten(2)
-        return F.pad(waveform, (0, samples - (frames + repeats - 1) * self.stride))
 
 
 class SepFormerMasker(nn.Module):
@@ -376,7 +361,8 @@ class SepFormerForAudioSeparation(SepFormerPreTrainedModel):
                 parts = torch.cat([self._parts(*piece) for piece in pieces], dim=1)
             else:
                 parts = self._parts(features, hidden)
-        sources = self.decoder.overlap_add(parts, input_values.shape[-1]).unsqueeze(2)
+        waveforms = overlap_add(parts, self.config.encoder_stride)
+        sources = F.pad(waveforms, (0, input_values.shape[-1] - waveforms.shape[-1])).unsqueeze(2)
         loss = None if labels is None else LOSSES[self.config.loss](sources, labels, input_values)
         return AudioSeparationOutput(loss=loss, sources=sources)
 

@@ -45,7 +45,7 @@ from transformers import initialization as init
 from transformers.utils import can_return_tuple
 
 from ...hub.models import HubsepModelMixin
-from ...layers import dtype_of, may_read
+from ...layers import dtype_of, is_autocast, may_read
 from ...losses import LOSSES
 from ...modeling import AudioSeparationOutput, check_keywords, check_waveform
 from .configuration_spleeter import DEPTH, NEGATIVE_SLOPE, SpleeterConfig
@@ -130,9 +130,7 @@ ELU_FRAMES = 16  # at once, which stay in a core's cache
 
 def can_fuse(unet: SpleeterUNet, kinds: dict[str, tuple[type, ...]] | None = None) -> bool:
     """Whether a network may run as here: nothing is learnt or traced, its weights are in place."""
-    if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
-        return False
-    return may_read(unet, kinds)
+    return not is_autocast() and may_read(unet, kinds)
 
 
 def estimate_logits(unet: SpleeterUNet, x: Tensor) -> Tensor:
