@@ -14,7 +14,7 @@ from sounds import corpus
 
 from hubsep.data.contract import read_rows
 from hubsep.data.mixing import ClipSampler, MixingSettings, MixtureDataset, rms
-from hubsep.data.pairs import separate
+from hubsep.data.pairs import answer
 from hubsep.data.prompts import (
     absent_labels,
     canonical_label,
@@ -268,13 +268,13 @@ def test_evaluation_asks_as_a_pipeline_does():
     separator = pipeline(model="audiosep-small")
     clips = torch.randn(1, 32_000, generator=torch.Generator().manual_seed(0)) * 0.1
     queries = ["dog barking and rain", "rain", "a quantum of solace"]
-    sources, scores = separate(separator.model, separator.processor, clips[0], queries)
+    sources, scores = answer(separator.model, separator.processor, clips[0], queries)
     entries = separator({"array": clips.numpy(), "sampling_rate": 32_000}, queries=queries)
     assert scores is not None
     for entry, source, score in zip(entries, sources, scores, strict=True):
         torch.testing.assert_close(torch.from_numpy(entry["audio"][0]), source, atol=1e-4, rtol=0)
         assert entry["score"] == pytest.approx(score.item(), abs=1e-3)
-    alone, _ = separate(separator.model, separator.processor, clips[0], ["dog barking", "rain"])
+    alone, _ = answer(separator.model, separator.processor, clips[0], ["dog barking", "rain"])
     torch.testing.assert_close(sources[0], alone.sum(dim=0), atol=1e-4, rtol=0)
 
 

@@ -214,7 +214,7 @@ def test_too_few_speakers_and_no_noise(clips: list[Clip], data: Path, tmp_path: 
     with pytest.raises(DataError, match="there is no noise"):
         dataset(clips, noise_probability=0.5)
     few = speakers(tmp_path / "few", count=4)
-    with pytest.raises(DataError, match=r"3 speakers that may be used; six of a label"):
+    with pytest.raises(DataError, match=r"recordings of 3 sources that may be used; six sources of a label"):
         speech.main(None, few, tmp_path / "run", **run_settings(folders=["."]))
 
 

@@ -24,11 +24,10 @@ import numpy as np
 import soxr
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from ..errors import DataError
 from ..mel import Level
-from .mixing import ClipSampler, excerpt
+from .mixing import ClipSampler, SeededDataset, excerpt
 from .prompts import phrases
 from .recordings import Clip
 
@@ -73,14 +72,12 @@ class Sound:
     caption: str
 
 
-class SoundDataset(Dataset[dict[str, Tensor]]):
+class SoundDataset(SeededDataset[dict[str, Tensor]]):
     """`length` items, each a `waveform` (samples,) at the generator's level; `sound` says which one and what it is."""
 
     def __init__(self, sampler: ClipSampler, settings: SoundSettings, length: int, seed: int = 0):
-        self.sampler, self.settings, self.length, self.seed = sampler, settings, length, seed
-
-    def __len__(self) -> int:
-        return self.length
+        super().__init__(length, seed)
+        self.sampler, self.settings = sampler, settings
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return {"waveform": self.waveform(self.sound(index))}
@@ -93,9 +90,7 @@ class SoundDataset(Dataset[dict[str, Tensor]]):
 
     def sound(self, index: int) -> Sound:
         """Which sound item `index` is."""
-        if not 0 <= index < self.length:
-            raise IndexError(f"item {index} of {self.length}")
-        rng = random.Random(f"{self.seed}/{index}")
+        rng = self.numbers(index)
         clip = self.sampler.draw(rng)
         words = caption(rng.choice(clip.labels), rng)
         if not self.settings.views:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import soxr
@@ -100,21 +100,64 @@ def rms(waveform: Waveform) -> float:
     return max(float(np.sqrt(np.mean(np.square(waveform)))), 1e-6)
 
 
-class MixtureDataset(Dataset[dict[str, Any]]):
+Item = TypeVar("Item")
+
+
+class SeededDataset(Dataset[Item]):
+    """Items that are made on the fly: each depends on the seed and its number alone.
+
+    So a run goes on exactly where it was killed, with any number of workers.
+
+    Args:
+        length: number of items.
+        seed: decides all of them.
+    """
+
+    def __init__(self, length: int, seed: int = 0):
+        self.length, self.seed = length, seed
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Item:
+        return self.make(self.numbers(index))
+
+    def numbers(self, index: int) -> random.Random:
+        """The random numbers of one item.
+
+        Args:
+            index: of the item.
+
+        Raises:
+            IndexError: if there is no such item.
+        """
+        if not 0 <= index < self.length:
+            raise IndexError(f"item {index} of {self.length}")
+        return random.Random(f"{self.seed}/{index}")
+
+    def make(self, rng: random.Random) -> Item:
+        """Makes one item.
+
+        Args:
+            rng: all that it may depend on.
+        """
+        raise NotImplementedError
+
+
+class MixtureDataset(SeededDataset[dict[str, Any]]):
     """`length` training items: `input_values` (1, samples), `labels` (queries, 1, samples), a `text` for each query.
 
     With two queries a mixture, both of its sources are asked for at once: what one query must give the other must not.
     """
 
     def __init__(self, sampler: ClipSampler, settings: MixingSettings, length: int, seed: int = 0):
-        self.sampler, self.settings, self.length, self.seed = sampler, settings, length, seed
+        super().__init__(length, seed)
+        self.sampler, self.settings = sampler, settings
         self.samples = int(settings.seconds * settings.sampling_rate)
 
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        settings, rng = self.settings, random.Random(f"{self.seed}/{index}")
+    def make(self, rng: random.Random) -> dict[str, Any]:
+        """Draws one sound, mostly another and sometimes a third, and words for what is asked for."""
+        settings = self.settings
         clips = [self.sampler.draw(rng)]
         draw = rng.random()
         others = 0 if draw < settings.lone_probability else 2 if draw > 1 - settings.third_probability else 1

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from ..errors import DataError
+from .mixing import SeededDataset
 from .speech import change_speed
 from .stems import Song, assign_stems
 
@@ -61,7 +61,7 @@ class MusicSettings:
     corpus_weights: Mapping[str, float] = field(default_factory=dict)
 
 
-class MusicMixtureDataset(Dataset[dict[str, Tensor]]):
+class MusicMixtureDataset(SeededDataset[dict[str, Tensor]]):
     """`length` training items: `input_values` (channels, samples) and `labels` (num_sources, channels, samples)."""
 
     def __init__(self, songs: list[Song], settings: MusicSettings, length: int, seed: int = 0):
@@ -86,16 +86,13 @@ class MusicMixtureDataset(Dataset[dict[str, Tensor]]):
         if unknown:
             raise DataError(f"corpus_weights names {unknown[0]!r}; the songs are of {', '.join(self.corpora)}")
         self.weights = [settings.corpus_weights.get(corpus, 1.0) for corpus in self.corpora]
-        self.settings, self.length, self.seed = settings, length, seed
+        super().__init__(length, seed)
+        self.settings = settings
         self.samples = round(settings.seconds * settings.sampling_rate)
 
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        if not 0 <= index < self.length:
-            raise IndexError(f"item {index} of {self.length}")
-        settings, rng = self.settings, random.Random(f"{self.seed}/{index}")
+    def make(self, rng: random.Random) -> dict[str, Tensor]:
+        """Draws the stems of one song, or of a song each, and what is changed of them."""
+        settings = self.settings
         songs = self.corpora[rng.choices(list(self.corpora), self.weights)[0]]
         if rng.random() < settings.shuffle_probability:
             chosen = [(rng.choice(songs), rng.random(), self._speed(rng)) for _ in settings.stems]

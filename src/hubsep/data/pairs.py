@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mixtures of two held-out recordings, and how well a text-queried separator takes them apart."""
+"""Mixtures of two held-out recordings, and how well a text-queried separator takes them apart.
+
+`separate` is the one way from a mixture to a model's sources where a pipeline would only be in the way: in training,
+and in evaluations that compare models as their papers do.
+"""
 
 from __future__ import annotations
 
@@ -75,30 +79,55 @@ def pair_mixtures(
 
 
 @torch.no_grad()
-def separate(model: Any, processor: Any, mixture: Tensor, queries: list[str]) -> tuple[Tensor, Tensor | None]:
+def separate(model: Any, mixture: Tensor, **queries: Tensor) -> tuple[Tensor, Tensor | None]:
+    """What a model makes of one mixture as it is: whole, at the model's rate, without a pipeline around it.
+
+    Args:
+        model: an `XForAudioSeparation` in evaluation mode.
+        mixture: (channels, samples); a mono model gets its channels one by one.
+        **queries: what `forward` of a model takes beside the waveform.
+
+    Returns:
+        Sources (num_sources, channels, samples), float32, and presence logits (num_sources,) or None, on the model's
+        device.
+    """
+    rows = mixture[:, None] if model.config.num_channels == 1 else mixture[None]
+    output = model(rows.to(model.device), **queries)
+    sources = output.sources[:, :, 0].transpose(0, 1) if model.config.num_channels == 1 else output.sources[0]
+    logits = output.presence_logits
+    return sources.float(), None if logits is None else logits.amax(dim=0)
+
+
+@torch.no_grad()
+def answer(model: Any, processor: Any, mixture: Tensor, queries: list[str]) -> tuple[Tensor, Tensor | None]:
     """Sources (queries, samples) of one mono mixture at the model's rate, and the scores a pipeline gives them.
 
     As in a pipeline, "a dog and rain" is the sum of two sounds, and words for nothing the model knows have less of a
     score.
+
+    Args:
+        model: an `AudioSepForAudioSeparation` in evaluation mode.
+        processor: its processor.
+        mixture: (samples,).
+        queries: in words.
     """
 
     def encode(texts: list[str]) -> list[Tensor]:
         tokens = processor(text=texts, return_tensors="pt")
         return list(model.encode_text(*(tokens[name].to(model.device) for name in ("input_ids", "attention_mask"))))
 
-    asked = find_text_queries(model, tuple(model.config.query_classes), queries, encode)
-    output = model(mixture[None, None].to(model.device), query_embeds=torch.stack(asked.embeds))
-    sources, logits = output.sources.float().cpu(), output.presence_logits
-    logits = None if logits is None else logits[0].float().cpu()
-    if (sums := sums_of(queries, asked, 0)) is not None:
-        sources = sums.of(sources) + torch.from_numpy(sums.mixture)[:, None, None] * mixture
+    meant = find_text_queries(model, tuple(model.config.query_classes), queries, encode)
+    sources, logits = separate(model, mixture[None], query_embeds=torch.stack(meant.embeds))
+    sources, logits = sources.cpu(), None if logits is None else logits.float().cpu()
+    if (sums := sums_of(queries, meant, 0)) is not None:
+        sources = sums.of(sources[None])[0] + torch.from_numpy(sums.mixture)[:, None, None] * mixture
         logits = None if logits is None else sums.presence(logits)
     if logits is None:
-        return sources[0, :, 0], None
+        return sources[:, 0], None
     scores = Scores(len(queries), model.config.sampling_rate, residual=False, unordered=False)
-    scores.add(mixture[None].numpy(), sources[0].numpy(), logits)
-    certain = [meaning.probability for meaning in asked.meanings]
-    return sources[0, :, 0], torch.tensor(scores.values()) * torch.tensor(certain)
+    scores.add(mixture[None].numpy(), sources.numpy(), logits)
+    probabilities = [meaning.probability for meaning in meant.meanings]
+    return sources[:, 0], torch.tensor(scores.values()) * torch.tensor(probabilities)
 
 
 @torch.no_grad()
@@ -132,7 +161,7 @@ def evaluate_pairs(
         queries = [pair.label, vain(pair.recordings, known, rng)]
         phrases = heldout_phrases(pair.label) if unseen else []
         queries += [phrases[number % len(phrases)]] if phrases else []
-        sources, presence = separate(model, processor, pair.mixture, queries)
+        sources, presence = answer(model, processor, pair.mixture, queries)
         row = {"label": pair.label, **improvements(sources[0], pair)}
         row["absent_level"] = level_change(sources[1], pair.mixture).item()
         if presence is not None:
@@ -196,4 +225,14 @@ def vain(recordings: Sequence[Sequence[str]], known: frozenset[str], rng: random
     return rng.choice(relatives if relatives and rng.random() < 0.5 else strangers)
 
 
-__all__ = ["Pair", "evaluate_pairs", "improvements", "missing", "pair_mixtures", "separate", "summarise", "vain"]
+__all__ = [
+    "Pair",
+    "answer",
+    "evaluate_pairs",
+    "improvements",
+    "missing",
+    "pair_mixtures",
+    "separate",
+    "summarise",
+    "vain",
+]

@@ -13,16 +13,15 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from .effects import BANDS_HZ, filtered, low_pass, steady_noise
-from .mixing import rms
+from .mixing import SeededDataset, rms
 from .prompts import group_of, near_labels
 from .recordings import Clip
 from .scenes import SceneSettings, SoundSampler, apart, prepared
 
 
-class PoolDataset(Dataset[dict[str, Tensor]]):
+class PoolDataset(SeededDataset[dict[str, Tensor]]):
     """`length` pools: `sources` (pool, samples), `gains` (mixtures, pool), `there` and `unclear` (pool, classes).
 
     `there` is 1 for what a sound is, with the groups it belongs to; `unclear` for what it may be or hold as well.
@@ -42,16 +41,15 @@ class PoolDataset(Dataset[dict[str, Tensor]]):
         self, sampler: SoundSampler, settings: SceneSettings, classes: Sequence[str], length: int, *,
         pool: int = 13, mixtures: int = 24, seed: int = 0,
     ):  # fmt: skip
-        self.sampler, self.settings, self.length, self.seed = sampler, settings, length, seed
+        super().__init__(length, seed)
+        self.sampler, self.settings = sampler, settings
         self.classes = {name: number for number, name in enumerate(classes)}
         self.pool, self.mixtures = pool, mixtures
         self.samples = int(settings.seconds * settings.sampling_rate)
 
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        settings, rng = self.settings, random.Random(f"{self.seed}/{index}")
+    def make(self, rng: random.Random) -> dict[str, Tensor]:
+        """Draws the sounds of one pool, and its mixtures."""
+        settings = self.settings
         clips: list[Clip] = []
         for _ in range(self.pool - 1):
             if self.sampler.others and rng.random() < settings.untaught:

@@ -148,6 +148,30 @@ def split_clips(clips: list[Clip], fraction: float = 0.15) -> tuple[list[Clip], 
     return [c for c in clips if c.group not in held], [c for c in clips if c.group in held]
 
 
+def held_out(
+    clips: list[Clip], data: Path, fraction: float = 0.15, *, commercial_only: bool = False
+) -> tuple[list[Clip], list[Clip]]:
+    """Training and validation clips as `split_clips` parts them, some of both.
+
+    Args:
+        clips: that may be used.
+        data: where they are, for the error.
+        fraction: of the clips of each class, held out.
+        commercial_only: whether others were left out, for the error.
+
+    Raises:
+        DataError: if nothing is left for either.
+    """
+    training, validation = split_clips(clips, fraction)
+    if not training or not validation:
+        sources = len({clip.group for clip in clips})
+        raise DataError(
+            f"{data} has {len(clips)} recordings of {sources} sources that may be used; six sources of a label are "
+            f"needed to hold one out (commercial_only is {commercial_only})"
+        )
+    return training, validation
+
+
 def heldout_groups(rows: Iterable[tuple[str, str]], fraction: float = 0.15) -> set[str]:
     """Which groups are held out of training, from the class and the group of every recording.
 
@@ -169,4 +193,6 @@ def heldout_groups(rows: Iterable[tuple[str, str]], fraction: float = 0.15) -> s
     return held
 
 
-__all__ = ["Clip", "groups_of", "heldout_groups", "labels_of", "load_clips", "read_metadata", "split_clips"]
+__all__ = [
+    "Clip", "groups_of", "held_out", "heldout_groups", "labels_of", "load_clips", "read_metadata", "split_clips",
+]  # fmt: skip

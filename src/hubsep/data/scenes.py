@@ -20,10 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from .effects import BANDS_HZ, Waveform, equaliser, filtered, low_pass, room_response, steady_noise
-from .mixing import excerpt, rms
+from .mixing import SeededDataset, excerpt, rms
 from .prompts import group_of, near_labels, taught_absent
 from .recordings import Clip
 
@@ -125,7 +124,7 @@ def prepared(clip: Clip, settings: SceneSettings, samples: int, rng: random.Rand
     return waveform if rng.random() < 0.5 else -waveform
 
 
-class SceneDataset(Dataset[dict[str, Tensor]]):
+class SceneDataset(SeededDataset[dict[str, Tensor]]):
     """`length` items: `input_values` (1, samples), `labels` (3, 1, samples), `class_weights` (3, classes).
 
     Args:
@@ -141,15 +140,14 @@ class SceneDataset(Dataset[dict[str, Tensor]]):
     def __init__(
         self, sampler: SoundSampler, settings: SceneSettings, classes: Sequence[str], length: int, seed: int = 0
     ):
-        self.sampler, self.settings, self.length, self.seed = sampler, settings, length, seed
+        super().__init__(length, seed)
+        self.sampler, self.settings = sampler, settings
         self.classes = {name: number for number, name in enumerate(classes)}
         self.samples = int(settings.seconds * settings.sampling_rate)
 
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        settings, rng = self.settings, random.Random(f"{self.seed}/{index}")
+    def make(self, rng: random.Random) -> dict[str, Tensor]:
+        """Draws the sounds of one scene, and what is asked of it."""
+        settings = self.settings
         clips = self._clips(rng)
         sources = [prepared(clip, settings, self.samples, rng) for clip in clips]
         for source in sources[1:]:

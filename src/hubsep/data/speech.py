@@ -19,11 +19,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from ..errors import DataError
 from .effects import equaliser, filtered, room_response, steady_noise
-from .mixing import excerpt, rms
+from .mixing import SeededDataset, excerpt, rms
 from .recordings import Clip
 from .voices import SpeakerSampler, SpeakerSettings
 
@@ -124,7 +123,7 @@ def fade(waveform: Waveform, start: int, stop: int, ramp: int) -> Waveform:
     return waveform * gate
 
 
-class SpeechMixtureDataset(Dataset[dict[str, Tensor]]):
+class SpeechMixtureDataset(SeededDataset[dict[str, Tensor]]):
     """`length` training items: `input_values` (1, samples) and `labels` (num_outputs, 1, samples)."""
 
     def __init__(
@@ -153,16 +152,13 @@ class SpeechMixtureDataset(Dataset[dict[str, Tensor]]):
         if settings.noise_probability > 0 and not noises:
             raise DataError("noise_probability is above 0 and there is no noise; name folders of it in noise_folders")
         self.speakers = SpeakerSampler(speakers, settings.sampling_rate, SpeakerSettings(**settings.speakers))
-        self.settings, self.length, self.seed, self.noises = settings, length, seed, noises or []
+        super().__init__(length, seed)
+        self.settings, self.noises = settings, noises or []
         self.samples = int(settings.seconds * settings.sampling_rate)
 
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        if not 0 <= index < self.length:
-            raise IndexError(f"item {index} of {self.length}")
-        settings, rng = self.settings, random.Random(f"{self.seed}/{index}")
+    def make(self, rng: random.Random) -> dict[str, Tensor]:
+        """Draws speakers, what each says and when, and the noise they are heard in."""
+        settings = self.settings
         chosen = self._speakers(rng)
         sources = np.zeros((max(settings.num_sources, settings.num_outputs), self.samples), np.float32)
         for source, clips in zip(sources, chosen, strict=False):

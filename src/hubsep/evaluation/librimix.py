@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..audio.reader import SPLIT_IT, read_audio
+from ..data.pairs import separate
 from ..data.tables import is_file, read_table
 from ..errors import DataError
 from ..metrics.separation import separation_scores, si_sdr
@@ -140,7 +141,7 @@ def evaluate_items(
     rows = []
     for item in items:
         mixture, references = read_item(item, model.config.sampling_rate)
-        sources = model(mixture[None, None].to(model.device)).sources[0, :, 0].float().cpu()
+        sources = separate(model, mixture[None])[0][:, 0].cpu()
         if len(sources) < len(references):
             raise DataError(f"{item.mixture} has {len(references)} speakers, the model {len(sources)} outputs")
         scores = separation_scores(sources, references, mixture)

@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 
 from ..data.conversations import Conversation, conversation
 from ..data.noisy import NoisySpeech, noisy_mixtures
+from ..data.pairs import separate
 from ..data.recordings import Clip, load_clips, split_clips
 from ..data.speech import SpeechMixture, speech_mixtures
 from ..errors import DataError
@@ -55,7 +56,7 @@ def evaluate_mixtures(
     """
     rows: list[dict[str, Any]] = []
     for item in mixtures:
-        sources = model(item.mixture[None, None].to(model.device)).sources[0, :, 0].float().cpu()
+        sources = separate(model, item.mixture[None])[0][:, 0].cpu()
         scores = separation_scores(sources, item.sources, item.mixture)
         rows.append({"kind": kind_of(item), **{name: scores[name].mean().item() for name in ("si_snri", "sdri")}})
         if on_progress is not None:

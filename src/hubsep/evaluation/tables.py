@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from ..audio.reader import SPLIT_IT, read_audio, resample
 from ..data import tables
-from ..data.pairs import separate
+from ..data.pairs import answer
 from ..errors import DataError
 from ..metrics.separation import interval, sdr_improvement, si_sdr
 from .report import Request
@@ -105,7 +105,7 @@ def evaluate_rows(
                 f"{row.mixture} has {len(mixture)} samples and its target {row.target} {len(target)}; they must be of "
                 "one length"
             )
-        estimate = separate(model, processor, mixture, [row.caption])[0][0]
+        estimate = answer(model, processor, mixture, [row.caption])[0][0]
         absolute = si_sdr(estimate, target)
         values = (sdr_improvement(estimate, target, mixture), absolute, absolute - si_sdr(mixture, target))
         scores.append({"label": row.label, **{name: value.item() for name, value in zip(NAMES, values, strict=True)}})

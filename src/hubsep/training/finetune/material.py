@@ -26,13 +26,13 @@ from torch.utils.data import Dataset
 from ...data.contract import Row, check_commercial, hold_out, read_clips, read_rows
 from ...data.mixing import ClipSampler, MixingSettings, MixtureDataset
 from ...data.music import MusicMixtureDataset, MusicSettings, song_mixtures
-from ...data.pairs import Pair, pair_mixtures
+from ...data.pairs import Pair, pair_mixtures, separate
 from ...data.prompts import dress, phrases
 from ...data.recordings import Clip, groups_of, load_clips, read_metadata, split_clips
 from ...data.speech import SpeechMixtureDataset, SpeechSettings, speech_mixtures
 from ...data.stems import assign_stems, read_song
 from ...errors import DataError
-from ...metrics.separation import sdr_improvement
+from ...metrics.separation import sdr_improvement, si_snr
 from ..separators import music, speech
 from ..validation import Judge
 
@@ -162,7 +162,7 @@ def validate_queries(
                 tokens = processor(text=[pair.label], return_tensors="pt").to(model.device)
                 embeds[pair.label] = model.encode_text(tokens["input_ids"], tokens["attention_mask"])
             mixture = pair.mixture.to(model.device)
-            source = model(mixture[None, None], query_embeds=embeds[pair.label]).sources[0, 0, 0].float()
+            source = separate(model, mixture[None], query_embeds=embeds[pair.label])[0][0, 0]
             gain = sdr_improvement(source, pair.target.to(model.device), mixture).item()
             gains.setdefault(pair.label, []).append(gain)
         if gains:
@@ -216,12 +216,10 @@ def noisy_mixtures(dataset: SpeechMixtureDataset) -> list[dict[str, Tensor]]:
 @torch.no_grad()
 def validate_noisy(model: Any, mixtures: list[dict[str, Tensor]]) -> dict[str, float]:
     """Mean SI-SNR improvement in dB of speech taken out of noise."""
-    from ...metrics.separation import si_snr
-
     gains = []
     for item in mixtures:
         mixture, label = item["input_values"].to(model.device), item["labels"][:, 0].to(model.device)
-        source = model(mixture[None]).sources[0, :, 0].float()
+        source = separate(model, mixture)[0][:, 0]
         gains.append((si_snr(source, label) - si_snr(mixture, label)).mean().item())
     return {"si_snri": round(mean(gains), 3)}
 

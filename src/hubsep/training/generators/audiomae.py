@@ -18,10 +18,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from ...data.mixing import ClipSampler, excerpt, rms
-from ...data.recordings import Clip, load_clips, split_clips
+from ...data.mixing import ClipSampler, SeededDataset, excerpt, rms
+from ...data.recordings import Clip, held_out, load_clips
 from ...errors import DataError
 from ...models.audiomae.configuration_audiomae import AudioMAEConfig
 from ...models.audiomae.feature_extraction_audiomae import AudioMAEFeatureExtractor
@@ -49,7 +48,7 @@ class AudioMAERecipe(TrainingRecipe):
     validation_batch: int = 16
 
 
-class SpectrogramDataset(Dataset[dict[str, Tensor]]):
+class SpectrogramDataset(SeededDataset[dict[str, Tensor]]):
     """`length` items: `input_features` (1, num_frames, num_mel_bins), and the `noise` that hides patches of it."""
 
     def __init__(
@@ -61,18 +60,13 @@ class SpectrogramDataset(Dataset[dict[str, Tensor]]):
         loudness_db: tuple[float, float] = (-40.0, -15.0),
         seed: int = 0,
     ):
-        self.sampler, self.config, self.length = sampler, config, length
-        self.loudness_db, self.seed = loudness_db, seed
+        super().__init__(length, seed)
+        self.sampler, self.config, self.loudness_db = sampler, config, loudness_db
         self.extractor = AudioMAEFeatureExtractor.of(config)
         self.samples = self.extractor.minimum_samples + (config.num_frames - 1) * config.sampling_rate // 100
 
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        if not 0 <= index < self.length:
-            raise IndexError(f"item {index} of {self.length}")
-        rng = random.Random(f"{self.seed}/{index}")
+    def make(self, rng: random.Random) -> dict[str, Tensor]:
+        """Draws a recording, and the item that it becomes."""
         return self.item(self.sampler.draw(rng), rng)
 
     def item(self, clip: Clip, rng: random.Random) -> dict[str, Tensor]:
@@ -131,12 +125,8 @@ def load_recordings(recipe: AudioMAERecipe, data: Path, sampling_rate: int) -> t
     """
     folders = [data / name for name in recipe.folders]
     clips = load_clips(folders, sampling_rate, commercial_only=recipe.commercial_only)
-    training, heldout = split_clips([clip for clip in clips if len(clip.samples)], recipe.validation_fraction)
-    if not training or not heldout:
-        raise DataError(
-            f"{data} has {len(clips)} recordings that may be used; six sources of a label are needed to hold one out "
-            f"(commercial_only is {recipe.commercial_only})"
-        )
+    clips = [clip for clip in clips if len(clip.samples)]
+    training, heldout = held_out(clips, data, recipe.validation_fraction, commercial_only=recipe.commercial_only)
     chosen = random.Random(0).sample(heldout, min(recipe.validation_clips, len(heldout)))
     return training, chosen
 

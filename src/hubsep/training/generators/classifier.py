@@ -25,12 +25,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from ...data.generation import SoundDataset, SoundSettings, heldout_sounds
-from ...data.mixing import ClipSampler
-from ...data.recordings import Clip, load_clips, split_clips
+from ...data.mixing import ClipSampler, SeededDataset
+from ...data.recordings import Clip, held_out, load_clips
 from ...errors import DataError
 from ...models.sound_classifier.configuration_sound_classifier import SoundClassifierConfig
 from ...models.sound_classifier.modeling_sound_classifier import SoundClassifier, measured_from_the_top, spectrogram
@@ -65,7 +64,7 @@ class ClassifierRecipe(TrainingRecipe):
     folders: list[str] = field(default_factory=lambda: ["."])
 
 
-class ExcerptDataset(Dataset[dict[str, Tensor]]):
+class ExcerptDataset(SeededDataset[dict[str, Tensor]]):
     """`length` items: `input_features` (num_frames, num_mels), `labels` (classes), the part of each class.
 
     Args:
@@ -75,15 +74,11 @@ class ExcerptDataset(Dataset[dict[str, Tensor]]):
     """
 
     def __init__(self, spectrograms: list[list[Tensor]], config: SoundClassifierConfig, recipe: ClassifierRecipe):
+        super().__init__(recipe.steps * recipe.batch_size, recipe.seed)
         self.spectrograms, self.config, self.recipe = spectrograms, config, recipe
 
-    def __len__(self) -> int:
-        return self.recipe.steps * self.recipe.batch_size
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"item {index} of {len(self)}")
-        rng = random.Random(f"{self.recipe.seed}/{index}")
+    def make(self, rng: random.Random) -> dict[str, Tensor]:
+        """Draws an excerpt, or two of them mixed."""
         labels = torch.zeros(len(self.spectrograms))
         number, mel = self._excerpt(rng)
         labels[number] = 1.0
@@ -232,7 +227,8 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
     rate = recipe.model.get("sampling_rate", SoundClassifierConfig().sampling_rate)
     folders = [data / name for name in recipe.folders]
     clips = load_clips(folders, rate, commercial_only=recipe.commercial_only)
-    training, heldout = split_clips([clip for clip in clips if clip.samples.any()], recipe.validation_fraction)
+    clips = [clip for clip in clips if clip.samples.any()]
+    training, heldout = held_out(clips, data, recipe.validation_fraction, commercial_only=recipe.commercial_only)
     names = classes_of(training, heldout, recipe.least_recordings)
     model = SoundClassifier(SoundClassifierConfig(class_names=names, **recipe.model))
     model.to(memory_format=torch.channels_last)  # a step in 0.6 of the time

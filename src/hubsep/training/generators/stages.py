@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 
 from ...data.generation import Sound, SoundDataset, SoundSettings, heldout_sounds
 from ...data.mixing import ClipSampler
-from ...data.recordings import Clip, load_clips, split_clips
+from ...data.recordings import Clip, held_out, load_clips
 from ...errors import DataError
 from ...mel import MelSettings
 from ...pipelines.audioldm2.loading.components import ANY_TOKENIZER
@@ -177,12 +177,8 @@ def load_sounds(recipe: GenerationRecipe, data: Path) -> tuple[SoundDataset, lis
     """
     folders = [data / name for name in recipe.folders]
     clips = load_clips(folders, recipe.sampling_rate, commercial_only=recipe.commercial_only)
-    training, heldout = split_clips([clip for clip in clips if clip.samples.any()], recipe.validation_fraction)
-    if not training or not heldout:
-        raise DataError(
-            f"{data} has {len(clips)} recordings that may be used; six sources of a label are needed to hold one out "
-            f"(commercial_only is {recipe.commercial_only})"
-        )
+    clips = [clip for clip in clips if clip.samples.any()]
+    training, heldout = held_out(clips, data, recipe.validation_fraction, commercial_only=recipe.commercial_only)
     settings = SoundSettings(recipe.sampling_rate, recipe.samples, recipe.views, recipe.speed_range)
     sampler = ClipSampler(training, recipe.corpus_weights, recipe.class_weights)
     sounds = SoundDataset(sampler, settings, recipe.steps * recipe.batch_size, recipe.seed)

@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ...data.prompts import random_prompt
-from ...data.recordings import Clip, load_clips, split_clips
+from ...data.recordings import Clip, held_out, load_clips
 from ...models.audiosep.modeling_audiosep import AudioSepForAudioSeparation
 from ...models.audiosep.processing_audiosep import AudioSepProcessor
 from ..recipe import load_recipe
@@ -141,7 +141,8 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
     processor = AudioSepProcessor.from_pretrained(recipe.model)
     rate = model.config.sampling_rate
     folders = [data / name for name in recipe.folders]
-    training, heldout = split_clips(load_clips(folders, rate, commercial_only=recipe.commercial_only))
+    recordings = load_clips(folders, rate, commercial_only=recipe.commercial_only)
+    training, heldout = held_out(recordings, data, commercial_only=recipe.commercial_only)
     training, heldout = (balanced(clips, recipe.most_per_class, rng) for clips in (training, heldout))
     features, unseen = (features_of(clips, processor, rate) for clips in (training, heldout))
 

@@ -26,7 +26,7 @@ from transformers import (
 from ...data.mixing import ClipSampler, MixingSettings, MixtureDataset
 from ...data.pairs import evaluate_pairs, pair_mixtures
 from ...data.prompts import group_of
-from ...data.recordings import Clip, load_clips, split_clips
+from ...data.recordings import Clip, held_out, load_clips
 from ...data.scenes import SceneDataset, SceneSettings, SoundSampler
 from ...errors import DataError
 from ...hub.loading import load_checked_tokenizer
@@ -162,12 +162,14 @@ def start_queries(
 
 
 def load_data(recipe: AudioSepRecipe, data: Path, sampling_rate: int) -> tuple[list[Clip], list[Clip]]:
-    """Training and validation clips of the recipe's folders under `data`."""
+    """Training and validation clips of the recipe's folders under `data`.
+
+    Raises:
+        DataError: if there are too few to hold one out.
+    """
     folders = [data / name for name in recipe.folders]
     clips = load_clips(folders, sampling_rate, commercial_only=recipe.commercial_only)
-    if not clips:
-        raise DataError(f"no recording under {data} may be used; commercial_only is {recipe.commercial_only}")
-    return split_clips(clips, recipe.validation_fraction)
+    return held_out(clips, data, recipe.validation_fraction, commercial_only=recipe.commercial_only)
 
 
 def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dict[str, float]:

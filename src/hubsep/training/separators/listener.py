@@ -23,7 +23,7 @@ from transformers import AutoProcessor
 from ...data.pairs import Pair, pair_mixtures
 from ...data.pools import PoolDataset
 from ...data.prompts import taught_absent
-from ...data.recordings import load_clips, split_clips
+from ...data.recordings import held_out, load_clips
 from ...data.scenes import SceneSettings, SoundSampler
 from ...errors import DataError
 from ...models.audiosep.configuration_audiosep import AudioSepConfig
@@ -235,15 +235,14 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
     model = build(recipe)
     rate, classes = model.config.sampling_rate, list(model.config.query_classes)
     folders = [data / name for name in recipe.folders]
-    training, held = split_clips(
-        load_clips(folders, rate, commercial_only=recipe.commercial_only), recipe.validation_fraction
-    )
+    clips = load_clips(folders, rate, commercial_only=recipe.commercial_only)
+    training, heldout = held_out(clips, data, recipe.validation_fraction, commercial_only=recipe.commercial_only)
     settings = SceneSettings(rate, **recipe.scenes)
     dataset = PoolDataset(
         SoundSampler(training, classes, recipe.sound_weights), settings, classes, recipe.steps * recipe.batch_size,
         pool=recipe.pool, mixtures=recipe.mixtures, seed=recipe.seed,
     )  # fmt: skip
-    known = [clip for clip in held if clip.labels[-1] in model.config.known_sounds]
+    known = [clip for clip in heldout if clip.labels[-1] in model.config.known_sounds]
     pairs = pair_mixtures(known, rate, per_class=recipe.validation_mixtures, seconds=5.0, seed=1)
     task = ListenerTask(model)
     judge = Judge(partial(validate, pairs=pairs), "order", "heard before a related sound that is not there, share")

@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ...data.music import MusicMixtureDataset, MusicSettings, song_mixtures
+from ...data.pairs import separate
 from ...data.stems import Song, choose_songs, load_songs, split_songs
 from ...errors import DataError
 from ...layers import stft
@@ -69,7 +70,7 @@ def validate(model: Any, songs: Sequence[tuple[str, Tensor]]) -> dict[str, float
     for corpus, labels in songs:
         labels = labels.to(model.device)
         mixture = labels.sum(dim=0)
-        rows = sdr_improvement(separate(model, mixture).flatten(1), labels.flatten(1), mixture.flatten())
+        rows = sdr_improvement(separate(model, mixture)[0].flatten(1), labels.flatten(1), mixture.flatten())
         heard = level_change(labels.flatten(1), mixture.flatten()) > AUDIBLE_DB
         for name, gain, counts in zip(names, rows.tolist(), heard.tolist(), strict=True):
             if counts:
@@ -80,13 +81,6 @@ def validate(model: Any, songs: Sequence[tuple[str, Tensor]]) -> dict[str, float
     if len(means) > 2:
         result.update({f"{corpus}: {n}": gain for corpus, row in means.items() if corpus for n, gain in row.items()})
     return {name: round(value, 3) for name, value in result.items()}
-
-
-def separate(model: Any, mixture: Tensor) -> Tensor:
-    """The sources of a mixture (channels, samples), (num_sources, channels, samples), by a mono or a stereo model."""
-    if model.config.num_channels == 1:
-        return model(mixture[:, None]).sources[:, :, 0].float().transpose(0, 1)
-    return model(mixture[None]).sources[0].float()
 
 
 def build_model(recipe: MusicRecipe) -> PreTrainedModel:
@@ -162,4 +156,4 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
     return trainer.run_training(model, recipe, dataset, CurveCallback(model, judge, recipe, output), output)
 
 
-__all__ = ["MusicRecipe", "build_model", "main", "separate", "validate"]
+__all__ = ["MusicRecipe", "build_model", "main", "validate"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import random
 from statistics import mean, median
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from ...data.pairs import Pair
+from ...data.pairs import Pair, separate
 from ...data.prompts import taught_absent
 from ...metrics.separation import level_change, sdr_improvement
 from ...pipelines.separation.scores import ACTIVE_SCORE
@@ -26,24 +26,23 @@ def validate_scenes(model: Any, pairs: list[Pair]) -> dict[str, float]:
         against the mixture.
     """
     rng, classes = random.Random(11), list(model.config.query_classes)
-    known = set(model.config.known_sounds)
+    taught = set(model.config.known_sounds)
     gains: list[float] = []
     scores: dict[str, list[float]] = {"missed": [], "stranger": [], "relative": []}
     levels: dict[str, list[float]] = {"stranger": [], "relative": []}
     for pair in pairs:
-        strangers, family = ([name for name in names if name in known] for names in taught_absent(pair.recordings))
-        asked = {"missed": pair.label, "stranger": rng.choice(strangers)}
+        strangers, family = ([name for name in names if name in taught] for names in taught_absent(pair.recordings))
+        queries = {"missed": pair.label, "stranger": rng.choice(strangers)}
         if family:
-            asked["relative"] = rng.choice(family)
-        weights = torch.zeros(len(asked), len(classes))
-        for row, name in enumerate(asked.values()):
+            queries["relative"] = rng.choice(family)
+        weights = torch.zeros(len(queries), len(classes))
+        for row, name in enumerate(queries.values()):
             weights[row, classes.index(name)] = 1
         mixture = pair.mixture.to(model.device)
-        output = model(mixture[None, None], class_weights=weights.to(model.device))
-        sources: Tensor = output.sources[0, :, 0].float()
-        there = output.presence_logits[0].float().sigmoid().tolist()
+        sources, logits = separate(model, mixture[None], class_weights=weights.to(model.device))
+        sources, there = sources[:, 0], cast(Tensor, logits).float().sigmoid().tolist()
         gains.append(sdr_improvement(sources[0], pair.target.to(model.device), mixture).item())
-        for row, kind in enumerate(asked):
+        for row, kind in enumerate(queries):
             scores[kind].append(there[row] < ACTIVE_SCORE if kind == "missed" else there[row] >= ACTIVE_SCORE)
             if kind != "missed":
                 levels[kind].append(level_change(sources[row], mixture).item())

@@ -19,9 +19,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ...data.noisy import NoisySpeech, noisy_mixtures
-from ...data.recordings import Clip, load_clips, split_clips
+from ...data.pairs import separate
+from ...data.recordings import Clip, held_out, load_clips, split_clips
 from ...data.speech import SpeechMixture, SpeechMixtureDataset, SpeechSettings, speech_mixtures
-from ...errors import DataError
 from ...metrics.separation import match_outputs, si_snr
 from ...pipelines.separation.levels import rescale
 from ...pipelines.separation.scores import ACTIVE_SCORE, Scores
@@ -64,13 +64,13 @@ def validate(model: Any, mixtures: Sequence[SpeechMixture | NoisySpeech]) -> dic
     lone: list[tuple[float, float, float]] = []
     for item in mixtures:
         mixture, labels = item.mixture.to(model.device), item.sources.to(model.device)
-        output = model(mixture[None, None])
-        sources = output.sources[0, :, 0].float()
+        output = separate(model, mixture[None])
+        sources = output[0][:, 0]
         gain = si_snr(sources[match_outputs(sources, labels)], labels) - si_snr(mixture.expand_as(labels), labels)
         rows.append((item.same_gender if isinstance(item, SpeechMixture) else None, gain.mean().item()))
         if len(labels) > 1:
-            alone = model(labels[None, :1])
-            kept = si_snr(alone.sources[0, :, 0].float(), labels[:1].expand(len(sources), -1)).max().item()
+            alone = separate(model, labels[:1])
+            kept = si_snr(alone[0][:, 0], labels[:1].expand(len(sources), -1)).max().item()
             counts = counted(model.config, labels[0], alone), counted(model.config, mixture, output)
             lone.append((kept, counts[0] == 1, counts[1] == len(labels)))
     result = {"si_snri": mean(gain for _, gain in rows)}
@@ -83,12 +83,12 @@ def validate(model: Any, mixtures: Sequence[SpeechMixture | NoisySpeech]) -> dic
     return {name: round(value, 3) for name, value in result.items()}
 
 
-def counted(config: Any, mixture: Tensor, output: Any) -> int:
-    """How many outputs a pipeline takes for speakers when a model gave this for a mixture, (samples,)."""
-    sources = output.sources[0, :, 0].float()
+def counted(config: Any, mixture: Tensor, output: tuple[Tensor, Tensor | None]) -> int:
+    """How many outputs a pipeline takes for speakers, of what `separate` made of a mixture, (samples,)."""
+    sources, logits = output[0][:, 0], output[1]
     sources = rescale(mixture, sources) if config.free_scale else sources
     scores = Scores(len(sources), config.sampling_rate, residual=False, unordered=True)
-    scores.add(mixture[None].cpu().numpy(), sources[:, None].cpu().numpy(), output.presence_logits)
+    scores.add(mixture[None].cpu().numpy(), sources[:, None].cpu().numpy(), logits)
     return sum(score > ACTIVE_SCORE for score in scores.values())
 
 
@@ -105,15 +105,14 @@ def build_model(recipe: SpeechRecipe) -> PreTrainedModel:
 
 
 def load_speakers(recipe: SpeechRecipe, data: Path, sampling_rate: int) -> tuple[list[Clip], ...]:
-    """Training clips, validation clips of other speakers, and noises of the two parts."""
+    """Training clips, validation clips of other speakers, and noises of the two parts.
+
+    Raises:
+        DataError: if there are too few speakers to hold one out.
+    """
     speech = load_clips([data / n for n in recipe.folders], sampling_rate, commercial_only=recipe.commercial_only)
     speech = [clip for clip in speech if clip.group not in recipe.left_out]
-    training, validation = split_clips(speech, recipe.validation_fraction)
-    if not training or not validation:
-        raise DataError(
-            f"{data} has recordings of {len({clip.group for clip in speech})} speakers that may be used; six of a "
-            f"label are needed to hold one out (commercial_only is {recipe.commercial_only})"
-        )
+    training, validation = held_out(speech, data, recipe.validation_fraction, commercial_only=recipe.commercial_only)
     folders = [data / name for name in recipe.noise_folders]
     noises = load_clips(folders, sampling_rate, commercial_only=recipe.commercial_only)
     return training, validation, *split_clips(noises)
