@@ -18,7 +18,7 @@ from hubsep.errors import AudioError, CheckpointError
 from hubsep.hub.cards import carry_card
 from hubsep.hub.copies import is_named
 from hubsep.hub.models import MAX_SHARD_SIZE, atomic_folder, check_folder
-from hubsep.hub.push import CARD, push_folder
+from hubsep.hub.push import README, push_folder
 
 
 class AudioPipeline(Pipeline):
@@ -66,7 +66,7 @@ class AudioPipeline(Pipeline):
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Pushes model, processor and card in one commit; takes what `push_to_hub` of the model takes."""
         origin = self.model.config.name_or_path
-        card = Path(origin) / CARD if origin else None
+        card = Path(origin) / README if origin else None
         return push_folder(
             repo_id, self.save_pretrained, fallback=card if card is not None and is_named(card) else None, **options
         )

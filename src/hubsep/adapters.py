@@ -29,7 +29,7 @@ from .errors import CheckpointError
 from .hub.bounds import bounded, shown, true_or_false
 from .hub.checks import regular_files
 from .hub.json_files import check_code_keys, read_json
-from .hub.matrices import PROBED, fill, fingerprint, inject, merge, shapes, take_out
+from .hub.matrices import PROBED, fill, inject, magnitudes, merge, shapes, take_out
 from .hub.resolve import resolve_folder
 from .hub.tensors import EXPONENT_BITS, StoredTensor, check_finite, read_header
 
@@ -254,9 +254,9 @@ def load_adapter(model: Any, adapter: str | os.PathLike[str], **hub: Any) -> Any
         take_out(model)
         raise
     merge(model)
-    known = list(model.config.known_sounds)
+    sounds = list(model.config.known_sounds)
     if lora.facts["known_sounds"]:
-        model.config.known_sounds = [*known, *(n for n in lora.facts["known_sounds"] if n not in known)]
+        model.config.known_sounds = [*sounds, *(n for n in lora.facts["known_sounds"] if n not in sounds)]
     return model
 
 
@@ -270,7 +270,7 @@ def _check_base(model: Any, adapter: Adapter) -> None:
     probe = adapter.facts["base_weights"]
     if not probe.keys() <= set(layers):
         raise CheckpointError(f"{FACTS}: base_weights names layers that the adapter does not change.")
-    here = fingerprint(model, probe)
+    here = magnitudes(model, probe)
     for name, value in probe.items():
         if abs(here[name] - value) > CLOSE * max(value, 1e-9):
             raise CheckpointError(
@@ -294,6 +294,6 @@ def _whole_shapes(model: Any, adapter: Adapter) -> dict[str, tuple[int, ...]]:
 
 
 __all__ = [
-    "CONFIG", "FACTS", "PREFIX", "WEIGHTS", "WHOLE", "Adapter", "fingerprint", "inject", "layers_of", "load_adapter",
+    "CONFIG", "FACTS", "PREFIX", "WEIGHTS", "WHOLE", "Adapter", "inject", "layers_of", "load_adapter",
     "matrices_of", "merge", "put_in", "read_adapter", "take_out",
 ]  # fmt: skip

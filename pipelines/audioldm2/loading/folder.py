@@ -31,7 +31,7 @@ from hubsep.hub.copies import is_named
 from hubsep.hub.files import is_weights
 from hubsep.hub.json_files import read_json
 from hubsep.hub.models import HUB_OPTIONS, MAX_SHARD_SIZE, atomic_folder, check_folder
-from hubsep.hub.push import CARD, push_folder
+from hubsep.hub.push import README, push_folder
 from hubsep.hub.resolve import resolve_folder
 from hubsep.hub.tensors import read_header
 from hubsep.models.audioldm2.configuration_audioldm2 import write_config
@@ -164,7 +164,7 @@ class Folder(Devices):
     def push_to_hub(self, repo_id: str, *, max_shard_size: int | str = MAX_SHARD_SIZE, **options: Any) -> str:
         """Pushes all components and the card in one commit; takes what `push_to_hub` of a model takes."""
         origin = self.config.get("_name_or_path")
-        card = Path(origin) / CARD if origin else None
+        card = Path(origin) / README if origin else None
 
         def save(folder: Path) -> None:
             self.save_pretrained(folder, max_shard_size=max_shard_size)

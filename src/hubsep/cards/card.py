@@ -26,6 +26,7 @@ from typing import Any
 from ..errors import CheckpointError, DataError
 from ..hub.bounds import shown
 from ..hub.card_fields import check_card_fields
+from ..hub.cards import CARD, README
 from ..hub.copies import in_cache, is_named, read_file
 from ..hub.json_files import parse_json
 from ..hub.licences import check_agrees, check_card
@@ -43,7 +44,7 @@ from .results import (
 
 
 REPOSITORY = Path(__file__).parents[3]
-CARD, RESULTS, README = "card.json", "evaluation.json", "README.md"
+RESULTS = "evaluation.json"
 MAX_CARD_BYTES = 8 << 20
 EVAL_RESULTS = ".eval_results/hubsep.yaml"
 REQUIRED = ("name", "model_type", "system", "paper", "pipeline_tag", "tags", "licence", "commercial", "summary", "use")

@@ -24,7 +24,7 @@ from ..hub.copies import copy_file, file_names, read_file
 from ..hub.wire import check_token, wire_errors
 
 
-CARD, REQUIREMENTS = "README.md", "requirements.txt"
+README, REQUIREMENTS = "README.md", "requirements.txt"
 LEFT_OUT = frozenset({"__pycache__", "flagged"})
 MAX_BYTES = 200 * 2**20
 
@@ -101,9 +101,9 @@ def space_files(folder: Path) -> dict[str, Path]:
         raise CheckpointError(
             f"the folder has {size / 2**20:.0f} MiB, more than {MAX_BYTES // 2**20}; models are repositories"
         )
-    if CARD not in files or REQUIREMENTS not in files:
+    if README not in files or REQUIREMENTS not in files:
         raise CheckpointError(
-            f"a Space needs {CARD} and {REQUIREMENTS}; {shown(str(folder))} has {', '.join(files) or 'nothing'}"
+            f"a Space needs {README} and {REQUIREMENTS}; {shown(str(folder))} has {', '.join(files) or 'nothing'}"
         )
     return files
 
@@ -114,16 +114,18 @@ def front_matter(folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: if it says nothing, lacks what a Gradio Space needs, or names an app that is not there.
     """
-    match = re.match(r"---\n(.*?)\n---\n", (folder / CARD).read_text(encoding="utf-8"), re.DOTALL)
+    match = re.match(r"---\n(.*?)\n---\n", (folder / README).read_text(encoding="utf-8"), re.DOTALL)
     try:
         front = yaml.safe_load(match[1]) if match else None
     except yaml.YAMLError as error:
-        raise CheckpointError(f"{CARD} begins with what is no YAML: {error}") from error
+        raise CheckpointError(f"{README} begins with what is no YAML: {error}") from error
     if not isinstance(front, dict):
-        raise CheckpointError(f"{CARD} has to begin with --- and what the Hub has to know: sdk, sdk_version, app_file")
+        raise CheckpointError(
+            f"{README} has to begin with --- and what the Hub has to know: sdk, sdk_version, app_file"
+        )
     missing = [name for name in ("title", "sdk", "sdk_version", "app_file", "license") if not front.get(name)]
     if missing:
-        raise CheckpointError(f"{CARD} does not say {', '.join(missing)}; add them between the lines of ---")
+        raise CheckpointError(f"{README} does not say {', '.join(missing)}; add them between the lines of ---")
     if front["sdk"] != "gradio":
         raise CheckpointError(f"sdk is {shown(str(front['sdk']))}; these Spaces are made with gradio")
     if PurePosixPath(str(front["app_file"])).as_posix() not in space_files(folder):

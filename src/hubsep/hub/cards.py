@@ -22,8 +22,8 @@ from .json_files import MAX_CONFIG_BYTES, parse_json
 from .tensors import StoredTensor, read_header
 
 
-CARD, FIELDS = "README.md", "card.json"
-FACTS = (FIELDS, "evaluation.json", ".eval_results/hubsep.yaml")
+README, CARD = "README.md", "card.json"
+FACTS = (CARD, "evaluation.json", ".eval_results/hubsep.yaml")
 PICTURES = ("curve.png", "curve.json", "spectrograms.png", "confusion.png")  # that a card shows or speaks of
 OF_OTHER_WEIGHTS = ("measured_on", "evaluation_command", "commands", "training", "converted_from")
 CHANGED = """---
@@ -54,7 +54,7 @@ def carry_card(folder: Path, origin: str | None) -> None:
     A card that is a link, or cannot be read, is left where it is, with a warning: the weights are saved all the same.
     """
     source = Path(origin) if origin else None
-    if source is None or not is_named(source / CARD) or is_named(folder / CARD):
+    if source is None or not is_named(source / README) or is_named(folder / README):
         return
     try:
         if _same_weights(folder, source):
@@ -66,7 +66,7 @@ def carry_card(folder: Path, origin: str | None) -> None:
 
 
 def _copy_card(folder: Path, source: Path) -> None:
-    for name in (CARD, *FACTS, *PICTURES):
+    for name in (README, *FACTS, *PICTURES):
         if is_named(source / name) and not is_named(folder / name):
             copy_file(source, name, folder / name)
 
@@ -75,10 +75,10 @@ def _write_changed_card(folder: Path, source: Path) -> None:
     fields = _fields(source)
     base = str(fields.get("name") or source.resolve().name)
     if "name" in fields:
-        kept = {name: value for name, value in fields.items() if name not in OF_OTHER_WEIGHTS}
+        facts = {name: value for name, value in fields.items() if name not in OF_OTHER_WEIGHTS}
         summary = f"Made from {base}; its weights are not the same any more. {fields.get('summary', '')}".strip()
-        text = json.dumps({**kept, "base_model": base, "summary": summary}, indent=1, ensure_ascii=False) + "\n"
-        (folder / FIELDS).write_text(text, encoding="utf-8")
+        text = json.dumps({**facts, "base_model": base, "summary": summary}, indent=1, ensure_ascii=False) + "\n"
+        (folder / CARD).write_text(text, encoding="utf-8")
     licence = str(fields.get("licence_name") or fields.get("licence") or "unknown")
     tags = "\n".join(f"- {scalar(tag)}" for tag in fields.get("tags") or ("audio-separation",))
     card = CHANGED.format(
@@ -86,7 +86,7 @@ def _write_changed_card(folder: Path, source: Path) -> None:
         base_model=scalar(base), base=base, tags=tags, title=f"{base}, changed",
         commercial=COMMERCIAL.get(fields.get("commercial"), ""),  # type: ignore[arg-type]
     )  # fmt: skip
-    (folder / CARD).write_text(card, encoding="utf-8")
+    (folder / README).write_text(card, encoding="utf-8")
 
 
 def scalar(text: str) -> str:
@@ -97,20 +97,20 @@ def scalar(text: str) -> str:
 
 def _fields(source: Path) -> dict[str, Any]:
     """What is known of a folder: its `card.json`, or the licence and task its README names."""
-    if is_named(source / FIELDS):
-        fields = parse_json(read_file(source, FIELDS, MAX_CONFIG_BYTES), FIELDS)
-        check_card_fields(fields, FIELDS)
+    if is_named(source / CARD):
+        fields = parse_json(read_file(source, CARD, MAX_CONFIG_BYTES), CARD)
+        check_card_fields(fields, CARD)
         return fields
     from huggingface_hub import ModelCard
 
     try:
-        data = ModelCard(read_file(source, CARD, MAX_CONFIG_BYTES).decode(errors="replace")).data.to_dict()
+        data = ModelCard(read_file(source, README, MAX_CONFIG_BYTES).decode(errors="replace")).data.to_dict()
     except ValueError:  # front matter that is no YAML says nothing
         return {}
     facts = {"licence": data.get("license"), "pipeline_tag": data.get("pipeline_tag"), "tags": data.get("tags")}
-    known = {name: value for name, value in facts.items() if value}
-    check_card_fields(known, CARD)
-    return known
+    fields = {name: value for name, value in facts.items() if value}
+    check_card_fields(fields, README)
+    return fields
 
 
 def _same_weights(first: Path, second: Path) -> bool:
@@ -143,4 +143,4 @@ def _content(path: Path, tensor: StoredTensor) -> bytes:
         return file.read(tensor.stop - tensor.start)
 
 
-__all__ = ["CARD", "FACTS", "carry_card"]
+__all__ = ["CARD", "FACTS", "README", "carry_card"]

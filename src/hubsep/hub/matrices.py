@@ -20,7 +20,7 @@ from .bounds import shown
 PROBED = 16  # layers whose mean magnitude is compared
 
 
-def fingerprint(model: nn.Module, layers: Iterable[str]) -> dict[str, float]:
+def magnitudes(model: nn.Module, layers: Iterable[str]) -> dict[str, float]:
     """Mean magnitude of the first layers' weights, by which a model is known again."""
     modules = dict(model.named_modules())
     return {name: modules[name].weight.detach().abs().double().mean().item() for name in sorted(layers)[:PROBED]}
@@ -113,4 +113,4 @@ def merge(model: nn.Module) -> None:
         layer.merge()  # type: ignore[operator]
 
 
-__all__ = ["PROBED", "fill", "fingerprint", "inject", "lora_layer", "merge", "shapes", "take_out"]
+__all__ = ["PROBED", "fill", "magnitudes", "inject", "lora_layer", "merge", "shapes", "take_out"]

@@ -19,7 +19,7 @@ from ..errors import CheckpointError, HubsepError
 from .atomic import atomic_folder, recover, verify_manifest
 from .bars import without_bar
 from .bounds import shown
-from .cards import carry_card
+from .cards import README, carry_card
 from .checks import check_folder
 from .config import HubsepConfigMixin, config_errors, memory_errors
 from .copies import is_named
@@ -179,7 +179,7 @@ class HubsepModelMixin(_Model):
         the repository is kept unless `card` is given or transformers wrote it. Takes `commit_message`,
         `commit_description`, `private`, `token`, `revision`, `create_pr` and `tags`, as transformers does.
         """
-        loaded_from = Path(getattr(self.config, "name_or_path", "") or "") / "README.md"
+        loaded_from = Path(getattr(self.config, "name_or_path", "") or "") / README
         fallback = loaded_from if self.config.name_or_path and is_named(loaded_from) else None
 
         def save(folder: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..errors import CheckpointError
 from .bounds import shown
-from .cards import CARD, FACTS
+from .cards import FACTS, README
 from .copies import copy_file, file_names, is_named, opened
 from .fetch import fetch
 from .manifest import MANIFEST, write_manifest
@@ -77,7 +77,7 @@ def push_folder(
             repo_id = _made(api, repo_id, private, revision)
             _copy_card(folder, Path(card) if card else _own_card(repo_id, revision, token))
         save(folder)  # keeps the card, or brings that of the model's origin, and lists it in the manifest
-        if not (folder / CARD).is_file() or tags:
+        if not (folder / README).is_file() or tags:
             _complete_card(folder, repo_id, fallback, tags, short_card)
         with wire_errors(what, token):
             commit = api.create_commit(
@@ -122,7 +122,7 @@ def _copy_card(folder: Path, source: Path | None) -> None:
     A card that stays is pushed again: unchanged it is no change to the repository, and the manifest lists it.
     """
     if source is not None:
-        copy_file(source.parent, source.name, folder / CARD)
+        copy_file(source.parent, source.name, folder / README)
         _put_facts(folder, source.parent)
 
 
@@ -132,7 +132,7 @@ def _complete_card(
     """Put a card where there is none, add `tags` to it, and list it in the manifest."""
     from huggingface_hub import ModelCard
 
-    path = folder / CARD
+    path = folder / README
     if not path.is_file():
         _copy_card(folder, fallback)
     if not path.is_file():
@@ -170,7 +170,7 @@ def _own_card(repo_id: str, revision: str | None, token: str | bool | None) -> P
 
     try:
         # forced, because a Hub that does not answer would else mean the card of an earlier time, or none
-        path = fetch(hf_hub_download, repo_id, CARD, revision=revision, token=token, force_download=True)
+        path = fetch(hf_hub_download, repo_id, README, revision=revision, token=token, force_download=True)
     except RemoteEntryNotFoundError:
         return None
     return Path(path) if ModelCard.load(path).data.library_name != "transformers" else None

@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ...adapters import CONFIG, FACTS, PREFIX, WEIGHTS, WHOLE
 from ...errors import DataError
-from ...hub.matrices import fingerprint, inject
+from ...hub.matrices import inject, magnitudes
 from ...hub.models import atomic_folder
 
 
@@ -78,10 +78,10 @@ def prepare_lora(model: Any, rank: int, alpha: float, new_classes: int) -> dict[
         new_classes: of its query network, the last ones; what they do to the separator is learnt as well.
 
     Returns:
-        The fingerprint of the layers, by which `hubsep.adapters` knows the model again.
+        The mean magnitudes of the layers, by which `hubsep.adapters` knows the model again.
     """
     layers = layers_of(model)
-    probe = fingerprint(model, layers)
+    probe = magnitudes(model, layers)
     for parameter in model.parameters():
         parameter.requires_grad = False
     inject(model, layers, rank, alpha)

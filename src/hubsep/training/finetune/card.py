@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedModel
 
-from ...cards.card import CARD, MAX_CARD_BYTES, card_text, finetuned_card, read_card, write_card
+from ...cards.card import MAX_CARD_BYTES, card_text, finetuned_card, read_card, write_card
 from ...data.contract import Row
 from ...errors import DataError
 from ...hub.card_fields import is_line
+from ...hub.cards import CARD, README
 from ...hub.copies import copy_folder, file_names, is_named, read_file
 from ...hub.licences import check_agrees, check_card, is_stated
 from ...hub.models import MAX_SHARD_SIZE, atomic_folder, check_folder
@@ -42,10 +43,10 @@ def base_card(folder: Path, name: str, model_type: str) -> dict[str, Any]:
     if is_named(folder / CARD):
         return {**read_card(folder), "name": name}
     licence = None
-    if is_named(folder / "README.md"):
+    if is_named(folder / README):
         from huggingface_hub import ModelCard
 
-        text = read_file(folder, "README.md", MAX_CARD_BYTES).decode(errors="replace")
+        text = read_file(folder, README, MAX_CARD_BYTES).decode(errors="replace")
         licence = getattr(ModelCard(text, ignore_metadata_errors=True).data, "license", None)
     facts = {"name": name, "model_type": model_type, "system": model_type, "paper": SYSTEMS[model_type].paper}
     kind = {"pipeline_tag": "audio-to-audio", "tags": ["audio-separation", model_type], "summary": "", "use": ""}
@@ -160,7 +161,7 @@ def write_result(run: Run, curve: list[dict[str, Any]], after: dict[str, float],
     card = describe(run, curve, after, told)
     extra = {
         CARD: json.dumps(card, indent=1, ensure_ascii=False) + "\n",
-        "README.md": card_text(card),
+        README: card_text(card),
         "curve.json": json.dumps(curve, indent=1),
         "training_data.json": recordings_json(run.material.rows),
         "fine_tune.json": json.dumps({"before": run.before, "after": after}, indent=1),
@@ -205,7 +206,7 @@ def publish(folder: Path, repository: str, **options: Any) -> str:
     if not is_stated(card["licence"]) or missing:
         what = f"the licence of {missing[0]}" if missing else "its licence"
         raise DataError(
-            f"{folder} does not say what {what} is; it is in {CARD} and README.md, and nothing goes without"
+            f"{folder} does not say what {what} is; it is in {CARD} and {README}, and nothing goes without"
         )
 
     # a card written before it was known where the result goes names it as on this computer
@@ -220,7 +221,7 @@ def publish(folder: Path, repository: str, **options: Any) -> str:
             write_card(place, {**card, "use": use})
 
     file_names(folder, left_out=hidden)  # refuses before a repository is made
-    return push_folder(repository, save, card=folder / "README.md", **options)
+    return push_folder(repository, save, card=folder / README, **options)
 
 
 __all__ = ["base_card", "check_publishable", "check_result", "data_entries", "describe", "publish", "write_result"]

@@ -20,7 +20,7 @@ from torch.nn.functional import pad
 
 from ...data.generation import Sound, SoundDataset
 from ...errors import DataError
-from ...hub.push import CARD
+from ...hub.push import README
 from ...mel import MelSettings, mel_spectrogram
 from ..finetune.adapters import checkpoint_blocks
 from .diffusion import diffusion_loss, dropped
@@ -89,7 +89,7 @@ class LoraObjective(Objective):
         """Writes the adapters alone, and their card."""
         adapted: Any = self.trained["unet"]
         adapted.save_pretrained(folder, save_embedding_layers=False)  # "auto" would ask the Hub about the base
-        (folder / CARD).write_text(self.card, encoding="utf-8")  # instead of peft's, which says nothing
+        (folder / README).write_text(self.card, encoding="utf-8")  # instead of peft's, which says nothing
 
 
 def add_adapters(unet: Any, recipe: LoraRecipe) -> Any:

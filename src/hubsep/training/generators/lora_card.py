@@ -16,7 +16,7 @@ from ...data.recordings import read_metadata
 from ...errors import DataError
 from ...hub.copies import copy_file, file_names, is_named, read_file
 from ...hub.licences import allows_commercial_use, check_agrees
-from ...hub.push import CARD, push_folder
+from ...hub.push import README, push_folder
 from ...hub.resolve import resolve_folder
 
 
@@ -71,7 +71,7 @@ def checked_licence(recipe: Any) -> str:
     from huggingface_hub import ModelCard
 
     folder = resolve_folder(recipe.pipeline)
-    text = read_file(folder, CARD, MAX_CARD_BYTES).decode(errors="replace") if is_named(folder / CARD) else ""
+    text = read_file(folder, README, MAX_CARD_BYTES).decode(errors="replace") if is_named(folder / README) else ""
     stated = getattr(ModelCard(text, ignore_metadata_errors=True).data, "license", None) if text else None
     if recipe.licence:
         check_agrees(recipe.licence, allows_commercial_use(str(stated or "")), base_name(recipe))
@@ -137,13 +137,13 @@ def push_adapters(repo_id: str, folder: Path) -> str:
     Raises:
         CheckpointError: if the folder holds a link, or the Hub cannot be reached or refuses.
     """
-    names = [name for name in file_names(folder) if "/" not in name and name != CARD]
+    names = [name for name in file_names(folder) if "/" not in name and name != README]
 
     def copy(place: Path) -> None:
         for name in names:
             copy_file(folder, name, place / name)
 
-    return push_folder(repo_id, copy, card=folder / CARD)
+    return push_folder(repo_id, copy, card=folder / README)
 
 
 __all__ = ["adapter_card", "base_name", "checked_licence", "data_lines", "push_adapters"]
