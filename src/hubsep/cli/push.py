@@ -31,7 +31,8 @@ def merge(
     overwrite: Overwrite = False,
 ) -> None:
     """Merge an adapter into its model, and save the result with the adapter's card."""
-    from ..cards.card import CARD, read_card, write_card
+    from ..cards.card import read_card, write_card
+    from ..hub.cards import CARD
     from ..hub.copies import is_named
     from ..hub.resolve import resolve_folder
     from ..pipelines import pipeline
