@@ -72,8 +72,8 @@ def check_keywords(model: Any, keywords: Mapping[str, object]) -> None:
 
 def _parameters(kind: type) -> tuple[str, ...]:
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    found = inspect.signature(kind.forward).parameters.values()  # type: ignore[attr-defined]
-    return (*(each.name for each in found if each.kind in named and each.name != "self"), "return_dict")
+    parameters = inspect.signature(kind.forward).parameters.values()  # type: ignore[attr-defined]
+    return (*(each.name for each in parameters if each.kind in named and each.name != "self"), "return_dict")
 
 
 @dataclass

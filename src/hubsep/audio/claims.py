@@ -43,10 +43,10 @@ def missing_share(file: BinaryIO) -> tuple[int, int] | None:
     None if the audio is complete, or the format or length is not known.
     """
     file_size = file.seek(0, os.SEEK_END)
-    found = _audio_chunk(file)
-    if found is None:
+    audio = _audio_chunk(file)
+    if audio is None:
         return None
-    start, declared = found
+    start, declared = audio
     there = max(0, file_size - start)
     return (declared, there) if declared not in UNKNOWN_SIZES and declared > there else None
 

@@ -11,7 +11,7 @@ from typing import Any
 from ..batch.lines import say, taken_as
 from ..texts import printable
 from .generate_files import checked_places, draw, picture_of, write
-from .generate_order import Order, Recording, checked_model, load, read_channel
+from .generate_order import Order, Channel, checked_model, load, read_channel
 from .generate_record import Record
 from .output import finish
 
@@ -47,7 +47,7 @@ def carry_out(
 
 
 def make_all(
-    pipe: Any, order: Order, texts: list[str], recording: Recording | None, places: list[list[Path]], record: Record,
+    pipe: Any, order: Order, texts: list[str], recording: Channel | None, places: list[list[Path]], record: Record,
     *, plot: bool,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Makes the recordings of all prompts, one prompt after the other; the facts of each recording."""
@@ -59,7 +59,7 @@ def make_all(
 
 
 def make_one(
-    pipe: Any, order: Order, prompt: str, recording: Recording | None, paths: list[Path], record: Record,
+    pipe: Any, order: Order, prompt: str, recording: Channel | None, paths: list[Path], record: Record,
     picture: Path | None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Makes the recordings of one prompt, with its steps as a bar, and writes and names them."""

@@ -12,7 +12,7 @@ from ..errors import AudioError, CheckpointError
 from ..shipped import SEPARATORS
 
 
-Recording = dict[str, Any]
+Channel = dict[str, Any]  # of a recording, as the pipeline takes it
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Order:
         return {"way": self.way.option, "arguments": self.way.arguments, **self.sampling, "seconds": self.seconds,
                 "say": self.say, "candidates": self.candidates, "seed": self.seed}  # fmt: skip
 
-    def made(self, pipe: Any, prompt: str, recording: Recording | None) -> Any:
+    def made(self, pipe: Any, prompt: str, recording: Channel | None) -> Any:
         """What the pipeline makes of a prompt."""
         import torch
 
@@ -63,7 +63,7 @@ class Order:
         return method(recording, prompt=prompt, **self.way.arguments, **options)
 
 
-def read_channel(path: Path, channel: int | None) -> Recording:
+def read_channel(path: Path, channel: int | None) -> Channel:
     """One channel of a recording, as the pipeline takes it.
 
     Raises:
@@ -71,13 +71,13 @@ def read_channel(path: Path, channel: int | None) -> Recording:
     """
     from ..audio.reader import read_audio
 
-    found = read_audio(path, way_out="cut out the part to start from")
-    channels = found.waveform.shape[0]
+    recording = read_audio(path, way_out="cut out the part to start from")
+    channels = recording.waveform.shape[0]
     if channel is None and channels > 1:
         raise AudioError(f"{path} has {channels} channels, and one is made: choose one with --channel 1, 2, ...")
     if (channel or 1) > channels:
         raise AudioError(f"{path} has {channels} channel{'s' * (channels > 1)}, and --channel is {channel}")
-    return {"array": found.waveform[(channel or 1) - 1], "sampling_rate": found.sampling_rate}
+    return {"array": recording.waveform[(channel or 1) - 1], "sampling_rate": recording.sampling_rate}
 
 
 def checked_model(model: str) -> str:
@@ -109,4 +109,4 @@ def load(model: str, device: str | None, dtype: str, low_memory: bool) -> Any:
     return pipe if low_memory else pipe.to(device)
 
 
-__all__ = ["Order", "Recording", "Way", "checked_model", "load", "read_channel"]
+__all__ = ["Order", "Channel", "Way", "checked_model", "load", "read_channel"]

@@ -160,10 +160,10 @@ def separate(
     from .planning import find_jobs
 
     place = find_place(shard)
-    asked = {"queries": as_texts(query), "negative_queries": as_texts(negative), "query_audio": example or None}
+    queries = {"queries": as_texts(query), "negative_queries": as_texts(negative), "query_audio": example or None}
     chosen = {"sources": stems, "model_options": parse_settings(set_ or []) or None, "residual": residual}
     part = {"offset_s": offset, "duration_s": duration, "on_short": on_short, "batch_size": batch_size}
-    options = {**asked, **chosen, **part, "only_active": only_active, "check_voices": check_voices}
+    options = {**queries, **chosen, **part, "only_active": only_active, "check_voices": check_voices}
     loading = {"device": check_device(device) or own_device(place), "dtype": dtype, "adapter": adapter}
     run = Run(model, options, loading, storage(format_, subtype, bitrate, clip=clip, plot=plot), output, template)
     jobs = find_jobs(run, inputs, overwrite=overwrite, quiet=not place.leader)

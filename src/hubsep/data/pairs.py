@@ -155,10 +155,10 @@ def evaluate_pairs(
         shares, how often a sound that is there was scored below a half, `missed`, and one that is not above,
         `false_alarms`; with `unseen` also `unseen_sdri`; and `classes`, the same by class.
     """
-    rng, known = random.Random(7), frozenset(model.config.known_sounds)
+    rng, taught = random.Random(7), frozenset(model.config.known_sounds)
     rows: list[dict[str, Any]] = []
     for number, pair in enumerate(pairs):
-        queries = [pair.label, vain(pair.recordings, known, rng)]
+        queries = [pair.label, vain(pair.recordings, taught, rng)]
         phrases = heldout_phrases(pair.label) if unseen else []
         queries += [phrases[number % len(phrases)]] if phrases else []
         sources, presence = answer(model, processor, pair.mixture, queries)
@@ -208,20 +208,20 @@ def summarise(rows: list[dict[str, Any]], intervals: bool = False) -> dict[str, 
     return summary
 
 
-def missing(recordings: Sequence[Sequence[str]], known: frozenset[str]) -> tuple[list[str], list[str]]:
+def missing(recordings: Sequence[Sequence[str]], taught: frozenset[str]) -> tuple[list[str], list[str]]:
     """Sounds a model was taught that are not in a mixture: of other families, and of a family that is there.
 
     Args:
         recordings: the labels of each recording in the mixture, the most specific one last.
-        known: what the model was taught; the first are other sounds of the catalogue where nothing of that is missing.
+        taught: what the model was taught; the first are other sounds of the catalogue where none of it is missing.
     """
-    strangers, relatives = ([name for name in names if name in known] for names in taught_absent(recordings))
+    strangers, relatives = ([name for name in names if name in taught] for names in taught_absent(recordings))
     return strangers or absent_labels({label for labels in recordings for label in labels}), relatives
 
 
-def vain(recordings: Sequence[Sequence[str]], known: frozenset[str], rng: random.Random) -> str:
+def vain(recordings: Sequence[Sequence[str]], taught: frozenset[str], rng: random.Random) -> str:
     """One of what is `missing`, half the time of a family that is there if there is such a one."""
-    strangers, relatives = missing(recordings, known)
+    strangers, relatives = missing(recordings, taught)
     return rng.choice(relatives if relatives and rng.random() < 0.5 else strangers)
 
 

@@ -121,15 +121,15 @@ def load_clips(folders: Iterable[Path], sampling_rate: int, *, commercial_only: 
     clips = []
     rows: list[tuple[Path, dict[str, str], str]] = []
     for folder in folders:
-        found = read_metadata(folder, commercial_only=commercial_only)
-        rows += [(folder, row, group) for row, group in zip(found, groups_of(found), strict=True)]
+        listed = read_metadata(folder, commercial_only=commercial_only)
+        rows += [(folder, row, group) for row, group in zip(listed, groups_of(listed), strict=True)]
     for folder, row, group in tqdm(rows, desc="reading recordings", leave=False):
         recording = read_audio(row["path"], way_out=SPLIT_IT)
         mono = recording.waveform.mean(axis=0, keepdims=True)
         mono = resample(mono, recording.sampling_rate, sampling_rate)[0]
         samples = (np.clip(mono, -1, 1 - 2**-15) * 32_768).astype(np.int16)
-        told = row.get("corpus", ""), row["path"], row.get("gender") or ""
-        clips.append(Clip(samples, labels_of(row), group, *told, folder=str(folder)))
+        facts = row.get("corpus", ""), row["path"], row.get("gender") or ""
+        clips.append(Clip(samples, labels_of(row), group, *facts, folder=str(folder)))
     return clips
 
 

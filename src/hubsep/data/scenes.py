@@ -161,12 +161,12 @@ class SceneDataset(SeededDataset[dict[str, Tensor]]):
             mixture = mixture + steady_noise(rng, self.samples) * rms(mixture) * 10 ** (rng.uniform(-40, -8) / 20)
         gain = 10 ** (rng.uniform(*settings.loudness_db) / 20) / rms(mixture)
         gain = min(gain, 0.95 / max(float(np.abs(mixture).max()), 1e-6))
-        asked = self._queries(clips, rng)
-        targets = [self._target(clips, sources, names) * gain for names in asked]
+        queries = self._queries(clips, rng)
+        targets = [self._target(clips, sources, names) * gain for names in queries]
         return {
             "input_values": torch.from_numpy(mixture * gain)[None].float(),
             "labels": torch.from_numpy(np.stack(targets))[:, None].float(),
-            "class_weights": torch.stack([self._weights(names, rng) for names in asked]),
+            "class_weights": torch.stack([self._weights(names, rng) for names in queries]),
         }
 
     def _clips(self, rng: random.Random) -> list[Clip]:
@@ -185,24 +185,24 @@ class SceneDataset(SeededDataset[dict[str, Tensor]]):
         """What is asked: names of classes, for both sounds and once more."""
         settings = self.settings
         present = [clip.labels for clip in clips]
-        asked: list[tuple[str, ...]] = []
+        queries: list[tuple[str, ...]] = []
         for clip in clips[:2]:
             label = rng.choice(clip.labels)
-            asked.append((label,) if label in self.classes else (self._absent(present, rng),))
-        while len(asked) < self.queries - 1:
-            asked.append((self._absent(present, rng),))
+            queries.append((label,) if label in self.classes else (self._absent(present, rng),))
+        while len(queries) < self.queries - 1:
+            queries.append((self._absent(present, rng),))
         draw, taught = rng.random(), [clip.labels[-1] for clip in clips if clip.labels[-1] in self.classes]
         group = group_of(rng.choice(taught))
         if draw < settings.together:
             other = rng.choice([*taught[1:], self._absent(present, rng)])
-            asked.append((taught[0], other))
+            queries.append((taught[0], other))
         elif draw < settings.together + settings.group and len(taught) == len(clips):
-            asked.append((f"any {group}",))
+            queries.append((f"any {group}",))
         elif draw < settings.together + settings.group + settings.nothing:
-            asked.append((list(self.classes)[-1],))
+            queries.append((list(self.classes)[-1],))
         else:
-            asked.append((self._absent(present, rng),))
-        return asked
+            queries.append((self._absent(present, rng),))
+        return queries
 
     def _absent(self, present: Sequence[Sequence[str]], rng: random.Random) -> str:
         strangers, family = (

@@ -68,24 +68,26 @@ def run(request: Request) -> dict[str, Any]:
 def evaluate_queries(separator: Any, folders: list[Path], request: Request) -> dict[str, Any]:
     """Evaluates a text-queried model on single recordings that are mixed here, and prints the tables."""
     rate, seconds = separator.model.config.sampling_rate, request.seconds or 5.0
-    known = separator.model.config.known_sounds
+    taught = separator.model.config.known_sounds
     clips = load_clips(folders, rate, commercial_only=not request.all_recordings)
     heldout = clips if request.all_recordings else split_clips(clips)[1]
     labels = {clip.labels[-1] for clip in heldout}
-    asked = labels & set(known) or labels
+    targets = labels & set(taught) or labels
     pairs = pair_mixtures(heldout, rate, per_class=request.per_class, seconds=seconds, seed=request.seed)
-    pairs = [pair for pair in pairs if pair.label in asked]
+    pairs = [pair for pair in pairs if pair.label in targets]
     with tqdm(total=len(pairs), desc="mixtures") as bar:
         result = evaluate_pairs(
             separator.model, separator.processor, pairs, unseen=True, intervals=True, on_progress=bar.update
         )
-    trials = Trials(material(heldout, known or sorted(asked), rate, seconds), -(-request.per_class // 4), request.seed)
+    trials = Trials(
+        material(heldout, taught or sorted(targets), rate, seconds), -(-request.per_class // 4), request.seed
+    )
     with tqdm(desc="other conditions") as bar:
         result["conditions"] = evaluate_conditions(separator, trials, on_progress=bar.update)
     print(format_table(result), format_conditions(result["conditions"]), sep="\n\n")
-    told = "of recordings no training saw" if request.all_recordings else "of recordings held out of training"
+    origin = "of recordings no training saw" if request.all_recordings else "of recordings held out of training"
     result["measured_on"] = (
-        f"On {result['mixtures']} mixtures of two recordings at 0 dB, {seconds:g} s, {told}: SDR and SI-SDR "
+        f"On {result['mixtures']} mixtures of two recordings at 0 dB, {seconds:g} s, {origin}: SDR and SI-SDR "
         "improvement; the same with queries in words never used in training; the level of the output, against the "
         "mixture, for a sound the model was taught that is not there, half of them of a family that is there; the "
         "median score of sounds that are there and that are not; how often the first is below a half (missed) and the "

@@ -183,9 +183,9 @@ def format_table(result: dict[str, Any]) -> str:
     for label, row in [*result["classes"].items(), ("all", result)]:
         lines.append(f"{label:<20}" + "".join(f"{row[name]:>16}" for name in columns))
     for label, row in result.get("conversations", {}).items():
-        told = ", ".join(f"{name} {value}" for name, value in row.items())
+        values = ", ".join(f"{name} {value}" for name, value in row.items())
         wrong = f"{row['wrong_s']} of {row['seconds']} spoken seconds on the wrong output"
-        lines.append(f"conversation, {label}: {wrong}; {told}")
+        lines.append(f"conversation, {label}: {wrong}; {values}")
     for label, row in result.get("conditions", {}).items():
         lines.append(f"{label}: " + ", ".join(f"{name} {value}" for name, value in row.items()))
     return "\n".join(lines)

@@ -141,8 +141,8 @@ def format_table(result: dict[str, Any]) -> str:
         )
     for word in ("mean", "median"):
         if f"sdri_class_{word}" in result:
-            told = ", ".join(f"{name} {result[f'{name}_class_{word}']}" for name in NAMES)
-            lines.append(f"mean of the classes' {word}s: {told}")
+            values = ", ".join(f"{name} {result[f'{name}_class_{word}']}" for name in NAMES)
+            lines.append(f"mean of the classes' {word}s: {values}")
     return "\n".join(lines)
 
 

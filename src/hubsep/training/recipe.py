@@ -37,10 +37,10 @@ def load_recipe(recipe_class: type[R], path: Path | None, **overrides: Any) -> R
         if not isinstance(values, dict):
             raise DataError(f"recipe {path} must be a mapping of setting to value, got {type(values).__name__}")
     values.update({name: value for name, value in overrides.items() if value is not None})
-    known = {field.name for field in dataclasses.fields(recipe_class)}  # type: ignore[arg-type]
-    unknown = sorted(set(values) - known, key=str)
+    settings = {field.name for field in dataclasses.fields(recipe_class)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - settings, key=str)
     if unknown:
-        names = ", ".join(sorted(known))
+        names = ", ".join(sorted(settings))
         raise DataError(f"unknown recipe setting {unknown[0]!r}; {recipe_class.__name__} has {names}")
     kinds = get_type_hints(recipe_class)
     for name, value in values.items():
@@ -73,8 +73,8 @@ def _check_value(name: str, value: Any, kind: Any) -> None:
     else:
         fits = isinstance(value, (str, Path)) and (str in allowed or Path in allowed)
     if not fits:
-        told = " or ".join(WORDS.get(one, "a path" if one is Path else "null") for one in allowed)
-        raise DataError(f"recipe setting {name} must be {told}, got {value!r}")
+        kinds = " or ".join(WORDS.get(one, "a path" if one is Path else "null") for one in allowed)
+        raise DataError(f"recipe setting {name} must be {kinds}, got {value!r}")
 
 
 __all__ = ["load_recipe"]

@@ -187,12 +187,12 @@ def last_checkpoint(output: Path) -> str | None:
     taken for one, since it is written after the weights. What is called otherwise is no checkpoint.
     """
     steps = {path: CHECKPOINT.fullmatch(path.name) for path in output.glob("checkpoint-*")}
-    found = sorted((path for path in steps if steps[path]), key=lambda path: int(steps[path][1]), reverse=True)  # type: ignore[index]
-    marked = [path for path in found if (path / COMPLETE).is_file()]
+    checkpoints = sorted((path for path in steps if steps[path]), key=lambda path: int(steps[path][1]), reverse=True)  # type: ignore[index]
+    marked = [path for path in checkpoints if (path / COMPLETE).is_file()]
     for path in marked:
         if _is_whole(path):
             return str(path)
-    unmarked = [path for path in found if not marked and _has_state(path)]
+    unmarked = [path for path in checkpoints if not marked and _has_state(path)]
     return str(unmarked[0]) if unmarked else None
 
 

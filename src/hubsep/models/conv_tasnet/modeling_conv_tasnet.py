@@ -84,11 +84,11 @@ class Statistics:
 
     def moments_of_all(self) -> tuple[Tensor, Tensor]:
         """Mean and variance of all strips, in float64 where the device has it."""
-        found = torch.stack(self.moments)
-        found = found if found.device.type == "mps" else found.double()  # it costs nothing here
-        shares = torch.tensor(self.counts, dtype=found.dtype, device=found.device) / sum(self.counts)
-        mean = (shares * found[:, 0]).sum()
-        return mean, (shares * (found[:, 1] + (found[:, 0] - mean).square())).sum()
+        parts = torch.stack(self.moments)
+        parts = parts if parts.device.type == "mps" else parts.double()  # it costs nothing here
+        shares = torch.tensor(self.counts, dtype=parts.dtype, device=parts.device) / sum(self.counts)
+        mean = (shares * parts[:, 0]).sum()
+        return mean, (shares * (parts[:, 1] + (parts[:, 0] - mean).square())).sum()
 
     def scale_and_shift(self, norm: ConvTasNetNorm) -> tuple[Tensor, Tensor]:
         """What the norm does to each channel, (channels,) both, float32."""

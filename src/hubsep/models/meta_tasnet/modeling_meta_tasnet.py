@@ -380,8 +380,8 @@ def least_squares_gains(mixture: Tensor, sources: Tensor) -> Tensor:
     Returns:
         (batch, num_sources), float32; the smallest ones where several fit as well.
     """
-    found = add_products(None, mixture, sources)
-    return gains_from(found["products"], found["wanted"])
+    statistics = add_products(None, mixture, sources)
+    return gains_from(statistics["products"], statistics["wanted"])
 
 
 __all__ = [

@@ -90,8 +90,8 @@ def prepare_lora(model: Any, rank: int, alpha: float, new_classes: int) -> dict[
     if new_classes:
         values = model.query_network.values.weight
         values.requires_grad = True
-        known = values.shape[1] - new_classes
-        values.register_hook(lambda gradient: torch.cat([0 * gradient[:, :known], gradient[:, known:]], dim=1))
+        earlier = values.shape[1] - new_classes
+        values.register_hook(lambda gradient: torch.cat([0 * gradient[:, :earlier], gradient[:, earlier:]], dim=1))
     return probe
 
 

@@ -175,8 +175,8 @@ def write_result(run: Run, curve: list[dict[str, Any]], after: dict[str, float],
         )  # fmt: skip
         return
     if run.material.labels:
-        known = list(run.model.config.known_sounds)
-        run.model.config.known_sounds = [*known, *(name for name in run.material.labels if name not in known)]
+        sounds = list(run.model.config.known_sounds)
+        run.model.config.known_sounds = [*sounds, *(name for name in run.material.labels if name not in sounds)]
     with atomic_folder(run.result) as folder:
         # the plain one: this folder is atomic already
         PreTrainedModel.save_pretrained(run.model, folder, max_shard_size=MAX_SHARD_SIZE)

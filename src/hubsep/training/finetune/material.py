@@ -100,10 +100,10 @@ def load_material(model: Any, processor: Any, recipe: Any, data: Any, background
 class FineTuneMixtures(MixtureDataset):
     """Mixtures that also ask for the folder's sounds in vain."""
 
-    own: list[str]
+    sounds: list[str]
 
     def _text(self, clips: list[Clip], number: int | None, rng: random.Random) -> str:
-        absent = [label for label in self.own if all(label not in clip.labels for clip in clips)]
+        absent = [label for label in self.sounds if all(label not in clip.labels for clip in clips)]
         if number is None and absent and rng.random() < 0.5:
             return dress(rng.choice(phrases(rng.choice(absent))), rng)
         return super()._text(clips, number, rng)
@@ -112,7 +112,7 @@ class FineTuneMixtures(MixtureDataset):
 def _sounds(model: Any, processor: Any, recipe: Any, rows: list[Row], background: Path | None) -> Material:
     rate, labels = model.config.sampling_rate, sorted({row["label"].strip() for row in rows})
     named = zip((row["label"].strip() for row in rows), groups_of(rows), strict=True)
-    held = hold_out(named, recipe.validation_fraction, LEAST)
+    groups = hold_out(named, recipe.validation_fraction, LEAST)
     others = load_clips([background], rate) if background is not None else []
     others = known_sounds(others, model.config.known_sounds, labels)
     if len(labels) + len({clip.labels[0] for clip in others}) < 2:
@@ -122,26 +122,26 @@ def _sounds(model: Any, processor: Any, recipe: Any, rows: list[Row], background
         )
     clips = read_clips(rows, "sounds", rate, OWN)
     marked = [Clip(c.samples, c.labels, c.group, OTHERS, c.path, c.gender) for c in others]
-    known_training, known_held = split_clips(marked, recipe.validation_fraction)
-    training = [clip for clip in clips if clip.group not in held] + known_training
-    own, known = [clip for clip in clips if clip.group in held], known_held or known_training
+    other_training, other_heldout = split_clips(marked, recipe.validation_fraction)
+    training = [clip for clip in clips if clip.group not in groups] + other_training
+    heldout, heldout_others = [clip for clip in clips if clip.group in groups], other_heldout or other_training
 
     def dataset(length: int) -> Dataset[dict[str, Any]]:
         settings = MixingSettings(rate, **recipe.mixing)
         mixtures = FineTuneMixtures(ClipSampler(training, {}), settings, length, recipe.seed)
-        mixtures.own = labels
+        mixtures.sounds = labels
         return mixtures
 
     def pairs(clips: list[Clip], count: int, count_known: int) -> tuple[list[Pair], list[Pair]]:
-        made = partial(pair_mixtures, clips, rate, seconds=recipe.validation_seconds)
-        asked = [pair for pair in made(per_class=count, seed=1) if pair.label in labels]
-        rest = [pair for pair in made(per_class=count_known, seed=2) if pair.label not in labels]
-        return asked, rest[:: max(1, len(rest) // 40)]
+        mixed = partial(pair_mixtures, clips, rate, seconds=recipe.validation_seconds)
+        targets = [pair for pair in mixed(per_class=count, seed=1) if pair.label in labels]
+        rest = [pair for pair in mixed(per_class=count_known, seed=2) if pair.label not in labels]
+        return targets, rest[:: max(1, len(rest) // 40)]
 
-    choosing, reporting, apart = two_parts(own, [(clip.labels[0], clip.group) for clip in own], labels)
-    first, second, _ = two_parts(known, [(clip.labels[-1], clip.group) for clip in known], [])
-    few = pairs(choosing + (first or known), max(2, recipe.validation_mixtures // len(labels)), 1)
-    many = pairs(reporting + (second or known), recipe.final_mixtures, 3)
+    choosing, reporting, apart = two_parts(heldout, [(clip.labels[0], clip.group) for clip in heldout], labels)
+    first, second, _ = two_parts(heldout_others, [(clip.labels[-1], clip.group) for clip in heldout_others], [])
+    few = pairs(choosing + (first or heldout_others), max(2, recipe.validation_mixtures // len(labels)), 1)
+    many = pairs(reporting + (second or heldout_others), recipe.final_mixtures, 3)
     title = "SDR improvement, dB (held-out 0 dB mixtures)"
     judge = Judge(partial(validate_queries, processor=processor, pairs=few), "sdri", title)
     detail = partial(validate_queries, processor=processor, pairs=many, by_class=True)
@@ -280,9 +280,9 @@ def two_parts(
     return *parts, True
 
 
-def known_sounds(clips: list[Clip], known: Sequence[str], new: Sequence[str]) -> list[Clip]:
+def known_sounds(clips: list[Clip], taught: Sequence[str], new: Sequence[str]) -> list[Clip]:
     """Clips of sounds a model knows already; it would be asked in vain for others, which says what it leaves out."""
-    kept = [clip for clip in clips if not set(clip.labels) & set(new) and (not known or clip.labels[0] in known)]
+    kept = [clip for clip in clips if not set(clip.labels) & set(new) and (not taught or clip.labels[0] in taught)]
     if len(kept) < len(clips):
         others = sorted({clip.labels[0] for clip in clips} - {clip.labels[0] for clip in kept})
         print(f"background: {len(kept)} of {len(clips)} recordings; not of {', '.join(others)}", flush=True)

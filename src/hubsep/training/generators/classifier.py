@@ -163,14 +163,14 @@ def classes_of(training: Sequence[Clip], heldout: Sequence[Clip], least: int) ->
 
 def spectrograms_of(clips: Sequence[Clip], config: SoundClassifierConfig) -> list[list[Tensor]]:
     """Of whole recordings by class, float16; what is shorter than a frame's window is left out."""
-    found: list[list[Tensor]] = [[] for _ in config.class_names]
+    spectrograms: list[list[Tensor]] = [[] for _ in config.class_names]
     for clip in tqdm([c for c in clips if c.labels[-1] in config.class_names], desc="spectrograms", leave=False):
         waveform = torch.from_numpy(clip.waveform())
         if len(waveform) > 4 * config.hop_length:
             waveform = waveform / waveform.abs().max().clamp(min=1e-6) / 2
             number = list(config.class_names).index(clip.labels[-1])
-            found[number].append(spectrogram(waveform[None], config)[0].half())
-    return found
+            spectrograms[number].append(spectrogram(waveform[None], config)[0].half())
+    return spectrograms
 
 
 def excerpts(clips: Sequence[Clip], config: Any, most: int = 0) -> tuple[Tensor, Tensor]:
@@ -185,10 +185,10 @@ def excerpts(clips: Sequence[Clip], config: Any, most: int = 0) -> tuple[Tensor,
         Waveforms (count, samples) and the numbers of their classes (count,).
     """
     names = list(config.class_names)
-    known = [clip for clip in clips if clip.labels[-1] in names and clip.samples.any()]
+    usable = [clip for clip in clips if clip.labels[-1] in names and clip.samples.any()]
     counts: dict[str, int] = defaultdict(int)
     chosen = []
-    for clip in random.Random(0).sample(sorted(known, key=lambda clip: clip.path), len(known)):
+    for clip in random.Random(0).sample(sorted(usable, key=lambda clip: clip.path), len(usable)):
         counts[clip.labels[-1]] += 1
         if not most or counts[clip.labels[-1]] <= most:
             chosen.append(clip)

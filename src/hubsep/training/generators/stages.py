@@ -119,11 +119,11 @@ class Objective(nn.Module):
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Takes what `state_dict` gives; what does not learn is not missing."""
-        found = super().load_state_dict(state_dict, strict=False, assign=assign)
-        missing = [name for name in found.missing_keys if name in self.state_dict()]
-        if strict and (missing or found.unexpected_keys):
-            raise DataError(f"a checkpoint lacks {missing} and holds {found.unexpected_keys} besides")
-        return type(found)(missing, found.unexpected_keys)
+        keys = super().load_state_dict(state_dict, strict=False, assign=assign)
+        missing = [name for name in keys.missing_keys if name in self.state_dict()]
+        if strict and (missing or keys.unexpected_keys):
+            raise DataError(f"a checkpoint lacks {missing} and holds {keys.unexpected_keys} besides")
+        return type(keys)(missing, keys.unexpected_keys)
 
     def save_pretrained(self, folder: Path) -> None:
         """Writes what learns: one component as the folder itself, several in folders of their names."""
@@ -141,7 +141,7 @@ def load_parts(recipe: GenerationRecipe, output: Path, needed: tuple[str, ...]) 
     """
     from ...pipelines.audioldm2.loading.folder import load_component
 
-    found: dict[str, Any] = {}
+    components: dict[str, Any] = {}
     for name in needed:
         if name not in recipe.components:
             raise DataError(f"this stage needs {name}: say in components where an earlier stage wrote it")
@@ -149,8 +149,8 @@ def load_parts(recipe: GenerationRecipe, output: Path, needed: tuple[str, ...]) 
         if not folder.is_dir():
             raise DataError(f"components: {name} is {recipe.components[name]}, but {folder} does not exist")
         library, kind = CLASSES[name]
-        found[name] = load_component(folder, library, kind, dtype=torch.float32, strict=True)
-    return found
+        components[name] = load_component(folder, library, kind, dtype=torch.float32, strict=True)
+    return components
 
 
 # as the pipeline's folder names them

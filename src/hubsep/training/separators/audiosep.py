@@ -142,22 +142,22 @@ def start_queries(
 
     New classes have the mean effect their phrases had there, half and half with that of their group if it is known.
     """
-    known, names = list(start.config.query_classes), list(model.config.query_classes)
-    if names == known:
+    earlier, names = list(start.config.query_classes), list(model.config.query_classes)
+    if names == earlier:
         model.query_network.load_state_dict(start.query_network.state_dict())
         return
-    rows = [(phrase, number) for phrase, number in class_phrases(names) if names[number] not in known]
+    rows = [(phrase, number) for phrase, number in class_phrases(names) if names[number] not in earlier]
     network: Any = model.query_network
     before: Any = start.query_network
     effects = before(embed(model, processor, [phrase for phrase, _ in rows])) if rows else torch.empty(0)
     for number, name in enumerate(names):
-        if name in known:
-            network.values.weight[:, number] = before.values.weight[:, known.index(name)]
+        if name in earlier:
+            network.values.weight[:, number] = before.values.weight[:, earlier.index(name)]
             continue
         effect = effects[[index for index, (_, of) in enumerate(rows) if of == number]].mean(dim=0)
         group = f"any {group_of(name)}"
-        if group in known:
-            effect = (effect + before.values.weight[:, known.index(group)]) / 2
+        if group in earlier:
+            effect = (effect + before.values.weight[:, earlier.index(group)]) / 2
         network.values.weight[:, number] = effect
 
 
@@ -215,8 +215,10 @@ def material(
 
 def judge(recipe: AudioSepRecipe, model: Any, processor: AudioSepProcessor, clips: list[Clip]) -> Judge:
     """Held-out 0 dB mixtures, asked for by label; those of scenes by class, and for taught sounds in vain."""
-    known = [clip for clip in clips if clip.labels[-1] in model.config.known_sounds]
-    pairs = pair_mixtures(known, model.config.sampling_rate, per_class=recipe.validation_mixtures, seconds=4.0, seed=1)
+    usable = [clip for clip in clips if clip.labels[-1] in model.config.known_sounds]
+    pairs = pair_mixtures(
+        usable, model.config.sampling_rate, per_class=recipe.validation_mixtures, seconds=4.0, seed=1
+    )
 
     def by_words(model: Any) -> dict[str, float]:
         result = evaluate_pairs(model, processor, pairs)

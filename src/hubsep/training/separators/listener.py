@@ -105,14 +105,14 @@ def evidence(task: ListenerTask, pairs: list[Pair], seed: int = 11) -> dict[str,
     """Logits for what is there, for a taught sound of another family, and for one of a family that is there."""
     rng, classes = random.Random(seed), list(task.config.query_classes)
     logits: dict[str, list[float]] = {"there": [], "stranger": [], "relative": []}
-    known = set(task.config.known_sounds)
+    taught = set(task.config.known_sounds)
     for pair in pairs:
-        strangers, relatives = ([name for name in names if name in known] for names in taught_absent(pair.recordings))
-        asked = {"there": [pair.label], "stranger": strangers, "relative": relatives}
-        told = smooth_maximum(task.listener(pair.mixture[None].to(task.device))[0].T).tolist()
-        for kind, names in asked.items():
+        strangers, relatives = ([name for name in names if name in taught] for names in taught_absent(pair.recordings))
+        queries = {"there": [pair.label], "stranger": strangers, "relative": relatives}
+        scores = smooth_maximum(task.listener(pair.mixture[None].to(task.device))[0].T).tolist()
+        for kind, names in queries.items():
             if names:
-                logits[kind].append(told[classes.index(rng.choice(names))])
+                logits[kind].append(scores[classes.index(rng.choice(names))])
     return logits
 
 
@@ -122,11 +122,11 @@ def validate(task: ListenerTask, pairs: list[Pair]) -> dict[str, float]:
 
     And with the threshold that misses 4 % of what is there, the shares of `stranger` and `relative` above it.
     """
-    told = {kind: np.array(values) for kind, values in evidence(task, pairs).items()}
-    threshold = np.quantile(told["there"], 0.04)
-    order = (told["there"][:, None] > told["relative"][None]).mean()
-    result = {"order": float(order), "easy_order": float((told["there"][:, None] > told["stranger"][None]).mean())}
-    result.update({kind: float((told[kind] > threshold).mean()) for kind in ("stranger", "relative")})
+    logits = {kind: np.array(values) for kind, values in evidence(task, pairs).items()}
+    threshold = np.quantile(logits["there"], 0.04)
+    order = (logits["there"][:, None] > logits["relative"][None]).mean()
+    result = {"order": float(order), "easy_order": float((logits["there"][:, None] > logits["stranger"][None]).mean())}
+    result.update({kind: float((logits[kind] > threshold).mean()) for kind in ("stranger", "relative")})
     return {name: round(value, 4) for name, value in result.items()}
 
 
@@ -149,19 +149,19 @@ def calibrate(
         steps: of Newton's method.
     """
     rng, classes = random.Random(13), list(model.config.query_classes)
-    known, gate = set(model.config.known_sounds), model.config.presence_gate
+    taught, gate = set(model.config.known_sounds), model.config.presence_gate
     rows: dict[str, list[list[float]]] = {"there": [], "stranger": [], "relative": []}
     model.config.presence_gate = False
     for pair in pairs:
-        strangers, relatives = ([name for name in names if name in known] for names in taught_absent(pair.recordings))
-        asked = {"there": pair.label, "stranger": rng.choice(strangers)}
-        asked |= {"relative": rng.choice(relatives)} if relatives else {}
-        weights = torch.eye(len(classes))[[classes.index(name) for name in asked.values()]]
+        strangers, relatives = ([name for name in names if name in taught] for names in taught_absent(pair.recordings))
+        queries = {"there": pair.label, "stranger": rng.choice(strangers)}
+        queries |= {"relative": rng.choice(relatives)} if relatives else {}
+        weights = torch.eye(len(classes))[[classes.index(name) for name in queries.values()]]
         parts = []
         for mix in ((1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0)):
             model.config.presence_mix = mix
             parts.append(model(pair.mixture[None, None].to(model.device), class_weights=weights).presence_logits[0])
-        for kind, values in zip(asked, torch.stack(parts, dim=1).tolist(), strict=True):
+        for kind, values in zip(queries, torch.stack(parts, dim=1).tolist(), strict=True):
             rows[kind].append([*values, 1.0])
     model.config.presence_gate = gate
     counted = {kind: share / max(len(rows[kind]), 1) for kind, share in zip(rows, (0.5, 0.25, 0.25), strict=True)}
@@ -206,11 +206,11 @@ def take_over(model: AudioSepForAudioSeparation, other: AudioSepForAudioSeparati
     Raises:
         DataError: if the other has none, one of other sizes, or does not know a class of the model.
     """
-    known, names = list(other.config.query_classes), list(model.config.query_classes)
-    unknown = sorted(set(names) - set(known))
+    heard, names = list(other.config.query_classes), list(model.config.query_classes)
+    unknown = sorted(set(names) - set(heard))
     if model.listener is None or other.listener is None or unknown:
         raise DataError(f"listener_from has no listener for {unknown[0] if unknown else 'anything'}")
-    state, rows = other.listener.state_dict(), [known.index(name) for name in names]
+    state, rows = other.listener.state_dict(), [heard.index(name) for name in names]
     for name in ("classify.weight", "classify.bias"):
         state[name] = state[name][rows]
     try:
@@ -242,8 +242,8 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
         SoundSampler(training, classes, recipe.sound_weights), settings, classes, recipe.steps * recipe.batch_size,
         pool=recipe.pool, mixtures=recipe.mixtures, seed=recipe.seed,
     )  # fmt: skip
-    known = [clip for clip in heldout if clip.labels[-1] in model.config.known_sounds]
-    pairs = pair_mixtures(known, rate, per_class=recipe.validation_mixtures, seconds=5.0, seed=1)
+    taught = [clip for clip in heldout if clip.labels[-1] in model.config.known_sounds]
+    pairs = pair_mixtures(taught, rate, per_class=recipe.validation_mixtures, seconds=5.0, seed=1)
     task = ListenerTask(model)
     judge = Judge(partial(validate, pairs=pairs), "order", "heard before a related sound that is not there, share")
     point: dict[str, float] = {}
@@ -252,7 +252,7 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
         # with its mean weights
         take_over(model, AudioSepForAudioSeparation.from_pretrained(output / "model", dtype=torch.float32))
     task.eval()
-    fresh = pair_mixtures(known, rate, per_class=recipe.calibration_mixtures, seconds=5.0, seed=2)
+    fresh = pair_mixtures(taught, rate, per_class=recipe.calibration_mixtures, seconds=5.0, seed=2)
     model.eval()
     calibrate(model, fresh, recipe.missed)
     model.config.presence_gate = True
