@@ -17,8 +17,12 @@ from hubsep.auto import AutoModelForAudioSeparation
 from hubsep.errors import AudioError, CheckpointError
 from hubsep.metrics import si_sdr
 from hubsep.models.audioslots.configuration_audioslots import AudioSlotsConfig
-from hubsep.models.audioslots.decoder_audioslots import BroadcastDecoder, position_code, unfold_patches
-from hubsep.models.audioslots.slots_audioslots import AudioSlotsSlots
+from hubsep.models.audioslots.modeling_audioslots import (
+    AudioSlotsSlots,
+    BroadcastDecoder,
+    position_code,
+    unfold_patches,
+)
 from hubsep.models.audioslots.stitching_audioslots import (
     align,
     count_sources,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from hubsep import MetaTasNetConfig, MetaTasNetForAudioSeparation
 from hubsep.conversion import convert
 from hubsep.errors import AudioError, CheckpointError, QueryError
-from hubsep.models.meta_tasnet import losses_meta_tasnet as losses
+from hubsep.models.meta_tasnet import modeling_meta_tasnet as losses
 from hubsep.models.meta_tasnet import products_meta_tasnet
 from hubsep.models.meta_tasnet.configuration_meta_tasnet import NORM_GROUPS
 from hubsep.models.meta_tasnet.layers_meta_tasnet import decimate, scale_and_shift

@@ -23,7 +23,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...losses import assign
-from .slots_audioslots import cosine
+
+
+def cosine(first: Tensor, second: Tensor) -> Tensor:
+    """Cosine of the angle of each pair, (..., n, size) and (..., m, size) -> (..., n, m), float32."""
+    return F.normalize(first.float(), dim=-1) @ F.normalize(second.float(), dim=-1).transpose(-1, -2)
 
 
 def pairwise_error(first: Tensor, second: Tensor) -> Tensor:
@@ -163,6 +167,7 @@ def count_sources(presence_logits: Tensor) -> tuple[Tensor, Tensor]:
 
 __all__ = [
     "align",
+    "cosine",
     "count_sources",
     "cross_fade",
     "cut",

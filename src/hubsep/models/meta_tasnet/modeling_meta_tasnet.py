@@ -18,12 +18,24 @@ Levels of a recording that is longer than what the model sees at once, from sums
 The published evaluation divides a whole recording by its standard deviation, at every rate, and fits one gain for each
 source to all of it. Both need sums alone: of samples and their squares, and of products of sources and mixture. They
 are float64, because they run over hours.
+
+What it learns from (section 3.4): sources that fit, a latent space from which the mixture can be put together again,
+and in that space different instruments far from each other and one close to itself in another song. A source that is
+silent in an item of the batch does not count there; `presence` says which do. Everything is float32.
+
+What can be done because weights are generated: an instrument is nothing but a point in each stage's space of
+embeddings. A new one can be put between those that were learnt, or found by descent from a few examples while
+everything else stays as it is. Both are ours, not the paper's: there is no promise that what lies between drums and
+bass is an instrument. As masks add up to one over the instruments, a new one takes from what the others get.
 """
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -32,14 +44,15 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import can_return_tuple
 
-from ...errors import AudioError
+from ...errors import AudioError, QueryError
+from ...hub.bounds import shown
 from ...hub.models import HubsepModelMixin
 from ...layers import touched
 from ...modeling import AudioSeparationOutput, check_keywords, check_waveform
 from .configuration_meta_tasnet import LOWER_LIMIT, MetaTasNetConfig
-from .instruments_meta_tasnet import InstrumentsMixin
 from .layers_meta_tasnet import (
     InstrumentHead,
+    InstrumentLayer,
     InstrumentTensors,
     MetaTasNetDecoder,
     MetaTasNetEncoder,
@@ -47,11 +60,18 @@ from .layers_meta_tasnet import (
     MetaTasNetSpectrogram,
     decimate,
 )
-from .losses_meta_tasnet import stage_statistics, weighted_loss
 from .masker_meta_tasnet import MetaTasNetMasker
 from .products_meta_tasnet import overwrites
 
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel as _Model
+    from typing_extensions import Self
+else:
+    _Model = object
+
+LOSS_EPSILON = 1e-8
+SHARES_TOLERANCE = 1e-6
 Statistics = dict[str, Tensor]
 
 
@@ -129,6 +149,88 @@ class StageOutput(NamedTuple):
 SLOPES: dict[str, tuple[type, ...]] = dict.fromkeys((f"activation{number}" for number in range(1, 5)), (nn.PReLU,))
 
 
+def si_sdr(estimates: Tensor, sources: Tensor, presence: Tensor | None = None) -> Tensor:
+    """Scale-invariant signal-to-distortion ratio of each instrument in dB, without removal of the mean.
+
+    Args:
+        estimates: (num_sources, batch, samples).
+        sources: of the same shape.
+        presence: (num_sources, batch), 1 where a source counts; without, all do.
+
+    Returns:
+        Means over the batch, (num_sources,).
+    """
+    estimates, sources = estimates.float(), sources.float()
+    product, energy = (sources * estimates).sum(dim=-1), sources.square().sum(dim=-1)
+    target = (product / (energy + LOSS_EPSILON)).unsqueeze(-1) * sources
+    fitting = target.square().sum(dim=-1).clamp_min(LOSS_EPSILON).log10()
+    ratio = 10 * (fitting - (estimates - target).square().sum(dim=-1).clamp_min(LOSS_EPSILON).log10())
+    if presence is None:
+        return ratio.mean(dim=-1)
+    return (ratio * presence).sum(dim=-1) / presence.sum(dim=-1).clamp_min(LOSS_EPSILON)
+
+
+def dissimilarity(latents: Tensor, presence: Tensor) -> Tensor:
+    """How alike different instruments of the same song are: the mean cosine of their absolute latents, 0 to 1.
+
+    Args:
+        latents: of the single sources, (num_sources, batch, frames, num_filters), zeros where one is silent.
+        presence: (num_sources, batch).
+    """
+    total, count = latents.new_zeros(latents.shape[2]), presence.new_zeros(())
+    for one, other in combinations(range(len(latents)), 2):
+        total = total + F.cosine_similarity(latents[one].abs(), latents[other].abs(), dim=-1).sum(dim=0)
+        count = count + (presence[one] * presence[other]).sum()
+    return (total / (count + LOSS_EPSILON)).mean()
+
+
+def similarity(latents: Tensor, presence: Tensor) -> Tensor:
+    """How alike one instrument is in neighbouring items of the batch: the mean cosine, frame by frame, -1 to 1.
+
+    Arguments as for `dissimilarity`.
+    """
+    cosine = F.cosine_similarity(latents, latents.roll(1, dims=1), dim=-1)
+    count = (presence * presence.roll(1, dims=1)).sum()
+    return (cosine.sum(dim=(0, 1)) / count.clamp_min(LOSS_EPSILON)).mean()
+
+
+def stage_statistics(
+    estimates: Tensor,
+    sources: Tensor,
+    reconstruction: Tensor,
+    mixture: Tensor,
+    latents: Tensor,
+) -> Tensor:
+    """What the loss of a stage is made of.
+
+    Args:
+        estimates: (num_sources, batch, samples).
+        sources: of the same shape.
+        reconstruction: of the mixture, from its latents without a mask, (batch, samples).
+        mixture: (batch, samples).
+        latents: of the single sources, (num_sources, batch, frames, num_filters).
+
+    Returns:
+        Ratio of each source and of the reconstruction in dB, dissimilarity, similarity: (num_sources + 3,).
+    """
+    presence = (sources != 0).any(dim=-1).float()
+    latents = latents.float() * presence[..., None, None]
+    return torch.cat(
+        [
+            si_sdr(estimates, sources, presence),
+            si_sdr(reconstruction[None], mixture[None]),
+            dissimilarity(latents, presence)[None],
+            similarity(latents, presence)[None],
+        ]
+    )
+
+
+def weighted_loss(statistics: Tensor, reconstruction: float, dissimilarity: float, similarity: float) -> Tensor:
+    """The loss of a stage from its `stage_statistics` and the weights of what is not a source."""
+    ratio, unlike, alike = statistics[-3:]
+    return dissimilarity * unlike - similarity * alike - reconstruction * ratio - statistics[:-3].sum()
+
+
 class MetaTasNetStage(nn.Module):
     """The network of one sampling rate. Source: 2002.07016, figure 1."""
 
@@ -203,6 +305,172 @@ def _init_tensor(name: str, tensor: Tensor, shape: Sequence[int]) -> None:
     if name == "affine":
         start[0] = 1
     init.copy_(tensor, start.flatten() if tensor.ndim == 1 else start.expand_as(tensor))
+
+
+class InstrumentsMixin(_Model):
+    """What a Meta-TasNet can do because its weights are generated."""
+
+    config: MetaTasNetConfig
+    stages: nn.ModuleList
+
+    if TYPE_CHECKING:
+
+        def prepare(self, waveform: Tensor) -> list[Tensor]:
+            """Waveforms (batch, samples) at the rate of each stage."""
+
+    @torch.no_grad()
+    def materialised(self) -> Self:
+        """A copy whose instruments have weights of their own, the ones that this model generates.
+
+        Raises:
+            QueryError: if the model generates nothing.
+        """
+        self._check_generated()
+        config = copy.deepcopy(self.config)
+        config.generated = False
+        state = self.state_dict()
+        for index, stage in enumerate(self._stages()):
+            del state[f"stages.{index}.embedding"]
+            for name, layer in stage.named_modules(prefix=f"stages.{index}"):
+                if isinstance(layer, InstrumentLayer):
+                    state = {key: tensor for key, tensor in state.items() if not key.startswith(f"{name}.")}
+                    dtype = layer.bottleneck.weight.dtype
+                    for part, tensor in layer(stage.embedding).items():
+                        state[f"{name}.tensors.{part}"] = tensor.to(dtype)
+        return self._built(config, state)
+
+    @torch.no_grad()
+    def with_instrument(self, name: str, shares: Mapping[str, float]) -> Self:
+        """A copy with one more instrument, the last, whose embeddings are a weighted mean of learnt ones.
+
+        Args:
+            name: of the new instrument.
+            shares: weights of the instruments it lies between, by name; they add up to 1. Negative ones lead beyond.
+
+        Raises:
+            QueryError: if the shares are wrong, or the model generates nothing.
+            CheckpointError: if the name is no name, or is taken.
+        """
+        self._check_generated()
+        names = self.config.source_names
+        for instrument, share in shares.items():
+            if instrument not in names:
+                raise QueryError(f"there is no instrument {shown(instrument)}; there are {', '.join(names)}")
+            if not isinstance(share, int | float) or not math.isfinite(share):
+                raise QueryError(f"the share of {shown(instrument)} is {shown(share)}; it must be a finite number")
+        if abs(sum(shares.values()) - 1) > SHARES_TOLERANCE:
+            raise QueryError(f"the shares add up to {sum(shares.values()):g}; they must add up to 1")
+        config = copy.deepcopy(self.config)
+        config.instruments = [*names, name]
+        config.check_fields()
+        state = self.state_dict()
+        for index, stage in enumerate(self._stages()):
+            embedding = stage.embedding
+            weights = torch.tensor([shares.get(each, 0.0) for each in names], device=embedding.device)
+            row = (weights @ embedding.float()).to(embedding.dtype)
+            state[f"stages.{index}.embedding"] = torch.cat([embedding, row[None]])
+        return self._built(config, state)
+
+    def fit_instrument(
+        self,
+        name: str,
+        mixtures: Tensor,
+        targets: Tensor,
+        *,
+        shares: Mapping[str, float] | None = None,
+        steps: int = 100,
+        learning_rate: float = 0.05,
+    ) -> tuple[Self, list[float]]:
+        """A copy with one more instrument, the last, whose embeddings are fitted to examples; nothing else changes.
+
+        These are `num_stages * embedding_size` numbers, found with Adam on the ratio of every stage in dB.
+
+        Args:
+            name: of the new instrument.
+            mixtures: (batch, 1, samples).
+            targets: the new instrument in each mixture, (batch, 1, samples).
+            shares: where the search begins, as for `with_instrument`; without, in the middle of all instruments.
+            steps: of the search; the best point is kept.
+            learning_rate: of the search.
+
+        Returns:
+            The copy, in evaluation mode, and the loss before each step and after the last, in dB.
+
+        Raises:
+            AudioError: if mixtures or targets have the wrong shape.
+            QueryError: if the shares are wrong, or the model generates nothing.
+        """
+        self._check_generated()
+        if targets.shape != mixtures.shape:
+            raise AudioError(
+                f"targets are {tuple(targets.shape)}, the mixtures {tuple(mixtures.shape)}; they must match"
+            )
+        check_waveform(self.config, mixtures, lower=LOWER_LIMIT)
+        names = self.config.source_names
+        fitted = self.with_instrument(name, dict.fromkeys(names, 1 / len(names)) if shares is None else shares)
+        with torch.no_grad():
+            waveforms, wanted = fitted.prepare(mixtures[:, 0]), fitted.prepare(targets[:, 0])
+        trained = {parameter: parameter.requires_grad for parameter in fitted.parameters()}
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        rows, losses = _descend(fitted, waveforms, wanted, steps, learning_rate)
+        with torch.no_grad():
+            for stage, row in zip(fitted._stages(), rows, strict=True):
+                stage.embedding[-1:] = row
+        for parameter, needed in trained.items():
+            parameter.requires_grad_(needed)
+        return fitted, losses
+
+    def _stages(self) -> list[Any]:
+        return list(self.stages)
+
+    def _check_generated(self) -> None:
+        if not self.config.generated:
+            raise QueryError("this model has weights of its own for each instrument, and no embeddings to work with")
+
+    def _built(self, config: MetaTasNetConfig, state: dict[str, Tensor]) -> Self:
+        with torch.device("meta"):
+            built = type(self)(config)
+        built.load_state_dict({name: tensor.detach().clone() for name, tensor in state.items()}, assign=True)
+        return built.eval()
+
+
+def _descend(
+    model: InstrumentsMixin,
+    mixtures: list[Tensor],
+    targets: list[Tensor],
+    steps: int,
+    learning_rate: float,
+) -> tuple[list[Tensor], list[float]]:
+    """The best embeddings of the last instrument, (1, embedding_size) a stage, and the loss on the way."""
+    learnt = [stage.embedding for stage in model._stages()]
+    rows = [nn.Parameter(embedding[-1:].clone()) for embedding in learnt]
+    optimizer = torch.optim.Adam(rows, lr=learning_rate)
+    best = [row.detach().clone() for row in rows]
+    losses: list[float] = []
+    for step in range(steps + 1):
+        with torch.enable_grad():
+            embeddings = [torch.cat([old[:-1], row]) for old, row in zip(learnt, rows, strict=True)]
+            loss = _loss_of_last(model, embeddings, mixtures, targets)
+        losses.append(loss.item())
+        if losses[-1] <= min(losses):
+            best = [row.detach().clone() for row in rows]
+        if step < steps:
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return best, losses
+
+
+def _loss_of_last(
+    model: InstrumentsMixin, embeddings: list[Tensor], mixtures: list[Tensor], targets: list[Tensor]
+) -> Tensor:
+    """Minus the ratio of the last instrument, mean over stages, as a function of the embeddings."""
+    hidden, ratios = None, []
+    for stage, embedding, mixture, target in zip(model._stages(), embeddings, mixtures, targets, strict=True):
+        hidden = stage.masker(stage.encoder(mixture), hidden, embedding)
+        ratios.append(si_sdr(stage.decoder(hidden[-1])[None], target[None]))
+    return -torch.cat(ratios).mean()
 
 
 class MetaTasNetForAudioSeparation(InstrumentsMixin, MetaTasNetPreTrainedModel):
@@ -385,6 +653,7 @@ def least_squares_gains(mixture: Tensor, sources: Tensor) -> Tensor:
 
 
 __all__ = [
+    "InstrumentsMixin",
     "MetaTasNetForAudioSeparation",
     "MetaTasNetPreTrainedModel",
     "StageOutput",
