@@ -63,10 +63,10 @@ if TYPE_CHECKING:
     class SoundSettings(SoundOptions, LoadingOptions, total=False):
         """What a pipeline that makes sounds may be built with."""
 
-        tokenizer: Any
-        vocoder: Any
-        forward_params: dict[str, Any] | None
-        generate_kwargs: dict[str, Any] | None
+        tokenizer: object
+        vocoder: object
+        forward_params: dict[str, object] | None
+        generate_kwargs: dict[str, object] | None
 
 
 @overload

@@ -27,11 +27,11 @@ class AudioPipeline(Pipeline):
     With `adapter`, a folder or repository, what a fine-tune changed is merged into the model.
     """
 
-    _load_processor: Any = None
-    _load_image_processor: Any = False
-    _load_video_processor: Any = False
-    _load_feature_extractor: Any = False
-    _load_tokenizer: Any = False
+    _load_processor: bool | None = None
+    _load_image_processor: bool | None = False
+    _load_video_processor: bool | None = False
+    _load_feature_extractor: bool | None = False
+    _load_tokenizer: bool | None = False
 
     def __init__(self, *args: Any, **kwargs: Any):
         kwargs.pop("local_files_only", None)  # transformers.pipeline leaves it among the arguments of the class

@@ -98,7 +98,7 @@ class GeneratedSound(TypedDict):
         sampling_rate: in Hz.
     """
 
-    audio: NDArray[Any]
+    audio: NDArray[np.float32]
     sampling_rate: int
 
 

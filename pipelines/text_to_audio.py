@@ -53,8 +53,8 @@ if TYPE_CHECKING:
     class SoundOptions(CallOptions, total=False):
         """What a call may be told, also by transformers' two names for all of it."""
 
-        forward_params: dict[str, Any] | None
-        generate_kwargs: dict[str, Any] | None
+        forward_params: dict[str, object] | None
+        generate_kwargs: dict[str, object] | None
 
 
 class AudioLDM2TextReader:

@@ -123,7 +123,7 @@ def test_what_cannot_be_trained_on_is_refused(data: Path, tmp_path: Path):
     with pytest.raises(DataError, match="model_type 'spleeter' cannot be pre-trained on spectrograms"):
         audiomae.main(None, data, tmp_path / "run", **run_settings(model_type="spleeter"))
     few = corpus(tmp_path / "few", clips=3)
-    with pytest.raises(DataError, match="6 recordings of 3 sources that may be used; six sources of a label"):
+    with pytest.raises(DataError, match="6 recordings of 6 sources that may be used; six sources of a label"):
         audiomae.main(None, few, tmp_path / "run", **run_settings(folders=["."]))
 
 

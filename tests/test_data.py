@@ -29,7 +29,7 @@ from hubsep.data.prompts import (
     random_prompt,
     taught_absent,
 )
-from hubsep.data.recordings import Clip, groups_of, load_clips, read_metadata, split_clips
+from hubsep.data.recordings import Clip, groups_of, held_out, load_clips, read_metadata, split_clips
 from hubsep.errors import DataError
 from hubsep.evaluation import evaluate_pairs, pair_mixtures
 from hubsep.pipelines import pipeline
@@ -46,6 +46,25 @@ def clips(tmp_path: Path) -> list[Clip]:
 
 def dataset(clips: list[Clip], **settings: Any) -> MixtureDataset:
     return MixtureDataset(ClipSampler(clips, {}), MixingSettings(RATE, seconds=0.5, **settings), 200)
+
+
+def test_an_item_depends_on_the_seed_and_its_number_and_there_are_no_others(clips: list[Clip]):
+    items = dataset(clips)
+    again = dataset(clips)
+    _ = again[3]
+    assert torch.equal(items[7]["input_values"], again[7]["input_values"])
+    for index in (-1, len(items)):
+        with pytest.raises(IndexError, match=f"item {index} of 200"):
+            items[index]
+
+
+def test_too_few_sources_to_hold_one_out(clips: list[Clip], tmp_path: Path):
+    training, validation = held_out(clips, tmp_path)
+    assert (training, validation) == split_clips(clips)
+    few = [clip for clip in clips if clip.group in sorted({clip.group for clip in clips})[:5]]
+    for part in (few, []):
+        with pytest.raises(DataError, match=f"{len(part)} recordings of .* six sources of a label are needed"):
+            held_out(part, tmp_path)
 
 
 def test_heldout_phrases_are_not_taught():

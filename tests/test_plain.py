@@ -19,7 +19,7 @@ from tiny_sepformer import tiny_sepformer
 from tiny_spleeter import tiny_spleeter
 from torch import Tensor, nn
 
-from hubsep.layers import dtype_of, is_plain, may_read
+from hubsep.layers import dtype_of, is_autocast, is_plain, may_overwrite, may_read, nothing_is_learnt
 
 
 TINY: dict[str, Callable[[], Any]] = {
@@ -155,6 +155,20 @@ def test_float64(name: str):
     before = model(**given).sources
     wide = model.double()(**{label: tensor.double() for label, tensor in given.items()}).sources
     torch.testing.assert_close(wide.float(), before, atol=1e-5, rtol=0)
+
+
+def test_nothing_is_learnt():
+    layer = nn.Linear(3, 4)
+    assert not nothing_is_learnt()
+    with torch.no_grad():
+        assert nothing_is_learnt()
+        assert may_overwrite()
+        assert not nothing_is_learnt(layer)
+        assert not may_overwrite(layer)
+        assert nothing_is_learnt(layer.eval())
+        assert not is_autocast()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert is_autocast()
 
 
 def test_what_may_be_read():

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import json
 import pickle
 import subprocess
 import sys
@@ -21,6 +23,7 @@ from transformers.models.auto import (
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from hubsep import AudioSeparationPipeline
+from hubsep.hub.config import HubsepConfigMixin
 from hubsep.registration import Later, LazyTable
 from hubsep.registry import GENERATION_CONFIG, GENERATION_MODEL, GENERATION_READER, SYSTEMS, TASK, locate
 
@@ -54,6 +57,25 @@ def test_what_a_table_of_transformers_holds_of_ours_is_the_class(mapping: Any, k
     assert found in list(ours.values())
     assert found in [each for _, each in ours.items()]
     assert found in copy.copy(ours).values()
+
+
+FLAGS = {
+    "is_text_queried": False, "unordered_sources": False, "free_scale": False, "sequential": False,
+    "reference_level_db": None, "call_options": (), "known_sounds": (), "query_classes": (),
+}  # fmt: skip
+
+
+def test_what_a_system_does_not_say_of_itself_has_one_default() -> None:
+    assert {name: getattr(HubsepConfigMixin, name) for name in FLAGS} == FLAGS
+    assert HubsepConfigMixin.complete_options({"a": 1}) == {"a": 1}
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.config], ids=lambda row: row.model_type)
+def test_only_fields_are_in_the_file_of_a_configuration(row: Any) -> None:
+    config = locate(row.config)()
+    assert all(hasattr(config, name) for name in FLAGS)
+    written = FLAGS.keys() & json.loads(config.to_json_string(use_diff=False)).keys()
+    assert written <= {field.name for field in dataclasses.fields(config)}
 
 
 def test_the_pipeline_of_transformers_table_is_the_class() -> None:

@@ -248,6 +248,12 @@ def test_a_model_of_other_classes_is_not_taught_the_words_of_the_catalogue(tower
         audiosep.build_model(load_recipe(audiosep.AudioSepRecipe, None, **settings(tower, text_tower="")))
 
 
+def test_too_few_sources_to_hold_one_out(tower: Path, tmp_path: Path):
+    few = corpus(tmp_path / "few", clips=4)
+    with pytest.raises(DataError, match="six sources of a label are needed to hold one out"):
+        audiosep.main(None, few, tmp_path / "run", **settings(tower))
+
+
 def test_settings_a_recipe_does_not_have(tmp_path: Path):
     with pytest.raises(DataError, match="unknown recipe setting 'stepz'"):
         load_recipe(audiosep.AudioSepRecipe, None, stepz=4)

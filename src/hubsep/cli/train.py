@@ -12,7 +12,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -42,7 +42,7 @@ class FineTuneOptions:
 
 
 def fine_tune(
-    model: str, recipes: Sequence[str], data: Path, output: Path, config: Path | None, options: FineTuneOptions,
+    model: str, recipes: Collection[str], data: Path, output: Path, config: Path | None, options: FineTuneOptions,
     overrides: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """Fine-tunes a model and pushes the result, if that was asked for.

@@ -69,8 +69,15 @@ class HubsepConfigMixin(_Config):
     # What a pipeline has to know of a model. A system overrides what is different for it, by an attribute, by a
     # property where it follows from other fields, or by a field; only fields are part of `config.json`.
     is_text_queried: bool = False
-    unordered_sources: bool = False
-    free_scale: bool = False
+    if TYPE_CHECKING:  # to be read only, so that a property may stand in their place
+
+        @property
+        def unordered_sources(self) -> bool: ...
+        @property
+        def free_scale(self) -> bool: ...
+    else:
+        unordered_sources = False
+        free_scale = False
     sequential: bool = False
     reference_level_db: float | None = None
     call_options: tuple[str, ...] = ()
