@@ -87,7 +87,7 @@ class Oracle(torch.nn.Module):
     def __init__(self, truth: list[Tensor], leak: float):
         super().__init__()
         self.truth, self.leak = truth, leak
-        self.config = type("Config", (), {"sampling_rate": RATE, "num_sources": 2})
+        self.config = type("Config", (), {"sampling_rate": RATE, "num_sources": 2, "num_channels": 1})
 
     def forward(self, mixture: Tensor) -> AudioSeparationOutput:
         sources = next(t for t in self.truth if torch.allclose(t.sum(dim=0), mixture[0, 0], atol=0.2))
@@ -115,7 +115,7 @@ def test_rows_are_measured_as_audiosep_does(table: Path):
 
     class Model(torch.nn.Module):
         device = torch.device("cpu")
-        config = type("Config", (), {"sampling_rate": RATE, "query_classes": ()})
+        config = type("Config", (), {"sampling_rate": RATE, "query_classes": (), "num_channels": 1})
 
         def encode_text(self, *tokens: Tensor) -> Tensor:
             return torch.zeros(1, 1)

@@ -7,6 +7,7 @@ import json
 import random
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -258,6 +259,7 @@ def test_the_command_measures_models_that_take_noise_away(
 def test_what_a_perfect_model_gains_is_what_the_noise_cost(clips: list[Clip]):
     class Oracle(torch.nn.Module):
         device = torch.device("cpu")
+        config = SimpleNamespace(num_channels=1)
 
         def forward(self, mixture: Tensor) -> AudioSeparationOutput:
             item = next(item for item in mixtures if torch.equal(item.mixture, mixture[0, 0]))

@@ -11,7 +11,7 @@ from typing import Any
 from ..batch.lines import say, taken_as
 from ..texts import printable
 from .generate_files import checked_places, draw, picture_of, write
-from .generate_order import Order, Channel, checked_model, load, read_channel
+from .generate_order import Channel, Order, checked_model, load, read_channel
 from .generate_record import Record
 from .output import finish
 
