@@ -140,7 +140,8 @@ class AudioSeparationPipeline(AudioPipeline):
             return next(self.collect([inputs], plan))
         if not recordings:
             raise AudioError("the list of recordings is empty; pass at least one")
-        # 4. to 10. Cut, separate and merge each, block by block: see `_run`.  11. Collect the blocks of each
+        # 4. to 10. are in `_run`: cut each, separate and merge it, block by block
+        # 11. Collect the blocks of each recording
         results = self.collect(recordings, plan)
         return list(results) if isinstance(recordings, list | tuple) else results
 
