@@ -11,6 +11,7 @@ after the one listed above it. Results, because generators call each other from 
 from __future__ import annotations
 
 import ast
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -134,13 +135,13 @@ Results = dict[tuple[Function, Function], int]
 def traced(walk: Walk) -> Iterator[Results]:
     """Notes in what order the functions of a walk give their first result, within each of the others."""
     results: Results = {}
-    wanted = {}
-    for function in walk.functions:
-        for path in {function.path, *_links(function.path)}:
-            wanted[str(path), function.line] = function
+    wanted = {(str(function.path), function.line): function for function in walk.functions}
+    lines = {line for _, line in wanted}
+    real = cache(os.path.realpath)  # the same file by way of the links in src/hubsep
 
     def of(frame: FrameType) -> Function | None:
-        return wanted.get((frame.f_code.co_filename, frame.f_code.co_firstlineno))
+        line = frame.f_code.co_firstlineno
+        return wanted.get((real(frame.f_code.co_filename), line)) if line in lines else None
 
     def note(frame: FrameType, event: str, argument: object) -> None:
         if event != "return" or (function := of(frame)) is None:
@@ -157,13 +158,6 @@ def traced(walk: Walk) -> Iterator[Results]:
         yield results
     finally:
         sys.setprofile(before)
-
-
-def _links(path: Path) -> Iterator[Path]:
-    """The same file by way of the links in src/hubsep."""
-    for name in ("pipelines", "conversion"):
-        if (ROOT / name) in path.parents:
-            yield ROOT / "src" / "hubsep" / name / path.relative_to(ROOT / name)
 
 
 def faults(walk: Walk, results: Results) -> list[str]:

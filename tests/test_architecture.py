@@ -14,12 +14,14 @@ from architecture import CONTENTS, PAGE, PICTURE, Walk, faults, picture, traced,
 from imports import LEVELS
 from promises_pipeline import recording
 from speakers import speakers
+from tiny_audioldm2 import tiny_components
 from tiny_audiosep import tiny_audiosep_with_presence
 from tiny_conv_tasnet import tiny_conv_tasnet
 
 from hubsep.cards import finetuned_card, read_card, write_card
 from hubsep.cli import main
 from hubsep.pipelines import AudioSeparationPipeline
+from hubsep.pipelines.audioldm2 import AudioLDM2Pipeline
 from hubsep.shipped import SHIPPED
 
 
@@ -35,6 +37,11 @@ def a_mixture() -> list[str]:
     AudioSeparationPipeline(model=model, processor=processor, device="cpu").save_pretrained("model")
     sf.write("street.wav", recording(9_000)[0] / 8, 8_000, subtype="PCM_16")
     return ["separate", "street.wav", "--model", "model", "-q", "rain", "--residual", "-o", "separated"]
+
+
+def a_prompt() -> list[str]:
+    AudioLDM2Pipeline(**tiny_components()).save_pretrained("model")
+    return ["generate", "rain", "--model", "model", "--steps", "2", "--device", "cpu", "-o", "rain.wav"]
 
 
 def a_checkpoint() -> list[str]:
@@ -65,7 +72,8 @@ def a_result() -> list[str]:
 
 
 RUNS: dict[str, Callable[[], list[str]]] = {
-    "A mixture": a_mixture, "A checkpoint": a_checkpoint, "A recipe": a_recipe, "A result": a_result,
+    "A mixture": a_mixture, "A prompt": a_prompt, "A checkpoint": a_checkpoint, "A recipe": a_recipe,
+    "A result": a_result,
 }  # fmt: skip
 
 
