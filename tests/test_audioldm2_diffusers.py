@@ -30,8 +30,10 @@ built = cache(tiny_components)
 
 def fresh() -> Any:
     """A pipeline whose models are nobody else's."""
-    parts = built().items()
-    pipe = AudioLDM2Pipeline(**{name: deepcopy(part) if isinstance(part, nn.Module) else part for name, part in parts})
+    parts: dict[str, Any] = {
+        name: deepcopy(part) if isinstance(part, nn.Module) else part for name, part in built().items()
+    }
+    pipe = AudioLDM2Pipeline(**parts)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

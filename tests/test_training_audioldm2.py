@@ -169,7 +169,7 @@ def assembled(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_assembled_folder_makes_audio(assembled: Path, runs: Path):
     pipe = AudioLDM2Pipeline.from_pretrained(assembled)
     pipe.set_progress_bar_config(disable=True)
-    assert pipe.scheduler.config.prediction_type == "v_prediction"
+    assert pipe.scheduler.config["prediction_type"] == "v_prediction"
     result = pipe("rain", num_inference_steps=2, generator=torch.Generator().manual_seed(0))
     assert result.audios.shape == (1, 10_240)
     assert np.isfinite(result.audios).all()
