@@ -32,6 +32,7 @@ from transformers.pipelines.text_to_audio import TextToAudioPipeline as Base
 from hubsep.errors import CheckpointError
 from hubsep.hub.fetch import fetch
 from hubsep.hub.models import HUB_OPTIONS
+from hubsep.hub.resolve import check_model_name
 from hubsep.hub.wire import wire_errors
 from hubsep.models.audioldm2.configuration_audioldm2 import AudioLDM2Config
 from hubsep.registry import TEXT_TO_AUDIO
@@ -227,6 +228,7 @@ def is_audioldm2(model: Any, hub: dict[str, Any]) -> bool:
     if not isinstance(model, str | Path):
         return False
     name = os.fspath(model)
+    check_model_name(name)
     if Path(name).exists() or name in SHIPPED:
         return (SHIPPED.get(name, Path(name)) / INDEX).is_file()
     if Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import soundfile as sf
 from tiny_audiosep import tiny_audiosep
 
+import hubsep
 from hubsep import AudioSeparationPipeline
 from hubsep.audio import write_audio
 from hubsep.audio.stamps import remove_stamps
@@ -19,7 +21,8 @@ from hubsep.cli.main import explain
 from hubsep.data.contract import read_rows
 from hubsep.data.stems import load_songs, read_song
 from hubsep.data.tables import read_table
-from hubsep.errors import AudioError, DataError, QueryError
+from hubsep.errors import AudioError, CheckpointError, DataError, QueryError
+from hubsep.hub import resolve_folder
 from hubsep.pipelines.names import check_fields
 from hubsep.plotting import plot_recordings
 from hubsep.plotting.evaluations import plot_scores
@@ -244,7 +247,26 @@ def test_any_name_can_be_drawn(title: str) -> None:
         ["generate", "rain", "-o", "x.wav", "--device", "gpu"],
         ["generate", "rain", "-o", "x.wav", "--seconds", "1e9"],
         ["generate", "rain", "-o", "x.wav", "--guidance", "inf"],
+        ["generate", "rain", "-o", "x.wav", "--guidance", "nan"],
+        ["generate", "rain", "-o", "x.wav", "--guidance", "1e30"],
+        ["generate", "rain", "-o", "x.wav", "--candidates", "64", "--seconds", "3600"],
+        ["generate", "rain", "-o", "x.wav", "--channel", "9" * 20],
         ["generate", BYTES, "-o", "x.wav"],
+        ["separate", "a.wav", "-m", "x" * 100_000],
+        ["separate", "a.wav", "-m", "a\0b"],
+        ["separate", "a.wav", "-q", "rain", "-o", "x/" * 3_000],
+        ["separate", "a.wav", "-q", "rain", "--template", "{name}" * 3_000 + "{label}.wav"],
+        ["separate", "x" * 100_000, "-q", "rain"],
+        ["evaluate", "no-such-model", "--data", ".", "--seconds", "inf"],
+        ["evaluate", "no-such-model", "--data", ".", "--seconds", "1e9"],
+        ["evaluate", "no-such-model", "--data", ".", "--conversation-minutes", "1e300"],
+        ["evaluate", "no-such-model", "--data", ".", "--conversation-minutes", "inf"],
+        ["evaluate", "no-such-model", "--data", ".", "--mixtures", "9" * 30],
+        ["evaluate", "no-such-model", "--data", ".", "--guidance", "nan"],
+        ["train", "x" * 100_000, "--data", ".", "--output", "x"],
+        ["train", "no-such/model", "--data", ".", "--output", "x", "--set", "model={a: 1}"],
+        ["train", "no-such/model", "--data", ".", "--output", "x", "--set", "seed=-1"],
+        ["train", "speech", "--data", ".", "--output", "x", "--set", "output=1"],
         ["convert", "conv_tasnet", "a.wav", "model", "--licence", "MIT", "--set", "a=2020-99-99"],
         ["evaluate", "audiosep-small", "--data", ".", "--picture", "x.doc"],
     ],
@@ -256,8 +278,29 @@ def test_the_ends_of_what_an_option_takes(arguments: list[str], capsys: pytest.C
     error = capsys.readouterr().err
     assert "unexpected" not in error
     assert "rror: " in error or "failed: " in error
+    assert len(error) < 3_000
     assert not Path("x.wav").exists()
     assert not list(Path().glob("separated/*/*"))
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a/" + "b" * 5_000, "x" * 100_000, "a\ud800", "a/b/" * 2_000])
+def test_what_can_be_no_name_of_a_model_is_refused_by_it(name: str) -> None:
+    for call in (hubsep.pipeline, lambda task, model: resolve_folder(model)):
+        with pytest.raises(CheckpointError, match="is no name of a model") as caught:
+            call("audio-separation", model=name)
+        assert len(str(caught.value)) < 1_000
+    with pytest.raises(CheckpointError, match="is no name of a model"):
+        hubsep.pipeline("text-to-audio", model=name)
+
+
+def test_an_error_of_the_system_has_no_endless_name_and_a_way_out() -> None:
+    long = explain(OSError(errno.ENAMETOOLONG, "File name too long", "x" * 100_000))
+    assert long.startswith("[Errno 36] File name too long: 'xxx")
+    assert long.endswith("; choose a shorter name, or fewer folders")
+    assert len(long) < 600
+    assert explain(OSError("x" * 100_000)).count("x") < 500
+    assert explain(FileNotFoundError(2, "No such file", "a.wav")) == "[Errno 2] No such file: 'a.wav'"
+    assert "--set batch_size=1" in explain(MemoryError("x" * 9_000))
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,17 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import shutil
+from dataclasses import MISSING, fields, is_dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import torch
+import yaml
 from rounding import assert_same
 from safetensors.torch import load_file
 from sounds import corpus
@@ -25,11 +30,28 @@ from transformers import (
 )
 
 from hubsep import AutoModelForAudioSeparation
+from hubsep.cli.train import RECIPES
+from hubsep.data.mixing import MixingSettings
+from hubsep.data.music import MusicSettings
 from hubsep.data.prompts import catalogue
+from hubsep.data.scenes import SceneSettings
+from hubsep.data.speech import SpeechSettings
 from hubsep.errors import DataError
+from hubsep.training.bounds import LIMITS, check_bounds, settings_of
+from hubsep.training.finetune import run as finetune
+from hubsep.training.finetune.recipe import FineTuneRecipe
 from hubsep.training.recipe import load_recipe
 from hubsep.training.separators import audio_tower, audiosep, release, text_tower, words
 from hubsep.training.separators.query_classes import class_phrases, embed, teach_classes
+from hubsep.training.trainer import training_arguments
+from hubsep.training.validation import (
+    CurveCallback,
+    Judge,
+    last_checkpoint,
+    mark_complete,
+    read_measures,
+    write_whole,
+)
 
 
 TINY = {
@@ -276,3 +298,133 @@ def test_settings_a_recipe_does_not_have(tmp_path: Path):
 )
 def test_shipped_recipes_can_be_read(name: str, kind: type):
     load_recipe(kind, Path(audiosep.__file__).parents[1] / "recipes" / f"{name}.yaml")
+
+
+DEEP = pytest.param("[" * 200_000, id="deep")
+
+
+@pytest.mark.parametrize(
+    "content", ["{}x", "{", DEEP, "{}", "[7]", '[{"step": "x", "minutes": 1, "sdr": 1}]', '[{"step": 1}]', "pipe"]
+)
+def test_curves_that_no_run_wrote_are_refused_by_name(content: str, tmp_path: Path):
+    path = tmp_path / "curve.json"
+    if content == "pipe":
+        os.mkfifo(path)
+    else:
+        path.write_text(content)
+    judge = Judge(lambda model: {}, "sdr", "")
+    with pytest.raises(DataError, match=r"curve.json.*choose another --output"):
+        CurveCallback(torch.nn.Linear(1, 1), judge, load_recipe(audiosep.AudioSepRecipe, None), tmp_path)
+
+
+@pytest.mark.parametrize("content", ["{", DEEP, "[1]", '{"sdr": "x"}'])
+def test_measures_that_no_run_wrote_are_refused_by_name(content: str, tmp_path: Path):
+    (tmp_path / "before.json").write_text(content)
+    with pytest.raises(DataError, match=r"before.json.*choose another --output"):
+        read_measures(tmp_path / "before.json")
+
+
+@pytest.mark.parametrize(
+    "content", ["[1", "[1]", DEEP, '{"../x": 1}', '{"trainer_state.json": 3}', '{"a\\u0000b": 1}']
+)
+def test_folders_that_are_no_checkpoints_are_passed_over(content: str, tmp_path: Path):
+    whole = tmp_path / "checkpoint-1"
+    for name in ("checkpoint-abc", "checkpoint-", "checkpoint-\u00b2", "checkpoint-" + "9" * 200, "checkpoint-2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "complete.json").write_text(content)
+        (tmp_path / name / "trainer_state.json").write_text("[[[")
+    whole.mkdir()
+    (whole / "trainer_state.json").write_text('{"global_step": 1}')
+    mark_complete(whole)
+    assert last_checkpoint(tmp_path) == str(whole)
+
+
+def test_what_is_written_goes_through_no_link(tmp_path: Path):
+    (tmp_path / ".curve.json.part").symlink_to(tmp_path / "elsewhere")
+    write_whole(tmp_path / "curve.json", "[]")
+    assert not (tmp_path / "elsewhere").exists()
+    assert (tmp_path / "curve.json").read_text() == "[]"
+
+
+RECIPES_FOLDER = Path(audiosep.__file__).parents[1] / "recipes"
+SETTINGS = (MixingSettings, MusicSettings, SceneSettings, SpeechSettings)
+
+
+def recipe_classes() -> list[type]:
+    homes = [vars(import_module(home)) for home in RECIPES.values()]
+    classes = {one for home in homes for one in home.values() if isinstance(one, type) and is_dataclass(one)}
+    return [FineTuneRecipe, *sorted((one for one in classes if one.__name__.endswith("Recipe")), key=str)]
+
+
+def test_every_number_of_a_recipe_has_bounds():
+    unbounded = [
+        f"{one.__name__}.{name}"
+        for one in (*recipe_classes(), *SETTINGS)
+        for name, kind in get_type_hints(one).items()
+        if kind in (int, float, tuple[float, float]) and name not in LIMITS
+    ]
+    assert not unbounded
+
+
+def test_defaults_and_shipped_recipes_are_within_their_bounds():
+    for one in recipe_classes():
+        for field in fields(one):
+            if field.default not in (MISSING, 0):  # 0 stands for the system's own
+                check_bounds(field.name, field.name, field.default)
+    for path in RECIPES_FOLDER.glob("*.yaml"):
+        for name, value in yaml.safe_load(path.read_text()).items():
+            check_bounds(f"{path.name}: {name}", name, value)
+            for key, item in value.items() if name in ("mixing", "scenes") else ():
+                check_bounds(f"{path.name}: {name}: {key}", key, item)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("validation_mixtures", 1_000_000_000),
+        ("mixing", {"seconds": math.nan}),
+        ("mixing", {"seconds": 1_000_000_000}),
+        ("mixing", 5),
+        ("seed", -1),
+        ("warmup_steps", -5),
+        ("schedule", "x"),
+        ("schedule", "reduce_lr_on_plateau"),
+        ("rank", 100_000_000),
+        ("batch_size", 1_000_000_000_000),
+        ("steps", 1_000_000_000_000),
+        ("steps", -1),
+        ("max_grad_norm", -1),
+        ("validation_fraction", 2),
+        ("validation_seconds", 1e9),
+        ("learning_rate", math.inf),
+        ("report_to", [5]),
+        ("report_to", "wandb"),
+        ("folders", {"a": 1}),
+    ],
+)
+def test_values_that_no_run_can_use_are_refused_before_it_begins(setting: str, value: Any, tmp_path: Path):
+    """Before a model is loaded: there is none of that name."""
+    with pytest.raises(DataError, match=setting):
+        finetune.main("no-such/model", tmp_path, tmp_path / "run", **{setting: value})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_no_step_is_refused(tmp_path: Path):
+    with pytest.raises(DataError, match="steps must be at least 1"):
+        training_arguments(FineTuneRecipe(steps=0), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"foo": 1}, "unknown mixing setting 'foo'"),
+        ({"seconds": "3"}, "mixing setting seconds must be a number"),
+        ({"speed_probability": 2}, "mixing setting speed_probability must be 0 to 1"),
+        ({"loudness_db": [1]}, "mixing setting loudness_db must be a list of 2 numbers"),
+        ({"loudness_db": [-900, 0]}, "mixing setting loudness_db must be -200 to 200"),
+    ],
+)
+def test_settings_of_mixtures_are_checked_by_name_kind_and_bounds(values: dict[str, Any], reason: str):
+    with pytest.raises(DataError, match=reason):
+        settings_of(SpeechSettings, values, "mixing", sampling_rate=8_000)
+    assert settings_of(SpeechSettings, {"seconds": 2}, "mixing", sampling_rate=8_000).seconds == 2

@@ -46,6 +46,8 @@ OUTPUTS = (
     "overwrite",
 )  # where numbers go, not how they come about
 
+MOST = 1_000_000  # mixtures, sounds, songs or rows
+
 Model = Annotated[str, typer.Argument(help=f"Folder, Hub repository, or one of {', '.join(SHIPPED)}.")]
 Data = Annotated[
     Path,
@@ -62,19 +64,21 @@ Layout = Annotated[
 Root = Annotated[
     Path | None, typer.Option(exists=True, file_okay=False, help="csv: what its paths start from; the file's folder.")
 ]
-Limit = Annotated[int, typer.Option(min=0, help="Songs of each corpus, or rows of a table; 0: all.")]
+Limit = Annotated[int, typer.Option(min=0, max=MOST, help="Songs of each corpus, or rows of a table; 0: all.")]
 Folder = Annotated[list[str] | None, typer.Option(help="Sub-folder of --data to read; may be repeated.")]
-PerClass = Annotated[int, typer.Option(min=1, help="Mixtures, or sounds, per class; at most that many recordings.")]
-Mixtures = Annotated[int, typer.Option(min=1, help="Separators of speakers: mixtures in all.")]
-Speakers = Annotated[int, typer.Option(min=0, help="Speakers in a mixture; 0: one for each output.")]
+PerClass = Annotated[
+    int, typer.Option(min=1, max=MOST, help="Mixtures, or sounds, per class; at most that many recordings.")
+]
+Mixtures = Annotated[int, typer.Option(min=1, max=MOST, help="Separators of speakers: mixtures in all.")]
+Speakers = Annotated[int, typer.Option(min=0, max=64, help="Speakers in a mixture; 0: one for each output.")]
 Minutes = Annotated[
-    float, typer.Option(min=0, help="Separators of speakers: also count swaps in conversations this long.")
+    float, typer.Option(min=0, max=120, help="Separators of speakers: also count swaps in conversations this long.")
 ]
 Noise = Annotated[
     Path | None,
     typer.Option(exists=True, file_okay=False, help="Separators of speakers: folder of noises."),
 ]
-Seconds = Annotated[float | None, typer.Option(min=0.1, help="Length of a mixture; 5, or 4 of speakers.")]
+Seconds = Annotated[float | None, typer.Option(min=0.1, max=600, help="Length of a mixture; 5, or 4 of speakers.")]
 Seed = Annotated[int, typer.Option(help="Decides partners and excerpts, or the noise sounds are made of.")]
 AllRecordings = Annotated[
     bool, typer.Option("--all-recordings", help="For data no training saw: use it all, not the held-out part.")
@@ -89,7 +93,9 @@ Classifier = Annotated[
     Path | None, typer.Option(exists=True, file_okay=False, help="prompts: who listens, of `hubsep train classifier`.")
 ]
 Steps = Annotated[int | None, typer.Option(min=1, max=1_000, help="prompts: of the solver; 25 by default.")]
-Guidance = Annotated[float | None, typer.Option(help="prompts: above 1 the prompt counts more; 3.5 by default.")]
+Guidance = Annotated[
+    float | None, typer.Option(min=-1_000, max=1_000, help="prompts: above 1 the prompt counts more; 3.5 by default.")
+]
 Output = Annotated[
     Path | None, typer.Option(file_okay=False, help="prompts: folder for spectrograms, confusions and some sounds.")
 ]

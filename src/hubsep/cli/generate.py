@@ -56,6 +56,7 @@ def generate(
     details = {"--strength": strength, "--from": start, "--to": stop, "--mix": mix, "--channel": channel}
     way = chosen_way(ways, details, seconds)
     texts = checked_prompts([as_text(word) for word in prompts or ()], way, candidates=candidates, say=say)
+    check_amount(seconds, candidates)
     away = negative and as_text(negative)
     sampling = {"num_inference_steps": steps, "guidance_scale": guidance, "negative_prompt": away}
     order = Order(way, sampling, seconds, say and as_text(say), candidates, checked_seed(seed))
@@ -64,6 +65,7 @@ def generate(
     carry_out(order, texts, output, loading, kept=kept, plot=plot, overwrite=overwrite, channel=channel)
 
 
+MOST_SECONDS = 3_600  # of the candidates of one prompt together, as of one sound
 METHODS = {
     "--continue": "continue_audio",
     "--variation": "vary",
@@ -120,6 +122,19 @@ def checked_seed(seed: int) -> int:
     if not -(2**63) <= seed < 2**64:
         raise QueryError(f"--seed must be a number from {-(2**63)} to {2**64 - 1}, got {printable(seed)[:40]}")
     return seed
+
+
+def check_amount(seconds: float | None, candidates: int) -> None:
+    """Refuses more sound at once than fits into memory: the candidates of a prompt are made together.
+
+    Raises:
+        QueryError: naming both numbers.
+    """
+    if seconds is not None and seconds * candidates > MOST_SECONDS:
+        raise QueryError(
+            f"--candidates {candidates} of --seconds {seconds:g} are {seconds * candidates:g} s of sound at once; at "
+            f"most {MOST_SECONDS} are made: ask for fewer or shorter ones"
+        )
 
 
 def checked_prompts(prompts: list[str], way: Way, *, candidates: int, say: str | None) -> list[str]:

@@ -38,6 +38,7 @@ Seconds = Annotated[
     float | None,
     typer.Option(
         min=0.01,
+        max=3_600,
         metavar="NUMBER",
         help="How long, or with --continue how much longer; by default what the model was trained on, and 5 s longer. "
         "An hour at most.",
@@ -47,7 +48,9 @@ Steps = Annotated[
     int | None,
     typer.Option(min=1, max=1_000, metavar="NUMBER", help="Of the solver; 25 by default, fewer are faster."),
 ]
-Guidance = Annotated[float, typer.Option(metavar="NUMBER", help="Above 1 the prompt counts more.")]
+Guidance = Annotated[
+    float, typer.Option(min=-1_000, max=1_000, metavar="NUMBER", help="Above 1 the prompt counts more.")
+]
 Negative = Annotated[str | None, typer.Option(metavar="TEXT", help="What is not to be heard.")]
 Say = Annotated[str | None, typer.Option(metavar="TEXT", help="What is to be said, for models of speech.")]
 Seed = Annotated[int, typer.Option(metavar="NUMBER", help="Another number makes another sound of the same prompt.")]
@@ -76,7 +79,8 @@ Mix = Annotated[
     ),
 ]
 Channel = Annotated[
-    int | None, typer.Option(min=1, metavar="NUMBER", help="Of a recording of several channels, the one to take.")
+    int | None,
+    typer.Option(min=1, max=1_024, metavar="NUMBER", help="Of a recording of several channels, the one to take."),
 ]
 Plot = Annotated[bool, typer.Option("--plot", help="Also draw the spectrogram: rain.png.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
-from ..batch.explain import DEBUG, explain, in_options
+from ..batch.explain import DEBUG, explain, in_options, shortened
 from ..batch.lines import warn
 from ..texts import printable
 from .convert import convert
@@ -104,7 +104,7 @@ def run(words: list[str]) -> int:
 def refuse(error: Any) -> int:
     """Says what is wrong with a command line."""
     if error.message and (error.ctx is None or error.message != error.ctx.get_help()):
-        error.message = printable(in_options(error.message))
+        error.message = shortened(printable(in_options(error.message)))
     error.show()
     return int(error.exit_code)
 

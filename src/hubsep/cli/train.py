@@ -8,11 +8,12 @@ What `hubsep train MODEL` does: the run, its result on the Hub if asked for, and
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import shlex
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -59,6 +60,7 @@ def fine_tune(
         )
     from ..training.finetune.run import main
 
+    check_names(main, overrides)
     name = options.push_to_hub.rpartition("/")[2] if options.push_to_hub else None
     told = {"licence": options.licence, "command": command(), "repository": options.push_to_hub, "name": name}
     settings = {
@@ -163,8 +165,22 @@ def train(
             raise typer.BadParameter("a recipe needs a folder for its result", param_hint="--output")
         # a release lies beside the card that was written for it
         check_output(output, resume or what in ("release", "assemble"))
-        result = import_module(RECIPES[what]).main(config, data, output, **overrides)
+        main = import_module(RECIPES[what]).main
+        check_names(main, overrides)
+        result = main(config, data, output, **overrides)
     print(json.dumps(result, indent=2))
+
+
+def check_names(main: Callable[..., Any], overrides: dict[str, Any]) -> None:
+    """Refuses settings that have the name of something that options say.
+
+    Raises:
+        typer.BadParameter: naming the setting.
+    """
+    for name in overrides:
+        parameter = inspect.signature(main).parameters.get(name)
+        if parameter is not None and parameter.kind is not inspect.Parameter.VAR_KEYWORD:
+            raise typer.BadParameter(f"--set {name}: this run has no setting of that name; leave it out")
 
 
 def check_output(output: Path, keeps_what_is_there: bool) -> None:

@@ -23,6 +23,7 @@ from .wire import check_token, wire_errors
 
 DOWNLOADED = ("*.json", "*.txt", "*.md")
 WEIGHTS = ("*.safetensors",)
+LONGEST_NAME, LONGEST_PATH = 255, 4_000  # bytes of a part, characters of all: what nearly every system takes
 
 
 def resolve_folder(
@@ -44,6 +45,7 @@ def resolve_folder(
         CheckpointError: no such folder or repository, or it could not be fetched.
     """
     name = os.fspath(model)
+    check_model_name(name)
     path = Path(name)
     if not path.exists():
         recover(path)  # the folder may be one rename away, if a process was killed while replacing it
@@ -65,6 +67,23 @@ def resolve_folder(
     check_token(token)
     fetched = [*DOWNLOADED, *(WEIGHTS if weights else ())]
     return _download(name, fetched, revision, token, cache_dir, local_files_only, force_download)
+
+
+def check_model_name(name: str) -> None:
+    """Refuses what can name neither a folder nor a repository, so that no system call has to.
+
+    Raises:
+        CheckpointError: naming it, as far as it can be read.
+    """
+    try:
+        parts = os.fsencode(name).split(b"/")
+    except UnicodeEncodeError:
+        parts = [b"\0"]
+    if any(b"\0" in part or len(part) > LONGEST_NAME for part in parts) or len(name) > LONGEST_PATH:
+        raise CheckpointError(
+            f"{shown(name)} is no name of a model: too long, or with a character that no name has. Use a folder, a "
+            f"repository of the Hub (org/name), or one of {', '.join(SHIPPED)}."
+        )
 
 
 def checked_folder(model: str | os.PathLike[str], *, subfolder: str = "", finite: bool = True, **hub: Any) -> Path:
@@ -126,4 +145,4 @@ def inside(folder: Path, subfolder: str) -> Path:
     return folder / subfolder
 
 
-__all__ = ["checked_folder", "inside", "resolve_folder"]
+__all__ = ["check_model_name", "checked_folder", "inside", "resolve_folder"]

@@ -127,7 +127,13 @@ def build_model(recipe: TrainingRecipe, accepted: Collection[str], purpose: str)
 
 
 def training_arguments(recipe: TrainingRecipe, output: Path) -> TrainingArguments:
-    """The recipe in transformers' words."""
+    """The recipe in transformers' words.
+
+    Raises:
+        DataError: if there is no step; a recipe whose last part needs none does not ask.
+    """
+    if recipe.steps < 1:
+        raise DataError(f"steps must be at least 1, got {recipe.steps}")
     return TrainingArguments(
         str(output), max_steps=recipe.steps, per_device_train_batch_size=recipe.batch_size, bf16=recipe.bf16,
         learning_rate=recipe.learning_rate, lr_scheduler_type=recipe.schedule, warmup_steps=recipe.warmup_steps,

@@ -33,6 +33,7 @@ from ...data.speech import SpeechMixtureDataset, SpeechSettings, speech_mixtures
 from ...data.stems import assign_stems, read_song
 from ...errors import DataError
 from ...metrics.separation import sdr_improvement, si_snr
+from ..bounds import settings_of
 from ..separators import music, speech
 from ..validation import Judge
 
@@ -111,6 +112,7 @@ class FineTuneMixtures(MixtureDataset):
 
 def _sounds(model: Any, processor: Any, recipe: Any, rows: list[Row], background: Path | None) -> Material:
     rate, labels = model.config.sampling_rate, sorted({row["label"].strip() for row in rows})
+    settings = settings_of(MixingSettings, recipe.mixing, "mixing", sampling_rate=rate)
     named = zip((row["label"].strip() for row in rows), groups_of(rows), strict=True)
     groups = hold_out(named, recipe.validation_fraction, LEAST)
     others = load_clips([background], rate) if background is not None else []
@@ -127,7 +129,6 @@ def _sounds(model: Any, processor: Any, recipe: Any, rows: list[Row], background
     heldout, heldout_others = [clip for clip in clips if clip.group in groups], other_heldout or other_training
 
     def dataset(length: int) -> Dataset[dict[str, Any]]:
-        settings = MixingSettings(rate, **recipe.mixing)
         mixtures = FineTuneMixtures(ClipSampler(training, {}), settings, length, recipe.seed)
         mixtures.sounds = labels
         return mixtures
@@ -181,7 +182,8 @@ def _speakers(model: Any, processor: Any, recipe: Any, rows: list[Row], backgrou
     if sources == 1 and not noises:
         raise DataError("this model takes speech out of noise; name a folder of noises with --background")
     noisy = {"noise_probability": 1.0 if sources == 1 else 0.5} if noises else {}
-    settings = SpeechSettings(rate, **{"num_sources": sources, "num_outputs": sources, **noisy, **recipe.mixing})
+    fixed: dict[str, Any] = {"sampling_rate": rate, "num_sources": sources, "num_outputs": sources, **noisy}
+    settings = settings_of(SpeechSettings, recipe.mixing, "mixing", **fixed)
     training = [clip for clip in clips if clip.group not in held]
     heldout = [clip for clip in clips if clip.group in held]
 
@@ -236,7 +238,8 @@ def _songs(model: Any, processor: Any, recipe: Any, rows: list[Row], background:
         assign_stems(song.stems, names)
         songs.append(song)
     training, heldout = [s for s in songs if s.group not in held], [s for s in songs if s.group in held]
-    settings = MusicSettings(rate, names, channels, **recipe.mixing)
+    fixed: dict[str, Any] = {"sampling_rate": rate, "stems": names, "channels": channels}
+    settings = settings_of(MusicSettings, recipe.mixing, "mixing", **fixed)
     choosing, reporting, apart = two_parts(heldout, [("songs", song.group) for song in heldout], ["songs"])
     few = song_mixtures(choosing[: recipe.validation_mixtures], names, 2)
     many = song_mixtures(reporting[: recipe.final_mixtures], names, 2)

@@ -127,8 +127,6 @@ def fill_recipe(model_type: str, config: Path | None, overrides: dict[str, Any])
     }
     if recipe.minutes and world_size() > 1:
         raise DataError("minutes is for one process; several would not stop at the same step: set steps")
-    if min(recipe.steps, recipe.eval_every, recipe.save_every, recipe.rank) < 1:
-        raise DataError("steps, eval_every, save_every and rank must be at least 1")
     return dataclasses.replace(recipe, **changes)
 
 

@@ -20,14 +20,15 @@ from ...errors import DataError
 from ...hub.models import resolve_folder
 from ...shipped import SHIPPED
 from ..memory import kept_memory
+from ..recipe import load_recipe
 from ..separators.audiosep import TextCollator
 from ..separators.new_classes import sounds_without_class, teach_new_classes
 from ..trainer import collate
-from ..validation import last_checkpoint, write_whole
+from ..validation import last_checkpoint, read_measures, write_whole
 from .adapters import TRAINED, checkpoint_blocks, load_trained, prepare_full, prepare_lora
 from .card import base_card, check_publishable, check_result, write_result
 from .material import kind_of, load_material
-from .recipe import Run, fill_recipe
+from .recipe import FineTuneRecipe, Run, fill_recipe
 from .trainer import (
     FineTuneCallback,
     FineTuneTrainer,
@@ -56,7 +57,7 @@ def prepare(run: Run) -> None:
     recipe, measured = run.recipe, run.output / "before.json"
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if measured.is_file():
-        run.before = json.loads(measured.read_text(encoding="utf-8"))
+        run.before = read_measures(measured)
     else:
         run.before = run.material.detail(run.model.to(device))
         run.model.cpu()
@@ -121,6 +122,7 @@ def main(model: str, data: Any, output: Path, *, background: Path | None = None,
         DataError: if the data does not keep the contract, or a setting is wrong.
         CheckpointError: if the model is broken, incomplete or hostile.
     """
+    load_recipe(FineTuneRecipe, config, **overrides)  # what is wrong with it is said before a model is loaded
     base, processor, folder = load_base(model)
     recipe = fill_recipe(base.config.model_type, config, overrides)
     told = told or {}

@@ -33,6 +33,7 @@ from ...hub.loading import load_checked_tokenizer
 from ...models.audiosep.configuration_audiosep import AudioSepConfig
 from ...models.audiosep.modeling_audiosep import AudioSepForAudioSeparation
 from ...models.audiosep.processing_audiosep import AudioSepProcessor
+from ..bounds import settings_of
 from ..recipe import load_recipe
 from ..trainer import Collator, TrainingRecipe, collate, run_training
 from ..validation import CurveCallback, Judge
@@ -204,12 +205,12 @@ def material(
     """The items of a run, and what makes a batch of them."""
     length, rate = recipe.steps * recipe.batch_size, model.config.sampling_rate
     if not recipe.scenes:
-        settings = MixingSettings(rate, **recipe.mixing)
+        settings = settings_of(MixingSettings, recipe.mixing, "mixing", sampling_rate=rate)
         return MixtureDataset(ClipSampler(clips, recipe.corpus_weights), settings, length, recipe.seed), TextCollator(
             processor
         )
     sampler = SoundSampler(clips, model.config.query_classes, recipe.sound_weights)
-    scenes = SceneSettings(rate, **recipe.scenes)
+    scenes = settings_of(SceneSettings, recipe.scenes, "scenes", sampling_rate=rate)
     return SceneDataset(sampler, scenes, model.config.query_classes, length, recipe.seed), collate
 
 

@@ -30,6 +30,7 @@ from ...metrics.separation import level_change, sdr_improvement
 from ...models.meta_tasnet.layers_meta_tasnet import EPSILON
 from ...registry import SYSTEMS, locate
 from .. import trainer
+from ..bounds import settings_of
 from ..recipe import load_recipe
 from ..trainer import TrainingRecipe
 from ..validation import CurveCallback, Judge
@@ -146,7 +147,8 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
     model = build_model(recipe)
     names, channels = model.config.source_names, model.config.num_channels
     training, heldout = load_data(recipe, data, model.config.sampling_rate)
-    settings = MusicSettings(model.config.sampling_rate, names, channels, **recipe.mixing)
+    fixed: dict[str, Any] = {"sampling_rate": model.config.sampling_rate, "stems": names, "channels": channels}
+    settings = settings_of(MusicSettings, recipe.mixing, "mixing", **fixed)
     dataset = MusicMixtureDataset(training, settings, recipe.steps * recipe.batch_size, recipe.seed)
     if recipe.spectrogram_items and not recipe.initial_model:
         start_spectrograms(model, dataset, min(recipe.spectrogram_items, len(dataset)))

@@ -26,6 +26,7 @@ from ...metrics.separation import match_outputs, si_snr
 from ...pipelines.separation.levels import rescale
 from ...pipelines.separation.scores import ACTIVE_SCORE, Scores
 from .. import trainer
+from ..bounds import settings_of
 from ..recipe import load_recipe
 from ..trainer import TrainingRecipe
 from ..validation import CurveCallback, Judge
@@ -135,8 +136,13 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
     rate, sources = model.config.sampling_rate, model.config.num_sources
     training, heldout, noises, others = load_speakers(recipe, data, rate)
     mixit = getattr(model.config, "loss", "") == "mixit"
-    mixing = {"num_sources": sources, "num_outputs": 0 if mixit else sources, "mixit": mixit, **recipe.mixing}
-    settings = SpeechSettings(rate, **mixing)
+    fixed: dict[str, Any] = {
+        "num_sources": sources,
+        "num_outputs": 0 if mixit else sources,
+        "mixit": mixit,
+        "sampling_rate": rate,
+    }
+    settings = settings_of(SpeechSettings, recipe.mixing, "mixing", **fixed)
     dataset = SpeechMixtureDataset(training, settings, recipe.steps * recipe.batch_size, recipe.seed, noises)
     options: dict[str, Any] = {"count": recipe.validation_mixtures, "seconds": recipe.validation_seconds}
     fixed: Sequence[SpeechMixture | NoisySpeech]
