@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,9 +93,7 @@ def separate_one(
     from .jobs import PICTURE
     from .records import describe_source
 
-    def place(label: str, extension: str) -> Path:
-        return job.output(run.output, run.template, label, extension)
-
+    place = partial(job.output, run.output, run.template)
     source = describe_source(job.source)
     form = Form.of(job.source, run.writing).beginning(run.options["offset_s"])
     file = job.record(run.output, run.template)
@@ -104,8 +102,8 @@ def separate_one(
     with scratch_folder(run.output) as scratch, remarks(job):
         results = separate_into(scratch, separator, job, run.options, exact=exact, quiet=quiet)
         waveforms = {result["label"]: result["path"] for result in results}
-        together = {"from_recording": cut_out, "residual": run.options["residual"]}
-        files, remark = deliver(waveforms, place, form, run.writing["clip"], scratch, **together)
+        clip, residual = run.writing["clip"], run.options["residual"]
+        files, remark = deliver(waveforms, place, form, clip, scratch, from_recording=cut_out, residual=residual)
         written = [
             (*files[result["label"]], {name: result[name] for name in SAID if name in result}) for result in results
         ]
@@ -115,8 +113,8 @@ def separate_one(
             drawn = draw(job, results, complete, scratch / "spectrograms.png", part)
             written.append((place(PICTURE, "png"), drawn, {"label": PICTURE}))
         outputs = [(path, {"bytes": complete.stat().st_size, **facts}) for path, complete, facts in written]
-        kept = [path for path, _ in outputs]
-        stays = file.remove_listed(kept, (*inputs, job.source, *(run.options["query_audio"] or ())))
+        read = (*inputs, job.source, *(run.options["query_audio"] or ()))
+        stays = file.remove_listed([path for path, _ in outputs], read)
         file.write(source, run.settings, outputs, scratch, complete=False)
         move((path, complete) for path, complete, _ in written)
         record = file.write(source, run.settings, outputs, scratch, complete=True)
