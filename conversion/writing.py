@@ -16,10 +16,10 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
-from hubsep.cards.card import write_card
+from hubsep.cards.card import MAX_CARD_BYTES, write_card
 from hubsep.errors import ConversionError
 from hubsep.hub.bounds import shown
-from hubsep.hub.licences import allows_commercial_use, is_stated, spelled
+from hubsep.hub.licences import allows_commercial_use, is_stated, spelled, stated_in_readme
 from hubsep.hub.manifest import sha256
 from hubsep.hub.models import atomic_folder, check_folder
 
@@ -106,16 +106,12 @@ def check_readme(licence: str, source: Path) -> None:
     Raises:
         ConversionError: if the card states another licence.
     """
-    from huggingface_hub import ModelCard
-
     readme = source / "README.md"
     if not readme.is_file():
         return
-    try:
-        stated = ModelCard.load(readme).data.license
-    except Exception:  # prose without front matter, or a broken one: it states nothing
-        return
-    check_stated(licence, stated if isinstance(stated, str) and stated != "other" else None, f"its {readme.name}")
+    with readme.open(encoding="utf-8", errors="replace") as file:
+        stated = stated_in_readme(file.read(MAX_CARD_BYTES))
+    check_stated(licence, stated if stated != "other" else None, f"its {readme.name}")
 
 
 def card(

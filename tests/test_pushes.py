@@ -22,10 +22,11 @@ from hubsep import AudioLDM2Pipeline, AudioSeparationPipeline, AutoModelForAudio
 from hubsep.cards import write_card
 from hubsep.cli.push import merge
 from hubsep.demo.pushing import push_space
-from hubsep.errors import CheckpointError
+from hubsep.errors import CheckpointError, DataError
 from hubsep.hub import verify_manifest
 from hubsep.hub.atomic import atomic_folder
 from hubsep.hub.copies import copy_folder, file_names, opened
+from hubsep.texts import read_front_matter
 from hubsep.training.finetune.card import publish
 from hubsep.training.generators.lora_card import push_adapters
 
@@ -217,6 +218,41 @@ def test_what_lies_in_a_folder_is_pushed(hub: HubServer, tmp_path: Path, push: C
     files = hub.repositories[NAME].files()
     assert json.loads(files["card.json"])["name"] == "model"
     assert files[".eval_results/hubsep.yaml"] == b"- value: 1\n"
+
+
+@pytest.mark.parametrize(
+    "front", ["license: [mit", "license: &a [x]\ntags: *a", "a: 2026-99-99", "- mit", "[" * 3_000]
+)
+def test_a_card_that_says_no_yaml_is_pushed_as_it_is_or_not_at_all(hub: HubServer, tmp_path: Path, front: str) -> None:
+    folder = folder_with_card(tmp_path / "model")
+    (folder / "README.md").write_text(f"---\n{front}\n---\n")
+    with pytest.raises(DataError, match="between the lines of ---"):
+        tiny_conv_tasnet()[0].push_to_hub(NAME, card=folder / "README.md", tags=["music"])
+    assert not hub.requests
+    push_model_with_its_card(folder)
+    tiny_conv_tasnet()[0].push_to_hub(NAME)  # the card of the repository, which somebody wrote
+    assert hub.repositories[NAME].files()["README.md"].decode() == f"---\n{front}\n---\n"
+
+
+def test_tags_are_added_to_a_card_and_all_else_stays(hub: HubServer, tmp_path: Path) -> None:
+    folder = folder_with_card(tmp_path / "model")
+    (folder / "README.md").write_text("---\nmodel-index: 5\ntags: music\n---\n# model\n")
+    tiny_conv_tasnet()[0].push_to_hub(NAME, card=folder / "README.md", tags=["music", "songs"])
+    card = hub.repositories[NAME].files()["README.md"].decode()
+    assert read_front_matter(card, "card") == {"model-index": 5, "tags": ["music", "songs"]}
+    assert card.endswith("---\n# model\n")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="here names are text")
+@pytest.mark.parametrize("push", [push_fine_tune, push_lora, push_app], ids=lambda push: push.__name__)
+def test_names_that_are_not_utf8_are_refused_before_the_hub_is_asked(
+    hub: HubServer, tmp_path: Path, push: Callable[[Path], None]
+) -> None:
+    folder = folder_with_card(tmp_path / "model")
+    Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.txt")).write_text("x")
+    with pytest.raises(CheckpointError, match=r"caf\\\\udce9\.txt' has a name that is not UTF-8"):
+        push(folder)
+    assert not hub.requests
 
 
 def test_a_folder_of_the_hubs_cache_may_be_pushed(hub: HubServer, tmp_path: Path) -> None:

@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,10 @@ from tiny_conv_tasnet import tiny_conv_tasnet
 
 from hubsep import ConvTasNetForAudioSeparation, pipeline
 from hubsep.cards import read_card, write_card
+from hubsep.conversion.writing import check_readme
 from hubsep.hub import verify_manifest
 from hubsep.shipped import SHIPPED
+from hubsep.training.finetune.card import base_card
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +91,64 @@ def test_changed_weights_are_saved_without_a_card_that_cannot_be_read(card: str,
         model.half().save_pretrained(tmp_path / "half")
     assert not (tmp_path / "half/README.md").exists()
     assert ConvTasNetForAudioSeparation.from_pretrained(tmp_path / "half").dtype == torch.float16
+
+
+BOMB = "license: &a [x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+READMES = {
+    "no YAML": "license: [mit",
+    "deep": "license: " + "[" * 3_000,
+    "deeper than it can be printed": "license: " + "[" * 400 + "]" * 400,
+    "a bomb for a licence": BOMB.replace("license", "x").replace("\ni:", "\nlicense:"),
+    "a bomb of tags": BOMB + "tags: *i",
+    "a date that is none": "license: mit\nd: 2026-99-99",
+    "a number for a licence": "license: 0x" + "f" * 9_000,
+    "a list": "- mit",
+    "a licence of two lines": 'license: "mit\\nbase_model: x"',
+    "a book": "- x\n" * 240_000,
+}
+
+
+@pytest.mark.parametrize("front", READMES)
+def test_weights_are_saved_whatever_their_readme_says(front: str, tmp_path: Path):
+    tiny_conv_tasnet()[0].save_pretrained(tmp_path / "base")
+    (tmp_path / "base/README.md").write_text(f"---\n{READMES[front]}\n---\n# x\n")
+    model = ConvTasNetForAudioSeparation.from_pretrained(tmp_path / "base")
+    with pytest.warns(UserWarning, match="the card of 'base' was not copied"):
+        model.half().save_pretrained(tmp_path / "half")
+    assert not (tmp_path / "half/README.md").exists()
+    assert ConvTasNetForAudioSeparation.from_pretrained(tmp_path / "half").dtype == torch.float16
+    assert base_card(tmp_path / "base", "base", "conv_tasnet")["licence"] in ("unknown", "mit")
+    check_readme("mit", tmp_path / "base")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
+@pytest.mark.parametrize("name", [".h/x.safetensors", "checkpoint-1/x.safetensors", ".h/.x.safetensors"])
+def test_saving_waits_for_no_pipe_in_a_folder_that_loading_does_not_look_into(name: str, tmp_path: Path):
+    tiny_conv_tasnet()[0].save_pretrained(tmp_path / "base")
+    (tmp_path / "base/README.md").write_text("# base\n")
+    (tmp_path / "base" / name).parent.mkdir()
+    os.mkfifo(tmp_path / "base" / name)
+    with in_time():
+        ConvTasNetForAudioSeparation.from_pretrained(tmp_path / "base").save_pretrained(tmp_path / "copy")
+    assert (tmp_path / "copy/README.md").read_text() == "# base\n"
+
+
+@contextmanager
+def in_time() -> Iterator[None]:
+    """An error instead of waiting for ever."""
+
+    def late(*_: Any) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(20)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_licence_that_yaml_would_take_for_something_else_is_quoted(tmp_path: Path):

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import errno
+import os
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,10 +25,11 @@ from hubsep.data.stems import load_songs, read_song
 from hubsep.data.tables import read_table
 from hubsep.errors import AudioError, CheckpointError, DataError, QueryError
 from hubsep.hub import resolve_folder
+from hubsep.hub.bounds import shown
 from hubsep.pipelines.names import check_fields
 from hubsep.plotting import plot_recordings
 from hubsep.plotting.evaluations import plot_scores
-from hubsep.texts import check_text, printable, read_yaml
+from hubsep.texts import check_text, printable, read_front_matter, read_yaml
 from hubsep.training.finetune import FineTuneRecipe
 from hubsep.training.recipe import load_recipe
 
@@ -41,7 +44,7 @@ def in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("text", "printed"),
     [
         ("rain 雨 ذهب é 👩‍👩‍👧", "rain 雨 ذهب é 👩‍👩‍👧"),
         ("a\nfailed: b", r"a\nfailed: b"),
@@ -52,8 +55,8 @@ def in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("\ud800", r"\ud800"),
     ],
 )
-def test_a_name_is_printed_in_one_line_without_control_characters(text: str, shown: str) -> None:
-    assert printable(text) == shown
+def test_a_name_is_printed_in_one_line_without_control_characters(text: str, printed: str) -> None:
+    assert printable(text) == printed
 
 
 def test_an_error_is_one_line_that_ends_with_the_way_out() -> None:
@@ -101,11 +104,45 @@ def test_a_template_of_names_is_filled_in_and_not_computed(template: str) -> Non
 @pytest.mark.parametrize(
     "text",
     ["a: [" * 3_000, "a: 2020-99-99", "a:\n\t- b: [", "a: !!python/object/apply:os.system [x]", "? [a, b]\n: 1",
-     "a: &a [1]\nb: *a", "a: \0", "a: \udcff", "- x\n" * 30_000],
+     "a: &a [1]\nb: *a", "a: \0", "a: \udcff", "- x\n" * 30_000, "[" * 999 + "]" * 999, "- " * 3_000 + "x",
+     "a: 0x" + "f" * 9_000, "a: 1" + ":1" * 9_000, "a: 1" + ":1" * 9_000 + ".5", "a: !!int ''", "a: !!bool x",
+     "a: !!timestamp x", "a: !!float ''", "a: 2026-01-01T00:00:00+99:00"],
 )  # fmt: skip
 def test_yaml_that_is_no_settings_is_one_error(text: str) -> None:
     with pytest.raises(DataError, match="settings of mine"):
         read_yaml(text, "settings of mine")
+
+
+@pytest.mark.parametrize(
+    "front", ["license: [mit", "- mit", "mit", "1: mit", "license: &a mit\nb: *a", "- x\n" * 250_000]
+)
+def test_front_matter_that_is_none_is_one_error(front: str) -> None:
+    with pytest.raises(DataError, match=r"between the lines of --- in README\.md"):
+        read_front_matter(f"---\n{front}\n---\n# x\n", "README.md")
+    with pytest.raises(DataError, match="README"):
+        read_front_matter(f"\ufeff\r\n---\r\n{front}\r\n---", "README.md")
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [("---\nlicense: mit\n---\n# x\n---\n", {"license": "mit"}), ("---\r\na: b\r\n---\r\n", {"a": "b"}),
+     ("\ufeff\n---\na: b\n---", {"a": "b"}), ("---\n---\n", {}), ("# x\n---\na: b\n---\n", {}), ("", {}),
+     ("---\na: b\n", {}), ("---\na: |\n  x ---\n  y\n---\n", {"a": "x ---\ny\n"})],
+)  # fmt: skip
+def test_front_matter_is_what_stands_between_the_first_lines_of_hyphens(text: str, fields: dict[str, str]) -> None:
+    assert read_front_matter(text, "README.md") == fields
+
+
+def test_a_value_of_a_file_is_shown_whatever_it_is() -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    wide: list[Any] = ["x"] * 10
+    for _ in range(12):
+        wide = [wide] * 10
+    for value in (deep, wide, [deep, 10**5_000], (wide,), {"a": deep}, ["x" * 10**6] * 100):
+        assert len(shown(value)) < 100
+    assert shown(["diffusers", "X"]) == "['diffusers', 'X']"
 
 
 def test_recipes_in_another_encoding_or_with_values_of_another_kind_are_refused() -> None:
@@ -141,6 +178,21 @@ def test_a_table_that_is_none_is_one_error(content: bytes, reason: str) -> None:
     Path("table.csv").write_bytes(content)
     with pytest.raises(DataError, match=reason):
         read_table(Path("table.csv"))
+
+
+def test_a_table_of_very_many_columns_is_refused_at_once() -> None:
+    start = time.process_time()
+    Path("wide.csv").write_text("," * 1_000_000 + "\n" + "," * 1_000_000 + "\n")
+    with pytest.raises(DataError, match="has 1000001 columns; at most 1000 are read"):
+        read_table(Path("wide.csv"))
+    assert time.process_time() - start < 10, "without a limit it was compared a million times a million times"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
+def test_a_table_that_is_a_pipe_is_not_waited_for() -> None:
+    os.mkfifo("pipe.csv")
+    with pytest.raises(DataError, match="is a pipe, socket or device"):
+        read_table(Path("pipe.csv"))
 
 
 def test_a_table_that_cannot_be_opened_is_one_error() -> None:

@@ -10,7 +10,8 @@ Decisions:
   a name that differs by a few letters. Upper and lower case, hyphens and underscores are the same. Where nothing is
   near, nothing is said: a wrong guess is worse than none.
 - YAML has no tags beyond its own and no aliases, which make a few lines stand for gigabytes as soon as they are
-  printed; no nesting that exhausts the stack of the parser, which is a matter of seconds and not of settings.
+  printed; no nesting that exhausts a stack, and no number that is too long to be printed. What a README says to the
+  Hub is such YAML too, and is read here and nowhere else: somebody else may have written it.
 - Names of sounds and the words people use for them are read from `data/sounds.json`: for training, and to understand
   prompts. `data/prompts.py` says what the file holds and makes prompts of it.
 """
@@ -33,13 +34,36 @@ from .errors import DataError, QueryError, printable
 
 MAX_YAML = 100_000  # the parser is Python: so many take up to a second
 MAX_BRACKETS = 1_000
+MAX_LEVELS = 32
+MAX_BITS = 1_024  # of a whole number: none beyond this is a float either
+# what PyYAML raises of a value that is not what its tag says: a date that is none, a key that cannot be one
+WRONG_VALUES = (
+    yaml.YAMLError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RecursionError,
+)  # fmt: skip
+FRONT_MATTER = re.compile(r"\ufeff?\s*---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", re.DOTALL | re.MULTILINE)
 
 
 class _Loader(yaml.SafeLoader):
+    _levels = 0
+
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("an alias (*name); write the value itself")
-        return super().compose_node(parent, index)
+        if self._levels >= MAX_LEVELS:
+            raise yaml.YAMLError(f"values in more than {MAX_LEVELS} others")
+        self._levels += 1
+        node = super().compose_node(parent, index)
+        self._levels -= 1
+        return node
+
+    def construct_yaml_int(self, node: Any) -> Any:
+        number = super().construct_yaml_int(node)
+        if number.bit_length() > MAX_BITS:
+            raise yaml.YAMLError(f"a whole number of {number.bit_length()} bits")
+        return number
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def read_yaml(text: str, what: str) -> Any:
@@ -56,12 +80,30 @@ def read_yaml(text: str, what: str) -> Any:
         raise DataError(f"{what} is too long or too deeply nested to be settings")
     try:
         return yaml.load(text, _Loader)  # a subclass of the safe loader
-    # ValueError and TypeError: of a date that is none, of a key that cannot be one
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+    except WRONG_VALUES as error:
         problem = getattr(error, "problem", None) or str(error) or type(error).__name__
         mark = getattr(error, "problem_mark", None)
         place = "" if mark is None else f" in line {mark.line + 1}"
         raise DataError(f"{what} is not YAML{place}: {' '.join(str(problem).split())}") from error
+
+
+def read_front_matter(text: str, what: str) -> dict[str, Any]:
+    """What a README says to the Hub: the YAML between lines of --- that it begins with; nothing where it has none.
+
+    Args:
+        text: of the README.
+        what: it is, for the error.
+
+    Raises:
+        DataError: if that is no YAML, not plain values, or no mapping of names.
+    """
+    block = FRONT_MATTER.match(text)
+    fields = read_yaml(block[1], f"what stands between the lines of --- in {what}") if block else None
+    if fields is None:
+        return {}
+    if not isinstance(fields, dict) or not all(isinstance(name, str) for name in fields):
+        raise DataError(f"what stands between the lines of --- in {what} must be lines of `name: value`")
+    return fields
 
 
 ENOUGH = 0.7  # share of letters two names have in common, as difflib counts it; 0.6 took "sepformer" for "separate"
@@ -180,6 +222,7 @@ __all__ = [
     "near",
     "phrases",
     "printable",
+    "read_front_matter",
     "read_yaml",
     "sound_names",
     "split_words",

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import DataError
 
 
+MAX_COLUMNS = 1_000
 FILE_COLUMNS = ("path", "file_name", "file")  # the second is that of `datasets`' audio folders
 
 
@@ -35,13 +37,17 @@ def read_table(table: Path) -> list[dict[str, str]]:
     """The rows of a CSV by the names of its header; a byte order mark is no part of the first name.
 
     Raises:
-        DataError: if it is no table in UTF-8, has no rows, two columns of one name, or a row with another number of
-            cells than the header; naming the line.
+        DataError: if it is no table in UTF-8, has no rows, two columns of one name or very many, or a row with another
+            number of cells than the header; naming the line.
     """
+    if table.exists() and not (table.is_file() or table.is_dir()):  # opening a pipe would wait for who writes into it
+        raise DataError(f"{table} is a pipe, socket or device; write the table to a file")
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             header = next(reader, [])
+            if len(header) > MAX_COLUMNS:  # each row has all of them
+                raise DataError(f"{table} has {len(header)} columns; at most {MAX_COLUMNS} are read")
             rows = [(reader.line_num, row) for row in reader if row]
     except UnicodeDecodeError as error:
         raise DataError(
@@ -56,7 +62,7 @@ def read_table(table: Path) -> list[dict[str, str]]:
         raise DataError(
             f"{table} has no rows; write one for each recording, below a line with the names of the columns"
         )
-    twice = sorted({name for name in header if header.count(name) > 1})
+    twice = sorted(name for name, count in Counter(header).items() if count > 1)
     if twice:
         raise DataError(f"{table} has more than one column {twice[0]!r}; only one of them can be meant")
     for line, row in rows:

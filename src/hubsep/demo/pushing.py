@@ -16,17 +16,16 @@ import tempfile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
-
 from ..errors import CheckpointError
 from ..hub.bounds import shown
 from ..hub.copies import copy_file, file_names, read_file
 from ..hub.wire import check_token, wire_errors
+from ..texts import read_front_matter
 
 
 README, REQUIREMENTS = "README.md", "requirements.txt"
 LEFT_OUT = frozenset({"__pycache__", "flagged"})
-MAX_BYTES = 200 * 2**20
+MAX_BYTES, MAX_TEXT_BYTES = 200 * 2**20, 2**20
 
 
 def push_space(
@@ -113,16 +112,11 @@ def front_matter(folder: Path) -> dict[str, Any]:
 
     Raises:
         CheckpointError: if it says nothing, lacks what a Gradio Space needs, or names an app that is not there.
+        DataError: if what it says is no YAML.
     """
-    match = re.match(r"---\n(.*?)\n---\n", (folder / README).read_text(encoding="utf-8"), re.DOTALL)
-    try:
-        front = yaml.safe_load(match[1]) if match else None
-    except yaml.YAMLError as error:
-        raise CheckpointError(f"{README} begins with what is no YAML: {error}") from error
-    if not isinstance(front, dict):
-        raise CheckpointError(
-            f"{README} has to begin with --- and what the Hub has to know: sdk, sdk_version, app_file"
-        )
+    front = read_front_matter(_text(folder, README), README)
+    if not front:
+        raise CheckpointError(f"{README} has to begin with --- and what a Space needs: sdk, sdk_version, app_file")
     missing = [name for name in ("title", "sdk", "sdk_version", "app_file", "license") if not front.get(name)]
     if missing:
         raise CheckpointError(f"{README} does not say {', '.join(missing)}; add them between the lines of ---")
@@ -133,6 +127,18 @@ def front_matter(folder: Path) -> dict[str, Any]:
     return front
 
 
+def _text(folder: Path, name: str) -> str:
+    """A text of the folder.
+
+    Raises:
+        CheckpointError: if it is not in UTF-8, or a book.
+    """
+    try:
+        return read_file(folder, name, MAX_TEXT_BYTES).decode()
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{name} is not in UTF-8: byte {error.start}; save it as UTF-8") from error
+
+
 def with_wheel(wheel: Path, files: dict[str, Path], address: str) -> dict[str, Any]:
     """The wheel, and requirements.txt with its address in place of the name of the package.
 
@@ -141,7 +147,7 @@ def with_wheel(wheel: Path, files: dict[str, Path], address: str) -> dict[str, A
     """
     if not wheel.is_file() or not re.fullmatch(r"hubsep-[\w.+!]+-py3-none-any\.whl", wheel.name):
         raise CheckpointError(f"{shown(str(wheel))} is no wheel of hubsep; make one with: pip wheel --no-deps .")
-    asked = files[REQUIREMENTS].read_text(encoding="utf-8")
+    asked = _text(files[REQUIREMENTS].parent, REQUIREMENTS)
     named, times = re.subn(r"(?m)^(hubsep(?:\[[\w,]+\])?)\s*$", rf"\1 @ {address}/{wheel.name}", asked)
     if times != 1:
         raise CheckpointError(f"{REQUIREMENTS} has to ask for hubsep in a line of its own")

@@ -7,6 +7,7 @@ it, so `layers = 10**6` or `hidden = "4"` costs microseconds, not a minute of al
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from ..errors import CheckpointError
@@ -66,6 +67,11 @@ def true_or_false(name: str, value: Any) -> bool:
     return value
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number that a float can hold; 10**400 is none, and neither are booleans."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
 def _article(kind: type) -> str:
     return {int: "a whole number", float: "a number"}.get(kind, kind.__name__)
 
@@ -76,9 +82,23 @@ def shown(value: Any, limit: int = 80) -> str:
         return f"a whole number of {value.bit_length()} bits"
     if isinstance(value, dict):
         return f"an object of {len(value)} keys"
-    cut = value[: limit + 1] if isinstance(value, str | bytes | list | tuple) else value
-    text = ascii(cut)  # a name that is not valid UTF-8 must not turn the message into an error
+    text = _listed(value, limit) if isinstance(value, list | tuple) else _ascii(value, limit)
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 
-__all__ = ["bounded", "bounded_list", "one_of", "shown", "true_or_false"]
+def _ascii(value: Any, limit: int) -> str:
+    """Escaped, because a name that is not valid UTF-8 must not turn the message into an error."""
+    return ascii(value[: limit + 1] if isinstance(value, str | bytes) else value)
+
+
+def _listed(values: Any, limit: int) -> str:
+    """The first entries; of lists in it their lengths alone, because printing one in a thousand others is an error."""
+    entries = [
+        f"a list of {len(entry)}" if isinstance(entry, list | tuple) else shown(entry, limit)
+        for entry in values[: limit // 2]
+    ]
+    more = ", ..." if len(values) > len(entries) else ""
+    return f"[{', '.join(entries)}{more}]"
+
+
+__all__ = ["bounded", "bounded_list", "is_number", "one_of", "shown", "true_or_false"]

@@ -14,10 +14,13 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError
+from ..errors import HubsepError
+from ..texts import read_front_matter
 from .bounds import shown
 from .card_fields import check_card_fields
+from .checks import regular_files
 from .copies import copy_file, is_named, read_file
+from .files import is_weights
 from .json_files import MAX_CONFIG_BYTES, parse_json
 from .tensors import StoredTensor, read_header
 
@@ -61,7 +64,7 @@ def carry_card(folder: Path, origin: str | None) -> None:
             _copy_card(folder, source)
         else:
             _write_changed_card(folder, source)
-    except (CheckpointError, OSError) as error:
+    except (HubsepError, OSError) as error:
         warnings.warn(f"the card of {shown(source.name)} was not copied: {error}", stacklevel=4)
 
 
@@ -101,12 +104,7 @@ def _fields(source: Path) -> dict[str, Any]:
         fields = parse_json(read_file(source, CARD, MAX_CONFIG_BYTES), CARD)
         check_card_fields(fields, CARD)
         return fields
-    from huggingface_hub import ModelCard
-
-    try:
-        data = ModelCard(read_file(source, README, MAX_CONFIG_BYTES).decode(errors="replace")).data.to_dict()
-    except ValueError:  # front matter that is no YAML says nothing
-        return {}
+    data = read_front_matter(read_file(source, README, MAX_CONFIG_BYTES).decode(errors="replace"), README)
     facts = {"licence": data.get("license"), "pipeline_tag": data.get("pipeline_tag"), "tags": data.get("tags")}
     fields = {name: value for name, value in facts.items() if value}
     check_card_fields(fields, README)
@@ -128,8 +126,14 @@ def _same_weights(first: Path, second: Path) -> bool:
 
 
 def _tensors(folder: Path) -> dict[str, tuple[Path, StoredTensor]]:
-    """All tensors of a folder and its components, by the component and their name."""
-    paths = sorted(path for path in folder.rglob("*.safetensors") if not path.name.startswith("."))
+    """All tensors of a folder and its components, by the component and their name.
+
+    Only what loading looks at is opened: not what lies in hidden folders, and no pipe, which could be waited for.
+
+    Raises:
+        CheckpointError: if there is what loading refuses.
+    """
+    paths = sorted(path for path in regular_files(folder) if is_weights(path.name))
     return {
         f"{path.parent.relative_to(folder).as_posix()}/{tensor.name}": (path, tensor)
         for path in paths

@@ -164,7 +164,7 @@ def file_names(folder: Path, *, left_out: Callable[[str], bool] = lambda name: F
         left_out: whether a file or folder is passed by, asked with its name without folders.
 
     Raises:
-        CheckpointError: if there is anything but folders and files that `opened` opens.
+        CheckpointError: if there is anything but folders and files that `opened` opens, or a name is not UTF-8.
     """
     names: list[str] = []
     pending, entries = [("", 0)], 0
@@ -181,6 +181,8 @@ def file_names(folder: Path, *, left_out: Callable[[str], bool] = lambda name: F
             if left_out(entry.name):
                 continue
             name = f"{place}{entry.name}"
+            if not name.isascii() and not _is_unicode(name):
+                raise CheckpointError(f"{shown(name)} has a name that is not UTF-8, as the Hub's are. Rename it.")
             if entry.is_dir(follow_symlinks=False):
                 pending.append((f"{name}/", depth + 1))
                 continue
@@ -190,6 +192,11 @@ def file_names(folder: Path, *, left_out: Callable[[str], bool] = lambda name: F
                 _check(os.lstat(entry.path), root, name)
             names.append(name)
     return sorted(names)
+
+
+def _is_unicode(name: str) -> bool:
+    """Whether a name can be written in UTF-8; Python keeps bytes that cannot be read as such as half a letter each."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def copy_folder(folder: Path, target: Path, *, left_out: Callable[[str], bool] = lambda name: False) -> None:

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import DataError
+from ..texts import read_front_matter
+from .card_fields import is_line
 
 
 UNKNOWN = frozenset({"", "unknown", "none stated", "none", "licence not stated"})
@@ -84,6 +86,15 @@ def check_card(card: Mapping[str, Any]) -> None:
             )
 
 
+def stated_in_readme(text: str) -> str | None:
+    """The licence a README states to the Hub; None if it states none, or in a way that cannot be read."""
+    try:
+        licence = read_front_matter(text, "README.md").get("license")
+    except DataError:
+        return None
+    return licence if is_line(licence) else None
+
+
 def stated_in(text: str) -> str | None:
     """The licence that a notice puts weights under, in the Hub's spelling; None if it names none that is known.
 
@@ -98,4 +109,5 @@ def stated_in(text: str) -> str | None:
 
 __all__ = [
     "UNKNOWN", "allows_commercial_use", "check_agrees", "check_card", "is_stated", "spelled", "stated_in",
+    "stated_in_readme",
 ]  # fmt: skip

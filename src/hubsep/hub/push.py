@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, DataError
+from ..texts import read_front_matter
 from .bounds import shown
 from .cards import FACTS, README
-from .copies import copy_file, file_names, is_named, opened
-from .fetch import fetch
+from .copies import copy_file, file_names, is_named, opened, read_file
+from .fetch import MAX_ANSWER_BYTES, fetch
 from .manifest import MANIFEST, write_manifest
 from .wire import check_token, wire_errors
 
@@ -63,10 +64,13 @@ def push_folder(
     Raises:
         CheckpointError: `card` is not a file, it or what lies beside it is a link, or the Hub cannot be reached or
             refuses.
+        DataError: `tags` are to be added to a card that says to the Hub what is no YAML.
     """
     from huggingface_hub import HfApi
 
     _check_facts(card, fallback)
+    if tags and card:
+        _front_matter(Path(card))
     check_token(token)
     what = f"{shown(repo_id)} could not be pushed to; a push is one commit, so it holds the old or all of the new"
     api = HfApi(library_name="hubsep", token=token)
@@ -130,7 +134,7 @@ def _complete_card(
     folder: Path, repo_id: str, fallback: Path | None, tags: list[str] | str | None, short_card: str
 ) -> None:
     """Put a card where there is none, add `tags` to it, and list it in the manifest."""
-    from huggingface_hub import ModelCard
+    from huggingface_hub import metadata_save
 
     path = folder / README
     if not path.is_file():
@@ -138,10 +142,10 @@ def _complete_card(
     if not path.is_file():
         path.write_text(short_card.format(name=repo_id.rpartition("/")[2]), encoding="utf-8")
     if tags:
-        content = ModelCard.load(path)
-        added = [tags] if isinstance(tags, str) else tags
-        content.data.tags = list(dict.fromkeys([*(content.data.tags or []), *added]))
-        content.save(path)
+        fields = _front_matter(path)
+        old = fields.get("tags") or []
+        listed = [*(old if isinstance(old, list) else [old]), *([tags] if isinstance(tags, str) else tags)]
+        metadata_save(path, {**fields, "tags": list(dict.fromkeys(map(str, listed)))})
     if (folder / MANIFEST).is_file():
         write_manifest(folder)
 
@@ -165,7 +169,7 @@ def _check_facts(*cards: str | os.PathLike[str] | None) -> None:
 
 def _own_card(repo_id: str, revision: str | None, token: str | bool | None) -> Path | None:
     """The repository's card if somebody wrote it; None if there is none, or the one transformers writes."""
-    from huggingface_hub import ModelCard, hf_hub_download
+    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
     try:
@@ -173,7 +177,20 @@ def _own_card(repo_id: str, revision: str | None, token: str | bool | None) -> P
         path = fetch(hf_hub_download, repo_id, README, revision=revision, token=token, force_download=True)
     except RemoteEntryNotFoundError:
         return None
-    return Path(path) if ModelCard.load(path).data.library_name != "transformers" else None
+    try:
+        return Path(path) if _front_matter(Path(path)).get("library_name") != "transformers" else None
+    except DataError:  # transformers does not write such: somebody did, and it is theirs
+        return Path(path)
+
+
+def _front_matter(card: Path) -> dict[str, Any]:
+    """What a card says to the Hub.
+
+    Raises:
+        DataError: if it is no YAML.
+    """
+    content = read_file(card.parent, card.name, MAX_ANSWER_BYTES)
+    return read_front_matter(content.decode(errors="replace"), shown(card.name))
 
 
 __all__ = ["push_folder"]

@@ -18,10 +18,9 @@ from transformers import PreTrainedModel
 from ...cards.card import MAX_CARD_BYTES, card_text, finetuned_card, read_card, write_card
 from ...data.contract import Row
 from ...errors import DataError
-from ...hub.card_fields import is_line
 from ...hub.cards import CARD, README
 from ...hub.copies import copy_folder, file_names, is_named, read_file
-from ...hub.licences import check_agrees, check_card, is_stated
+from ...hub.licences import check_agrees, check_card, is_stated, stated_in_readme
 from ...hub.models import MAX_SHARD_SIZE, atomic_folder, check_folder
 from ...hub.push import push_folder
 from ...registry import SYSTEMS
@@ -44,14 +43,10 @@ def base_card(folder: Path, name: str, model_type: str) -> dict[str, Any]:
         return {**read_card(folder), "name": name}
     licence = None
     if is_named(folder / README):
-        from huggingface_hub import ModelCard
-
-        text = read_file(folder, README, MAX_CARD_BYTES).decode(errors="replace")
-        licence = getattr(ModelCard(text, ignore_metadata_errors=True).data, "license", None)
+        licence = stated_in_readme(read_file(folder, README, MAX_CARD_BYTES).decode(errors="replace"))
     facts = {"name": name, "model_type": model_type, "system": model_type, "paper": SYSTEMS[model_type].paper}
     kind = {"pipeline_tag": "audio-to-audio", "tags": ["audio-separation", model_type], "summary": "", "use": ""}
-    stated = licence if is_line(licence) else "unknown"
-    return {**facts, **kind, "licence": stated, "commercial": None}
+    return {**facts, **kind, "licence": licence or "unknown", "commercial": None}
 
 
 def check_publishable(base: dict[str, Any], rows: Sequence[Row], licence: str | None, commercial: bool) -> None:

@@ -15,7 +15,7 @@ from ...cards.card import MAX_CARD_BYTES
 from ...data.recordings import read_metadata
 from ...errors import DataError
 from ...hub.copies import copy_file, file_names, is_named, read_file
-from ...hub.licences import allows_commercial_use, check_agrees
+from ...hub.licences import allows_commercial_use, check_agrees, stated_in_readme
 from ...hub.push import README, push_folder
 from ...hub.resolve import resolve_folder
 
@@ -68,20 +68,18 @@ def checked_licence(recipe: Any) -> str:
     Raises:
         DataError: if they are to be pushed and nothing says it, or it allows more than that of the pipeline.
     """
-    from huggingface_hub import ModelCard
-
     folder = resolve_folder(recipe.pipeline)
     text = read_file(folder, README, MAX_CARD_BYTES).decode(errors="replace") if is_named(folder / README) else ""
-    stated = getattr(ModelCard(text, ignore_metadata_errors=True).data, "license", None) if text else None
+    stated = stated_in_readme(text)
     if recipe.licence:
-        check_agrees(recipe.licence, allows_commercial_use(str(stated or "")), base_name(recipe))
+        check_agrees(recipe.licence, allows_commercial_use(stated or ""), base_name(recipe))
         return str(recipe.licence)
     if recipe.push_to and not stated:
         raise DataError(
             "push_to needs licence, the SPDX id of what the adapters are published under: the card of "
             f"{base_name(recipe)} names none"
         )
-    return str(stated or "unknown")
+    return stated or "unknown"
 
 
 def adapter_card(recipe: Any, licence: str, data: Path, output: Path) -> str:
