@@ -70,6 +70,19 @@ def model(**fields: Any) -> Attack:
     return change("tokenizer.json", lambda content: content["model"].update(fields))
 
 
+REPLACEMENT = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 64}
+PREPEND = {"type": "Prepend", "prepend": "x" * 64}
+
+
+def sequence(kind: str, *parts: Any) -> dict[str, Any]:
+    return {"type": "Sequence", kind: [*parts]}
+
+
+def charsmap(mapped: bytes) -> str:
+    """A table of SentencePiece whose trie is empty."""
+    return base64.b64encode((8).to_bytes(4, "little") + bytes(8) + mapped).decode()
+
+
 def token(**fields: Any) -> dict[str, Any]:
     plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
     return {"id": 10, "content": "<new>", **plain, **fields}
@@ -330,6 +343,69 @@ WORDS: dict[str, Case] = {
     "replacement of 10^6 letters": (
         whole(normalizer={"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 10**6}),
         "content has 1000000 characters",
+    ),
+    "replacements of replacements": (
+        whole(normalizer={"type": "Sequence", "normalizers": [REPLACEMENT] * 5}),
+        "more than 256 times as long",
+    ),
+    "replacements in sequences": (
+        whole(normalizer=sequence("normalizers", sequence("normalizers", REPLACEMENT), REPLACEMENT)),
+        "more than 256 times as long",
+    ),
+    "replacements and forms": (
+        whole(normalizer=sequence("normalizers", {**REPLACEMENT, "content": "\ufdfa" * 20}, {"type": "NFKC"})),
+        "more than 256 times as long",
+    ),
+    "replacements when it decodes": (
+        whole(decoder=sequence("decoders", REPLACEMENT, REPLACEMENT)),
+        "decoder would make a text more than 256",
+    ),
+    "a replacement of nothing": (
+        whole(normalizer={**REPLACEMENT, "pattern": {"String": ""}}),
+        "its pattern is empty",
+    ),
+    "a split at nothing": (
+        whole(pre_tokenizer={"type": "Split", "pattern": {"String": ""}, "behavior": "Isolated", "invert": False}),
+        "its pattern is empty",
+    ),
+    "beginnings of beginnings": (
+        whole(normalizer=sequence("normalizers", *[sequence("normalizers", *[PREPEND] * 16)] * 16)),
+        "has 256 steps",
+    ),
+    "beginnings that are replaced": (
+        whole(normalizer=sequence("normalizers", PREPEND, PREPEND, {**REPLACEMENT, "content": "x" * 40})),
+        "or 4096 bytes longer",
+    ),
+    "bytes of bytes": (
+        whole(pre_tokenizer=sequence("pretokenizers", *[{"type": "ByteLevel", "add_prefix_space": True}] * 5)),
+        "pre_tokenizer would make a text more than 256",
+    ),
+    "templates of templates": (
+        change(
+            "tokenizer.json",
+            lambda c: c.update(
+                post_processor=sequence("processors", *[sequence("processors", *[c["post_processor"]] * 16)] * 5)
+            ),
+        ),
+        "has 80 steps",
+    ),
+    "charsmap of long texts": (
+        whole(normalizer={"type": "Precompiled", "precompiled_charsmap": charsmap(b"a\0" + b"b" * 65 + b"\0")}),
+        "more than 64 bytes in place of a character",
+    ),
+    "charsmap that is replaced": (
+        whole(
+            normalizer=sequence(
+                "normalizers",
+                REPLACEMENT,
+                {"type": "Precompiled", "precompiled_charsmap": charsmap(b"b" * 33 + b"\0")},
+            )
+        ),
+        "more than 256 times as long",
+    ),
+    "a score beyond every float": (
+        whole(model={"type": "Unigram", "vocab": [["a", 10**400]], "unk_id": 0}),
+        "a token and a finite number",
     ),
     "replacement without content": (
         whole(normalizer={"type": "Replace", "pattern": {"String": "a"}}),

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import diffusers.utils.constants
 import pytest
@@ -22,8 +23,9 @@ import hubsep
 from hubsep import AudioSepProcessor
 from hubsep.errors import CheckpointError
 from hubsep.hub import check_folder
+from hubsep.hub import tokenizers as hub_tokenizers
 from hubsep.hub.files import IGNORE_VARIABLE, is_checked, is_unread
-from hubsep.hub.tokenizers import check_tokenizer
+from hubsep.hub.tokenizers import GROWTH, MAX_MAPPED, check_tokenizer, check_vocabulary_file
 from hubsep.models.audiomae.configuration_audiomae import AudioMAEConfig
 from hubsep.models.audiomae.feature_extraction_audiomae import AudioMAEFeatureExtractor
 from hubsep.models.audioslots.configuration_audioslots import AudioSlotsConfig
@@ -179,6 +181,51 @@ def test_a_merge_is_not_cut_where_its_second_part_has_no_prefix(prefix: str, sec
 def test_a_merge_with_its_prefix_is_read() -> None:
     model = {"type": "BPE", "vocab": {"a": 0, "##b": 1, "ab": 2}, "merges": [["a", "##b"]]}
     check_tokenizer("tokenizer.json", {"added_tokens": [], "model": {**model, "continuing_subword_prefix": "##"}})
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("vocab.txt", b"a\n" * 1_001),
+        ("vocab.txt", b"\r" * 1_001),
+        ("vocab.txt", b"\r\n" * 1_001),
+        ("merges.txt", b"a b\n" * 1_002),
+        ("spiece.model", b"\n\0" * 1_001),
+        ("spiece.model", b"\x08\1" * 1_001),
+    ],
+)
+def test_vocabularies_that_are_no_json_are_counted_before_they_are_read(
+    name: str, content: bytes, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit in ("MAX_TOKENS", "MAX_MERGES"):
+        monkeypatch.setattr(hub_tokenizers, limit, 1_000)
+    (folder / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"{name}' holds more than .* tokens"):
+        check_folder(folder)
+    (folder / name).write_bytes(content[:1_000])
+    check_folder(folder)
+
+
+@pytest.mark.parametrize(
+    "content", [b"\n", b"\n\5abc", b"\n\xff", b"\n" + b"\xff" * 20, b"\x0b", b"\x0d\0", b"\x09\0"]
+)
+def test_a_broken_model_of_sentencepiece_is_one_error(content: bytes) -> None:
+    with pytest.raises(CheckpointError, match="no model of SentencePiece"):
+        check_vocabulary_file("'spiece.model'", "spiece.model", content)
+
+
+def test_a_model_of_sentencepiece_is_counted_as_it_is_stored() -> None:
+    piece = b"\n\x81\1" + bytes(129)  # a length of two bytes
+    check_vocabulary_file("x", "spiece.model", piece * 3 + b"\x10\x85\1" + b"\x19" + bytes(8) + b"\x1d" + bytes(4))
+
+
+def test_no_character_grows_more_than_is_counted_with() -> None:
+    letters = [chr(code) for code in range(1, 0x30000) if not 0xD800 <= code < 0xE000]
+    for form in ("NFC", "NFD", "NFKC", "NFKD"):
+        grown = max(len(normalize(form, letter).encode()) / len(letter.encode()) for letter in letters)
+        assert grown <= GROWTH[form], form
+    assert max(len(letter.lower().encode()) / len(letter.encode()) for letter in letters) <= GROWTH["Lowercase"]
+    assert max(len(normalize("NFKC", letter).encode()) for letter in letters) <= MAX_MAPPED
 
 
 @pytest.mark.parametrize("named", ["notes.json", "*otes.json", "other.json, n?tes.json"])

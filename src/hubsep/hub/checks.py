@@ -41,7 +41,7 @@ from .processors import (
     check_tokenizer_config,
 )
 from .tensors import StoredTensor, check_finite, read_header
-from .tokenizers import check_added_tokens, check_tokenizer, check_vocabulary
+from .tokenizers import check_added_tokens, check_tokenizer, check_vocabulary, check_vocabulary_file
 
 
 MAX_ENTRIES = 10_000
@@ -197,9 +197,12 @@ def _check_contents(files: dict[str, Path]) -> None:
 
 def _check_content(name: str, path: Path) -> None:
     base, label = name.rpartition("/")[2], shown(name)
-    if base in VOCABULARY_NAMES and path.stat().st_size > MAX_TOKENIZER_BYTES:
-        raise CheckpointError(f"{label} has {path.stat().st_size} bytes; at most {MAX_TOKENIZER_BYTES} are accepted.")
-    if base in CONFIG_NAMES:
+    if base in VOCABULARY_NAMES:
+        if path.stat().st_size > MAX_TOKENIZER_BYTES:
+            size = path.stat().st_size
+            raise CheckpointError(f"{label} has {size} bytes; at most {MAX_TOKENIZER_BYTES} are accepted.")
+        check_vocabulary_file(label, base, path.read_bytes())
+    elif base in CONFIG_NAMES:
         content = read_json(path, MAX_CONFIG_BYTES, name=label)
         check_code_keys(content, label)
     elif base in TOKENIZER_NAMES:

@@ -3,18 +3,20 @@
 
 That library is compiled: what it does not expect ends in a panic, which no `except Exception` sees, or ends the whole
 process. So each part is compared with a table of what the library writes, numbers are bounded, and names of tokens are
-looked up, before it gets the file. Regular expressions are taken from a list: one that backtracks hangs.
+looked up, before it gets the file. Regular expressions are taken from a list: one that backtracks hangs. Parts that
+make a text longer, each within its limits, are bounded together: five that put 64 letters in place of one make 10^9.
+What is no JSON (`vocab.txt`, `merges.txt`, `spiece.model`) is counted before it is read.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import math
+from collections.abc import Iterator
 from typing import Any
 
 from ..errors import CheckpointError
-from .bounds import bounded, shown
+from .bounds import bounded, is_number, shown
 from .fields import Check, Table, check_fields, choice, either, flag, items, optional, table, text, whole
 from .processors import ADDED_TOKEN, MAX_SPECIAL_TOKENS, MAX_TOKENS
 
@@ -23,6 +25,15 @@ MAX_TOKEN_CHARACTERS = 1_024
 MAX_MERGES = 1 << 20
 MAX_CHARSMAP = 1 << 20
 MAX_PARTS, MAX_NESTING = 16, 4
+MAX_STEPS = 64  # of a normalizer and the like, in all its sequences
+# to how many bytes one may become, and what may be added; T5 needs 100, for the table of SentencePiece
+MAX_GROWTH, MAX_ADDED = 256, 4_096
+MAX_MAPPED = 64  # bytes of what such a table puts in place of a character; NFKC has 33
+# the most that any character grows in bytes; of Metaspace and ByteLevel with what they put before it
+GROWTH = {
+    "BertNormalizer": 6.0, "ByteLevel": 4.0, "Lowercase": 1.5, "Metaspace": 9.0,
+    "NFC": 3.0, "NFD": 3.0, "NFKC": 11.0, "NFKD": 11.0,
+}  # fmt: skip
 GPT2_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 REGEXES = (" {2,}", r"\s+", r"\s", GPT2_WORDS)
 
@@ -99,7 +110,7 @@ MODELS: dict[str, Table] = {
     "WordPiece": {
         "unk_token": text(256),
         "continuing_subword_prefix": text(64),
-        "max_input_chars_per_word": whole(1, 10_000),
+        "max_input_chars_per_word": whole(1, 1_000),
     },
     "BPE": {
         "dropout": choice(None),
@@ -128,10 +139,10 @@ def check_tokenizer(label: str, content: dict[str, Any]) -> None:
         "truncation": optional(table(TRUNCATION, required=tuple(TRUNCATION))),
         "padding": optional(table(PADDING, required=tuple(PADDING))),
         "added_tokens": items(table({**ADDED_TOKEN, "id": ID}, required=("id", "content")), MAX_SPECIAL_TOKENS),
-        "normalizer": optional(_check_part),
-        "pre_tokenizer": optional(_check_part),
-        "post_processor": optional(_check_part),
-        "decoder": optional(_check_part),
+        "normalizer": optional(_check_parts),
+        "pre_tokenizer": optional(_check_parts),
+        "post_processor": optional(_check_parts),
+        "decoder": optional(_check_parts),
         "model": _check_model,
     }
     check_fields(label, content, fields, required=("added_tokens", "model"))
@@ -146,6 +157,48 @@ def check_vocabulary(label: str, content: Any) -> None:
     _check_ids(label, content, MAX_TOKENS)
     if not content:
         raise CheckpointError(f"{label} holds no token.")
+
+
+def check_vocabulary_file(label: str, base: str, content: bytes) -> None:
+    """Check how many tokens `vocab.txt`, `merges.txt` or `spiece.model` holds.
+
+    Raises:
+        CheckpointError: naming the file and the number.
+    """
+    most = MAX_MERGES + 1 if base == "merges.txt" else MAX_TOKENS  # it begins with a line of its version
+    if base.endswith(".model"):
+        count = _pieces(label, content, most)
+    else:  # lines as Python reads them: ended by either character, or by both
+        count = content.count(b"\n") + content.count(b"\r") - content.count(b"\r\n")
+    if count > most:
+        raise CheckpointError(f"{label} holds more than {most} tokens.")
+
+
+def _pieces(label: str, content: bytes, most: int) -> int:
+    """How many fields the message of SentencePiece has at its top, each of its tokens being one; at most one too many.
+
+    The format is that of protocol buffers: a number whose last three bits say how the value is stored, then the value.
+    """
+    at = count = 0
+    while at < len(content) and count <= most:
+        tag, at = _varint(label, content, at)
+        size, after = _varint(label, content, at) if tag & 7 in (0, 2) else (0, at)
+        at = {0: after, 1: at + 8, 2: after + size, 5: at + 4}.get(tag & 7, len(content) + 1)
+        count += 1
+        if at > len(content):
+            raise CheckpointError(f"{label} is no model of SentencePiece, or cut short.")
+    return count
+
+
+def _varint(label: str, content: bytes, at: int) -> tuple[int, int]:
+    """A number in as many bytes as it needs, seven bits in each, and where it ends."""
+    if content[at : at + 1] < b"\x80" and at < len(content):  # nearly all of them
+        return content[at], at + 1
+    for length in range(2, 11):
+        last = content[at + length - 1 : at + length]
+        if last and last[0] < 128:
+            return sum((byte & 127) << 7 * place for place, byte in enumerate(content[at : at + length])), at + length
+    raise CheckpointError(f"{label} is no model of SentencePiece, or cut short.")
 
 
 def check_added_tokens(label: str, content: Any) -> None:
@@ -169,6 +222,45 @@ def _check_ids(label: str, content: Any, most: int) -> None:
         raise CheckpointError(f"{label} gives one id to two tokens.")
 
 
+def _check_parts(name: str, value: Any) -> None:
+    """Each part by itself, and what all of them make of a text."""
+    _check_part(name, value)
+    steps = list(_steps(value))
+    if len(steps) > MAX_STEPS:
+        raise CheckpointError(f"{name} has {len(steps)} steps; at most {MAX_STEPS} are accepted.")
+    times, added = 1.0, 0.0
+    for step in steps:
+        growth = _growth(step)
+        times, added = times * growth, added * growth + len(step.get("prepend", "").encode())
+        if times > MAX_GROWTH or added > MAX_ADDED:
+            raise CheckpointError(
+                f"{name} would make a text more than {MAX_GROWTH} times as long, or {MAX_ADDED} bytes longer."
+            )
+
+
+def _steps(part: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    if part["type"] != "Sequence":
+        yield part
+    for key in SEQUENCES:
+        for below in part.get(key, ()):
+            yield from _steps(below)
+
+
+def _growth(part: dict[str, Any]) -> float:
+    """To how many bytes one byte of a text may become."""
+    if part["type"] == "Precompiled":
+        return max(1, max(map(len, _mapped(base64.b64decode(part["precompiled_charsmap"])))))
+    if part["type"] != "Replace":
+        return GROWTH.get(part["type"], 1.0)
+    found = part["pattern"].get("String", " ")  # each expression of the list finds a byte at least
+    return max(1.0, len(part["content"].encode()) / len(found.encode()))
+
+
+def _mapped(charsmap: bytes) -> list[bytes]:
+    """The texts that a table of SentencePiece puts in place of others, each ended by a zero."""
+    return charsmap[4 + int.from_bytes(charsmap[:4], "little") :].split(b"\0")
+
+
 def _check_part(name: str, value: Any, nesting: int = 0) -> None:
     kind = value.get("type") if isinstance(value, dict) else None
     if not isinstance(kind, str) or kind not in (*PARTS, "Sequence", "TemplateProcessing", "Precompiled"):
@@ -187,6 +279,8 @@ def _check_part(name: str, value: Any, nesting: int = 0) -> None:
         check_fields(name, value, {"type": text(16), **dict.fromkeys(SEQUENCES, items(check, MAX_PARTS))})
     else:
         check_fields(name, value, {"type": text(32), **PARTS[kind]}, required=REQUIRED.get(kind, ()))
+        if value.get("pattern", {}).get("String") == "":  # which is found between all characters
+            raise CheckpointError(f"{name}: the String of its pattern is empty; it must have 1 to 64 characters.")
 
 
 def _check_template(name: str, value: Any) -> None:
@@ -228,6 +322,8 @@ def _check_charsmap(name: str, value: Any) -> None:
     size = int.from_bytes(content[:4], "little")
     if len(content) < 8 or size % 4 or not 4 <= size <= len(content) - 4:
         raise CheckpointError(f"{name} has {len(content)} bytes and says that {size} of them are a trie.")
+    if max(map(len, _mapped(content))) > MAX_MAPPED:
+        raise CheckpointError(f"{name} puts more than {MAX_MAPPED} bytes in place of a character.")
 
 
 def _check_model(name: str, value: Any) -> None:
@@ -265,10 +361,10 @@ def _check_scores(name: str, value: Any) -> None:
     for entry in value:
         fits = isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)
         score = entry[1] if fits else None
-        if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+        if score is None or not is_number(score):
             raise CheckpointError(f"{name} holds {shown(entry)}; an entry is a token and a finite number.")
         if len(entry[0]) > MAX_TOKEN_CHARACTERS or abs(score) > 1e6:
             raise CheckpointError(f"{name} holds {shown(entry)}: too long a token, or a number beyond a million.")
 
 
-__all__ = ["check_added_tokens", "check_tokenizer", "check_vocabulary"]
+__all__ = ["check_added_tokens", "check_tokenizer", "check_vocabulary", "check_vocabulary_file"]
