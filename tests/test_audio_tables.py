@@ -18,7 +18,7 @@ from hubsep.audio.tables import MAX_BOXES, check_tables
 from hubsep.errors import AudioError
 
 
-pytest.importorskip("av", reason="needs PyAV: pip install 'hubsep[video]'")
+av = pytest.importorskip("av", reason="needs PyAV: pip install 'hubsep[video]'")
 
 SOUND = corpus.sound(20_000, channels=1)
 M4A = corpus.encode_video(SOUND, "ipod", "aac")
@@ -101,6 +101,11 @@ LIES = {
         FRAGMENTS, b"trun", (numbers(16) + b"trun" + numbers(0, 3_000)) * 20, new=b"traf"
     ),
     "listed samples of a fragment": put(FRAGMENTS, b"trun", 4, MANY),
+    "keys": hidden(M4A, b"keys", numbers(0, MANY) + bytes(16)),
+    "pictures": hidden(M4A, b"iinf", bytes([1, 0, 0, 0]) + numbers(MANY) + bytes(16)),
+    "places of pictures": hidden(M4A, b"iloc", bytes([2, 0, 0, 0, 0, 0]) + numbers(MANY) + bytes(16)),
+    "what belongs to pictures": hidden(M4A, b"ipma", numbers(0, MANY) + bytes(16)),
+    "directions": hidden(M4A, b"SA3D", numbers(0, 9_999 << 16, 10_000**2) + bytes(16)),
     "a compressed header": changed(M4A, b"mvhd", numbers(0) + bytes(20), new=b"cmov"),
     "a table longer than the file": put(put(M4A, b"stsz", -8, 2**31 - 1), b"stsz", 8, 2**28),
 }  # fmt: skip
@@ -113,9 +118,43 @@ def child() -> Iterator[Children]:
     children.close()
 
 
-@pytest.mark.parametrize("data", [M4A, MOV, FRAGMENTS, changed(M4A, b"stsz", numbers(0, 1, 100))])
+@pytest.mark.parametrize(
+    "data",
+    [M4A, MOV, FRAGMENTS, changed(M4A, b"stsz", numbers(0, 1, 100)),
+     hidden(M4A, b"keys", numbers(0, 1, 12) + b"mdtaabcd"), hidden(M4A, b"iinf", numbers(0, 0)),
+     hidden(M4A, b"iloc", bytes([1, 0, 0, 0, 0, 0, 0, 1]) + bytes(10)),
+     hidden(M4A, b"SA3D", numbers(0, 1 << 16, 4, 0, 1, 2, 3))],
+)  # fmt: skip
 def test_honest_tables_pass(data: bytes) -> None:
     check_tables(io.BytesIO(data), "audio")
+
+
+@pytest.mark.parametrize(("container", "flags"), [("ipod", ""), ("mov", ""), ("mov", "use_metadata_tags")])
+@pytest.mark.parametrize(
+    "title", ["Lost my keys 5", "The trunk song: a trunk", "Kilocycles, ipma SA3D iinf 123 keys!"]
+)
+def test_titles_may_hold_the_names_of_tables(container: str, flags: str, title: str) -> None:
+    data = io.BytesIO()
+    with av.open(data, "w", format=container, options={"movflags": flags} if flags else {}) as file:
+        file.metadata.update(title=title, artist="Prince", comment=title)
+        stream = file.add_stream("aac", rate=8_000)
+        frame = av.AudioFrame.from_ndarray(SOUND[:, :1_024].astype(np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 8_000
+        for packet in (*stream.encode(frame), *stream.encode(None)):
+            file.mux(packet)
+    assert title.encode() in data.getvalue()
+    check_tables(data, "audio")
+    assert read_audio(data.getvalue()).waveform.shape[1] > 0
+
+
+def test_a_table_that_lies_is_found_behind_a_text_and_in_what_only_looks_like_one() -> None:
+    box = numbers(48) + b"keys" + numbers(0, MANY) + bytes(32)
+    for before in (b"free", b"data", b"\xa9nam"):
+        text = numbers(16) + before + bytes(8)
+        short = numbers(2**31) + before + bytes(8)  # FFmpeg cuts it at the end of what is around it, and then goes on
+        for content in (text + box, short + box, numbers(4) + before + box):
+            with pytest.raises(AudioError, match="table keys claims"):
+                check_tables(io.BytesIO(changed(M4A, b"smhd", content, new=b"wave")), "audio")
 
 
 def test_honest_files_are_read() -> None:
@@ -132,7 +171,7 @@ def test_tables_that_lie_are_refused(lie: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("lie", ["equal sizes", "samples of a fragment", "samples of many chunks"])
+@pytest.mark.parametrize("lie", ["keys", "pictures", "equal sizes", "samples of a fragment", "samples of many chunks"])
 def test_tables_that_lie_take_no_memory(lie: str, child: Children, tmp_path: Any) -> None:
     """Without the check these took 57 MB to 1.2 GB."""
     path = tmp_path / "a.m4a"

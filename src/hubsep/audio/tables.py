@@ -5,8 +5,9 @@ Measured with FFmpeg 8: an m4a of 5,129 bytes whose table of sizes says "30 mill
 MB, and a fragment that says so three times as much. Decisions: a list must fit into its box; samples that no list
 names must fit into the file with the size they are said to have; and what is counted in runs or chunks may be a
 multiple of the file at most, because one byte of some codecs is many samples. Boxes are found by their names anywhere
-outside of the audio itself, because FFmpeg takes them in places where the standard has none. A box of compressed boxes
-is refused, because what is in it cannot be seen. What is only cut short is FFmpeg's to report.
+outside of the audio itself, because FFmpeg takes them in places where the standard has none; but not in texts, which
+may speak of keys and trunks. A box of compressed boxes is refused, because what is in it cannot be seen. What is only
+cut short is FFmpeg's to report.
 
 Boxes are those of ISO/IEC 14496-12 and of QuickTime. The tables of Matroska and AVI list what they claim, and FFmpeg
 reads them as they come; those of MP3, Ogg and the formats of libsndfile are checked where those are read.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import os
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
 from typing import BinaryIO, NoReturn
 
@@ -26,15 +28,18 @@ from ..errors import AudioError
 
 
 ENTRY_BYTES = {  # of lists whose number of entries stands behind version and flags: at least so many each
-    b"co64": 8, b"ctts": 8, b"dref": 8, b"elst": 12, b"saio": 4, b"stco": 4, b"stps": 4, b"stsc": 12,
-    b"stsd": 8, b"stsh": 8, b"stss": 4, b"stts": 8,
+    b"co64": 8, b"ctts": 8, b"dref": 8, b"elst": 12, b"ipma": 3, b"keys": 8, b"saio": 4, b"stco": 4, b"stps": 4,
+    b"stsc": 12, b"stsd": 8, b"stsh": 8, b"stss": 4, b"stts": 8,
 }  # fmt: skip
 LAYOUTS = (b"chan", b"chnl")
 CHECKED = (
     *ENTRY_BYTES,
     *LAYOUTS,
+    b"SA3D",
     b"cmov",
     b"hdlr",
+    b"iinf",
+    b"iloc",
     b"saiz",
     b"sbgp",
     b"sgpd",
@@ -46,6 +51,14 @@ CHECKED = (
     b"trun",
 )
 NAMES = re.compile(b"|".join(CHECKED))
+# boxes of texts and pictures, in which FFmpeg looks for no others, and where to find them; those of iTunes begin with
+# (c), those that QuickTime numbers with zero
+TEXTS = frozenset((
+    b"----", b"aART", b"catg", b"covr", b"cprt", b"data", b"desc", b"free", b"keys", b"keyw", b"ldes", b"name",
+    b"purl", b"skip", b"soaa", b"soal", b"soar", b"soco", b"sonm", b"sosn", b"tven", b"tvsh", b"uuid",
+))  # fmt: skip
+TEXT_BEGINNINGS = (b"\xa9", b"\0")
+AROUND_TEXTS = frozenset((b"ilst", b"meta", b"moov", b"trak", b"udta"))
 MAX_BOXES = 200_000  # an hour of fragments of a second has 30,000
 SEARCHED_AT_ONCE = 2**20
 RUN_SAMPLES_PER_BYTE = 256
@@ -91,6 +104,7 @@ class _Tables:
         self._default_sizes: list[int] = []  # of samples in fragments
         self._fragment_size: int | None = None
         self.layouts: list[int] = []
+        self._texts = self._found_texts()
 
     def check(self) -> None:
         for box, start, stop in self._boxes():
@@ -107,6 +121,8 @@ class _Tables:
                 self._file.seek(start)
                 data = self._file.read(min(SEARCHED_AT_ONCE, stop - start) + 3)
                 for match in NAMES.finditer(data):
+                    if self._is_text(start + match.start()):
+                        continue
                     self._boxes_left -= 1
                     if self._boxes_left < 0:
                         self._refuse("it has more boxes than a recording needs")
@@ -114,6 +130,32 @@ class _Tables:
                     if start + match.start() < stop and (end := self._end_of(content)) is not None:
                         yield match[0], content, end
                 start += SEARCHED_AT_ONCE
+
+    def _found_texts(self) -> list[tuple[int, int]]:
+        """Starts and stops of the texts of an honest file, in order; where a size lies, nothing more is looked for."""
+        texts, pending = [], [(0, self._size)]
+        for _ in range(MAX_BOXES):
+            position, stop = pending.pop() if pending else (0, 0)
+            if position >= stop:
+                if not pending:
+                    break
+                continue
+            head = self._read(position, 8)
+            size, box = int.from_bytes(head[:4], "big"), head[4:]
+            if not 8 <= size <= stop - position:
+                continue
+            pending.append((position + size, stop))
+            if box in TEXTS or box[:1] in TEXT_BEGINNINGS:
+                texts.append((position + 8, position + size))
+            elif box in AROUND_TEXTS:
+                # the version of a meta box, which QuickTime leaves out
+                start = position + 8 + 4 * (box == b"meta" and self._read(position + 12, 4) != b"hdlr")
+                pending.append((start, position + size))
+        return sorted(texts)
+
+    def _is_text(self, position: int) -> bool:
+        index = bisect_right(self._texts, (position, self._size))
+        return index > 0 and position < self._texts[index - 1][1]
 
     def _outside_of_audio(self) -> Iterator[tuple[int, int]]:
         position = 0
@@ -172,6 +214,12 @@ class _Tables:
             at = 13 if head[3] & 1 else 5
             listed = 8 if not head[at - 1] else 0
             self._check_list(box, int.from_bytes(head[at : at + 4], "big"), listed, stop - start - at - 4)
+        elif box in (b"iinf", b"iloc"):  # of pictures; FFmpeg makes room for them wherever they stand
+            at, wide = (4, head[0] > 0) if box == b"iinf" else (6, head[0] > 1)
+            count = int.from_bytes(head[at : at + (4 if wide else 2)], "big")
+            self._check_list(box, count, 8 * (8 if box == b"iinf" else 6), stop - start - at - (4 if wide else 2))
+        elif box == b"SA3D":  # sound in spherical harmonics, with the number of each channel
+            self._check_list(box, int.from_bytes(head[8:12], "big"), 32, stop - start - 12)
         elif box == b"cmov":
             self._refuse("its header is compressed; save it again with another program")
         else:
