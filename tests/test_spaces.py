@@ -35,7 +35,7 @@ from hubsep.demo.pictures import draw, portrait_of
 from hubsep.demo.pushing import front_matter, push_space, space_files
 from hubsep.demo.stopping import Runs
 from hubsep.demo.workspace import Workspace
-from hubsep.errors import AudioError, CheckpointError
+from hubsep.errors import AudioError, CheckpointError, HubsepError
 from hubsep.texts import split_words, with_word
 
 
@@ -263,7 +263,7 @@ def test_nothing_is_kept_of_who_runs_nothing() -> None:
 
 
 def gated(
-    path: str = "/gradio_api/queue/join", body: bytes = b"", query: bytes = b"", **headers: str
+    path: str = "/gradio_api/queue/join", body: bytes = b"", query: bytes = b"", root: str = "", **headers: str
 ) -> tuple[int, bytes]:
     """What a request of a page gets: status, and what the app behind the gate read."""
     read, answers = [], []
@@ -283,7 +283,14 @@ def gated(
 
     lines = {"content-length": str(len(body)), **{name.replace("_", "-"): value for name, value in headers.items()}}
     pairs = [(name.encode(), value.encode()) for name, value in lines.items()]
-    scope = {"type": "http", "method": "POST", "path": path, "query_string": query, "headers": pairs}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "query_string": query,
+        "headers": pairs,
+        "root_path": root,
+    }
     asyncio.run(Gate(app, replace(LIMITS, max_upload_mb=1))(scope, receive, send))
     return answers[0]["status"], b"".join(read)
 
@@ -297,6 +304,16 @@ def test_requests_are_bounded_whatever_they_hold() -> None:
     assert gated(upload, b"x", content_length=str(10**12)) == (413, b"")
     assert gated("/gradio_api/component_server", bytes(2**19)) == (413, b"")
     assert gated("/x" * 4_000) == (414, b"")
+    assert gated(f"/demo{upload}", bytes(2**20), root="/demo") == (200, bytes(2**20)), "behind another server"
+
+
+@pytest.mark.parametrize(
+    "before", ["/call", "/run", "/api", "/queue/join", "/stream", "/call/v2", "/component_server"]
+)
+def test_only_the_route_of_uploads_takes_uploads(before: str) -> None:
+    for path in (f"/gradio_api{before}/upload", f"/gradio_api{before}/upload/", f"{before}/upload", "/upload"):
+        assert gated(path, b'{"data":[' + b"{}," * 100_000 + b"{}]}") == (413, b""), path
+        assert gated(path, b'{"session_hash":"' + b"a" * 1_000 + b'"}') == (400, b""), path
     assert gated(query=b"x" * 5_000) == (414, b"")
 
 
@@ -309,7 +326,9 @@ def test_names_of_pages_in_addresses_are_short_too() -> None:
     long = "a" * 65
     assert gated(path="/gradio_api/queue/data", query=f"session_hash={long}".encode())[0] == 400
     assert gated(path="/gradio_api/upload_progress", query=f"upload_id={long}".encode())[0] == 400
-    assert gated(path=f"/gradio_api/heartbeat/{long}")[0] == 400
+    for path in (long, f"{long}/", "%2F" + long, f"{long}%2Fb", f"a/{long}", f"{'%25' * 30}2Fb", ""):
+        assert gated(path=f"/gradio_api/heartbeat/{path}")[0] == 400, path
+        assert gated(path=f"/demo/gradio_api/heartbeat/{path}", root="/demo")[0] == 400, path
     assert gated(path="/gradio_api/heartbeat/4bqzfn7h1vb", query=b"session_hash=4bqzfn7h1vb")[0] == 200
 
 
@@ -427,6 +446,23 @@ def test_push_that_is_cut_leaves_the_old_space(hub: HubServer) -> None:
     with pytest.raises(CheckpointError, match="could not be pushed to"):
         push_space(SPACES[1], "org/demo")
     assert hub.repositories["spaces/org/demo"].files() == before
+
+
+@pytest.mark.parametrize(
+    ("front", "complaint"),
+    [(b"title: &a [x]\nsdk: *a", "alias"), (b"title: caf\xe9", "not in UTF-8: byte 14"),
+     (b"d: 2026-99-99", "not YAML"), (b"sdk: " + b"[" * 3_000, "nested"), (b"- a", "name: value"),
+     (b"sdk: " + b"[" * 300 + b"]" * 300, "in more than 32 others"), (b"- x\n" * 100_000, "too long"),
+     (b"title: t\nsdk: 0x" + b"f" * 9_000, "bits")],
+)  # fmt: skip
+def test_a_readme_that_says_nonsense_is_refused_before_the_hub_is_asked(
+    front: bytes, complaint: str, hub: HubServer, tmp_path: Path
+) -> None:
+    (tmp_path / "README.md").write_bytes(b"---\n" + front + b"\n---\n")
+    (tmp_path / "requirements.txt").write_text("hubsep[demo]\n")
+    with pytest.raises(HubsepError, match=re.escape(complaint)):
+        push_space(tmp_path, "org/demo")
+    assert not hub.requests
 
 
 def test_what_is_no_space_is_refused_before_the_hub_is_asked(hub: HubServer, tmp_path: Path) -> None:

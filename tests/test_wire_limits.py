@@ -7,6 +7,9 @@ Every download ends with one error, soon; nothing is written outside of the cach
 from __future__ import annotations
 
 import gzip
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -58,6 +61,10 @@ def listing(*entries: dict[str, Any], **headers: Any) -> Attack:
     return lambda handler: handler.json(entries, **headers)
 
 
+def answer(content: bytes) -> Attack:
+    return lambda handler: handler.send(content, 200, Content_Type="application/json")
+
+
 def naming(**headers: Any) -> Attack:
     """A file with headers of the attacker's."""
     sent: dict[str, Any] = {"ETag": '"a"', "X_Repo_Commit": COMMIT, **headers}
@@ -101,6 +108,8 @@ ATTACKS: dict[str, tuple[str, Attack, str]] = {
     "too many files that are not fetched": (
         TREE, listing(*({"type": "file", "path": str(number), "size": 0} for number in range(9_999))), "9000 in all"
     ),
+    "a listing of nothing": (TREE, answer(b"[" + b"[]," * 60_000 + b"[]]"), "more than 100000 values"),
+    "a deep listing": (TREE, answer(b"[" * 50_000 + b"]" * 50_000), "nested too deeply"),
     "too large a file": (TREE, names(size=2**40), "more than 100 GiB"),
     "a commit outside": (INFO, lambda handler: handler.json({"id": NAME, "sha": OUTSIDE}), "a commit that cannot be"),
     "a blob outside": (TREE, names(oid=OUTSIDE), "outside of the cache"),
@@ -119,7 +128,13 @@ def hostile(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> HubServer:
     repository = Repository()
     repository.commit("main", FILES, "all")
     hub.repositories[NAME] = repository
-    limits = {"CHECK_S": 0.05, "MAX_ANSWER_BYTES": MAX_BYTES, "MAX_ENTRIES": 9_000, "MAX_ANSWERS": 200}
+    limits = {
+        "CHECK_S": 0.05,
+        "MAX_ANSWER_BYTES": MAX_BYTES,
+        "MAX_ENTRIES": 9_000,
+        "MAX_VALUES": 100_000,
+        "MAX_ANSWERS": 200,
+    }
     for limit, value in limits.items():
         monkeypatch.setattr(hub_fetch, limit, value)
     return hub
@@ -159,6 +174,28 @@ def test_so_does_one_file(name: str, hostile: HubServer, tmp_path: Path, monkeyp
     with pytest.raises(CheckpointError, match=message):
         hub_fetch.fetch(hf_hub_download, NAME, "config.json", cache_dir=str(tmp_path / "a" / "b" / "c"))
     assert not [path for path in files(tmp_path) if not path.startswith("a/b/c/")]
+
+
+@pytest.mark.parametrize("request_line", ["HEAD", INFO, WEIGHTS])
+def test_an_interruption_ends_a_download_of_which_nothing_comes(
+    request_line: str, hostile: HubServer, tmp_path: Path
+) -> None:
+    signals = [signal.SIGINT]
+
+    def interrupt(handler: Handler) -> None:
+        while signals:
+            os.kill(os.getpid(), signals.pop())
+        drip(OK, b"X: y\r\n", 0.2)(handler)
+
+    hostile.attacks[request_line] = interrupt
+    before = set(threading.enumerate())
+    with pytest.raises(KeyboardInterrupt):
+        resolve_folder(NAME, cache_dir=tmp_path)
+    start = time.monotonic()
+    while [thread for thread in set(threading.enumerate()) - before if thread.name.startswith("ThreadPool")]:
+        assert time.monotonic() - start < 20, "Python would wait for it when it ends"
+        time.sleep(0.05)
+    assert not [path for path in files(tmp_path) if path.endswith((".incomplete", ".safetensors"))]
 
 
 def test_what_is_refused_does_no_harm_to_what_follows(hostile: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:

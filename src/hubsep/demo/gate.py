@@ -4,7 +4,9 @@
 Decisions: gradio bounds each file of an upload, not their sum, and nothing else; and it keeps the name a visitor's
 page gives to itself, the session hash, in several tables, whatever its length. So the size of every request is known
 before it is read, and such a name is as short as those that pages really give. Pages in browsers and gradio's clients
-say how long a request is, so one that does not is refused.
+say how long a request is, so one that does not is refused. What is large is the one route that writes a body to the
+disk as it comes; every other reads it whole. A path is looked at as the framework does: the server has undone its
+percent signs once, and nobody does so again.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import json
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl
 
 from .limits import DemoLimits
 
@@ -25,6 +27,7 @@ App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 NAMES_OF_PAGES = ("session_hash", "upload_id", "event_id")
+UPLOAD, HEARTBEAT = "/gradio_api/upload", "/gradio_api/heartbeat/"
 MAX_ADDRESS_BYTES = 4_096
 MAX_CALL_BYTES = 256 * 2**10  # of all but uploads: what was typed into a page, and names of files
 MAX_FORM_BYTES = 64 * 2**10  # of an upload, beside its files
@@ -81,7 +84,14 @@ class Gate:
 
 
 def _is_upload(scope: MutableMapping[str, Any]) -> bool:
-    return scope["method"] == "POST" and scope["path"].rstrip("/").endswith("/upload")
+    return scope["method"] == "POST" and _route(scope) == UPLOAD
+
+
+def _route(scope: MutableMapping[str, Any]) -> str:
+    """The path without that of a server in front, as the framework compares it with its routes."""
+    path: str = scope["path"]
+    root = scope.get("root_path", "").rstrip("/")
+    return path[len(root) :] if path.startswith(f"{root}/") else path
 
 
 def _wrong_address(scope: MutableMapping[str, Any]) -> tuple[int, str] | None:
@@ -90,8 +100,8 @@ def _wrong_address(scope: MutableMapping[str, Any]) -> tuple[int, str] | None:
     if len(scope["path"].encode()) + len(query) > MAX_ADDRESS_BYTES:
         return 414, "This address is too long."
     names = [value for name, value in parse_qsl(query.decode("latin-1")) if name in NAMES_OF_PAGES]
-    if (parts := unquote(scope["path"]).rstrip("/").split("/"))[-2:-1] == ["heartbeat"]:
-        names.append(parts[-1])
+    if (route := _route(scope)).startswith(HEARTBEAT):
+        names.append(route.removeprefix(HEARTBEAT).rstrip("/"))
     return None if all(map(SESSION.fullmatch, names)) else (400, "This is no name of a page.")
 
 

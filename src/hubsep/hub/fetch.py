@@ -27,12 +27,14 @@ from ..errors import CheckpointError
 T = TypeVar("T")
 MAX_FILES = 1_000  # to be fetched; published models have 5 to 60
 MAX_ENTRIES = 50_000  # of listings, to be fetched or not
+MAX_VALUES = 2_000_000  # in one listing; a file has a dozen
 MAX_ANSWERS = 5_000
 MAX_BYTES = 100 << 30
 MAX_ANSWER_BYTES = 64 << 20  # of a listing, and of a file whose size nobody says
 PATIENCE_S = 600.0  # a Hub that is asked too often says "in five minutes"
 ANSWER_S, BYTES_PER_S = 2.0, 10_000  # what an answer and what its bytes add to that
 CHECK_S = 1.0
+END_S = 5.0  # what was asked for once more after an error ends with the next answer
 
 # what becomes the name of a file
 NAMING = ("etag", "x-linked-etag", "x-repo-commit", "x-xet-hash")
@@ -65,6 +67,9 @@ def fetch(fetching: Callable[..., T], name: str, *arguments: Any, **options: Any
         return transfer.wait_for(
             lambda: fetching(name, *arguments, user_agent=transfer.mark, tqdm_class=_bar_class(transfer), **options)
         )
+    except (KeyboardInterrupt, SystemExit):
+        transfer.end()
+        raise
     finally:
         transfer.is_over = True
         del _transfers[transfer.mark]
@@ -81,6 +86,7 @@ class _Transfer:
     def __init__(self, name: str, patterns: list[str] | None):
         self.mark = f"hubsep-transfer-{next(_numbers)}."
         self.progress, self.is_over = 0, False
+        self._thread: threading.Thread | None = None
         self._name, self._patterns = name, patterns
         self._answers = self._received = self._entries = self._files = self._listed = 0
         self._most = MAX_ANSWER_BYTES if patterns is None else MAX_BYTES
@@ -97,7 +103,8 @@ class _Transfer:
 
         start = time.monotonic()
         _look_on()
-        threading.Thread(target=run, daemon=True).start()
+        self._thread = threading.Thread(target=run, daemon=True)
+        self._thread.start()
         while True:
             with suppress(queue.Empty):
                 result, error = results.get(timeout=CHECK_S)
@@ -108,12 +115,18 @@ class _Transfer:
             if time.monotonic() - start > PATIENCE_S + self._answers * ANSWER_S + self.progress / BYTES_PER_S:
                 self._give_up()
 
-    def _give_up(self) -> NoReturn:
+    def end(self) -> None:
+        """Ends what still waits for the server, on which Python itself would wait when it ends."""
         from huggingface_hub import close_session
 
         self.is_over = True
-        close_session()  # else what waits for the server waits on, and Python for it when it ends
+        close_session()
         _look_on()
+        if self._thread is not None:
+            self._thread.join(END_S)  # it takes away what it has half of a file
+
+    def _give_up(self) -> NoReturn:
+        self.end()
         self._refuse(f"{self.progress} bytes in more than {PATIENCE_S:.0f} s are too slow; try again later, or")
 
     def check_answer(self, response: Any) -> None:
@@ -131,7 +144,16 @@ class _Transfer:
         says_size = "content-length" in response.headers and not is_listing
         self._bound(response, MAX_BYTES if says_size else MAX_ANSWER_BYTES)
         if is_listing and response.status_code < 300:
-            self._check_listing(json.loads(response.read()))
+            self._check_listing(self._parsed(response.read()))
+
+    def _parsed(self, listing: bytes) -> Any:
+        """JSON of a server; empty lists take twenty times the memory of their text, so what it holds is counted."""
+        if sum(map(listing.count, (b"[", b"{", b","))) > MAX_VALUES:
+            self._refuse(f"the server lists more than {MAX_VALUES} values;")
+        try:
+            return json.loads(listing)
+        except RecursionError:
+            self._refuse("the server's listing is nested too deeply;")
 
     def _bound(self, response: Any, most: int) -> None:
         """Counts the bytes of an answer as they come, and as they are unpacked."""
