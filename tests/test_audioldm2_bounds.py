@@ -11,18 +11,21 @@ import time
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from tiny_audioldm2 import tiny_components
 from torch import nn
 
 from hubsep import AudioLDM2Pipeline
-from hubsep.errors import CheckpointError
+from hubsep.errors import AudioError, CheckpointError, QueryError
 from hubsep.hub.budget import budget
 from hubsep.hub.config import memory_errors
 from hubsep.pipelines.audioldm2.loading.bounds import check_component
 from hubsep.pipelines.audioldm2.loading.components import empty_component, load_component
 from hubsep.pipelines.audioldm2.loading.folder import read_index
+from hubsep.pipelines.audioldm2.schedulers import SCHEDULERS
+from hubsep.pipelines.audioldm2.settings import Sampling
 
 
 MEGABYTES = 300  # of memory that a refusal may take; the issue of each case was seconds or gigabytes
@@ -146,6 +149,79 @@ def test_the_whole_pipeline_refuses_what_a_component_may_not_ask_for(folder: Pat
     for on_demand in (False, True):
         with pytest.raises(CheckpointError, match=r"'scheduler': scheduler_config\.json: 'num_train_timesteps'"):
             AudioLDM2Pipeline.from_pretrained(whole, on_demand=on_demand)
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Any:
+    made = AudioLDM2Pipeline(**tiny_components())
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def with_scheduler(folder: Path, place: Path, name: Any) -> Path:
+    """The folder with a scheduler of another class."""
+    whole = Path(shutil.copytree(folder, place / "whole"))
+    for path, fields in (("model_index.json", {"scheduler": ["diffusers", name]}),
+                         ("scheduler/scheduler_config.json", {"_class_name": name})):  # fmt: skip
+        (whole / path).write_text(json.dumps({**json.loads((whole / path).read_text()), **fields}))
+    return whole
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_each_scheduler_that_is_accepted_makes_a_sound(name: str, folder: Path, tmp_path: Path, pipe: Any) -> None:
+    whole = with_scheduler(folder, tmp_path, name)
+    assert read_index(whole)["scheduler"] == ("diffusers", name)
+    pipe.scheduler = load_component(whole / "scheduler", "diffusers", name, dtype=torch.float32, strict=True)
+    sounds = pipe("rain", num_inference_steps=4, audio_length_in_s=0.05, solver="scheduler", output_type="pt").audios
+    assert torch.isfinite(sounds).all()
+    assert sounds.abs().max() > 0
+
+
+def test_other_schedulers_are_refused_before_anything_is_loaded(folder: Path, tmp_path: Path) -> None:
+    others = [name for name in dir(diffusers) if name.endswith("Scheduler") and name not in SCHEDULERS]
+    assert {"KarrasVeScheduler", "FlowMatchEulerDiscreteScheduler", "ScoreSdeVeScheduler"} < set(others)
+    for number, name in enumerate((*others, "EvilScheduler", "Scheduler", ["DDIMScheduler"], None, 5)):
+        whole = tmp_path / str(number)
+        whole.mkdir()
+        index = json.loads((folder / "model_index.json").read_text())
+        (whole / "model_index.json").write_text(json.dumps({**index, "scheduler": ["diffusers", name]}))
+        for part in index:
+            (whole / part).mkdir(exist_ok=True) if not part.startswith("_") else None
+        with pytest.raises(CheckpointError, match=r"scheduler is .*; accepted are DDIMScheduler, "):
+            read_index(whole)
+
+
+def test_a_scheduler_that_is_set_is_looked_at_when_a_call_begins(pipe: Any) -> None:
+    class Mine(diffusers.DDIMScheduler):
+        pass
+
+    pipe.scheduler = Mine()
+    assert pipe("rain", num_inference_steps=1, audio_length_in_s=0.05).audios is not None
+    for other in (diffusers.KarrasVeScheduler(), diffusers.FlowMatchEulerDiscreteScheduler(), object(), None):
+        pipe.scheduler = other
+        for solver in (None, "dpm", "scheduler"):
+            with pytest.raises(QueryError, match=r"is \w+, which does not solve an AudioLDM 2; accepted are DDIM"):
+                pipe("rain", num_inference_steps=1, audio_length_in_s=0.05, solver=solver)
+
+
+def test_steps_that_a_scheduler_cannot_do_are_one_error(pipe: Any) -> None:
+    pipe.scheduler = diffusers.PNDMScheduler()
+    for steps in (1, 2, 3):
+        with pytest.raises(QueryError, match=f"PNDMScheduler cannot do num_inference_steps={steps}"):
+            pipe("rain", num_inference_steps=steps, audio_length_in_s=0.05)
+
+
+@pytest.mark.parametrize(
+    "value", [10**400, -(10**5_000), float("nan"), float("inf"), True, "1", [1], None], ids=lambda value: "value"
+)
+def test_a_number_that_no_float_holds_is_one_error(value: Any, pipe: Any, tmp_path: Path) -> None:
+    with pytest.raises(QueryError, match="scale must be a finite number, got "):
+        pipe.load_lora_weights(tmp_path, scale=value)
+    for name in ("guidance_scale", "eta"):
+        with pytest.raises(QueryError, match=f"{name} must be a number from .*, got "):
+            Sampling(**{name: value})
+    with pytest.raises(AudioError, match="a length must be a number of seconds, got "):
+        pipe.latent_frames(value)
 
 
 PUBLISHED: dict[str, Fields] = {

@@ -23,6 +23,7 @@ from torch.nn.functional import pad
 from hubsep.audio.reader import read_audio, resample
 from hubsep.chunking import Segments
 from hubsep.errors import AudioError
+from hubsep.hub.bounds import is_number, shown
 from hubsep.mel import Level, MelSettings, mel_spectrogram
 
 from .bfloat16.vocoder import decoded, vocoded
@@ -95,8 +96,8 @@ class Codec(Adapters):
             AudioError: if that is no number, less than one latent frame, or more than an hour.
         """
         shortest = self.vae_scale_factor * self.hop_length / self.sampling_rate
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not math.isfinite(seconds):
-            raise AudioError(f"a length must be a number of seconds, got {seconds!r}")
+        if not is_number(seconds):
+            raise AudioError(f"a length must be a number of seconds, got {shown(seconds)}")
         if not shortest <= seconds <= LONGEST_SECONDS:
             raise AudioError(f"a length must be {shortest:g} to {LONGEST_SECONDS} seconds, got {seconds:g}")
         frames = math.ceil(round(seconds * self.sampling_rate) / self.hop_length)

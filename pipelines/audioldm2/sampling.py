@@ -6,7 +6,7 @@ Decisions:
 - Latents, guidance and the solver are float32 whatever the precision of the U-Net; noise is drawn in float32 on the
   generator's device, so a seed means the same sound in every precision.
 - The default solver is DPM-Solver++ (2211.01095) of second order with the folder's own noise schedule, in 25 steps,
-  where the folder has the published DDIM. Any other scheduler in the folder is taken as it is.
+  where the folder has the published DDIM. Any other scheduler that solves an AudioLDM 2 is taken as it is.
 - Each call has a scheduler of its own, made from the configuration, so that calls do not disturb each other.
 - Latents longer than a window are denoised window by window in every step; what the windows predict is cross-faded.
   What is known, as in inpainting, is put in after every step at that step's noise.
@@ -35,6 +35,7 @@ from .codec import shares_of, spans_of
 from .conditions import Conditions
 from .parts import Scheduler
 from .prompts import Prompts
+from .schedulers import check_scheduler, set_timesteps
 from .settings import FAST_STEPS, SLOW_STEPS, Generator, Sampling, check_attention
 
 
@@ -134,9 +135,14 @@ class Sampler(Prompts):
         return self._interrupt
 
     def solver_of(self, sampling: Sampling) -> tuple[Scheduler, int]:
-        """A new scheduler for one call, and its number of steps."""
+        """A new scheduler for one call, and its number of steps.
+
+        Raises:
+            QueryError: if the pipeline has a scheduler that does not solve an AudioLDM 2.
+        """
         import diffusers
 
+        check_scheduler(self.scheduler)
         own = self.scheduler
         fast = sampling.solver == "dpm" or (sampling.solver is None and isinstance(own, diffusers.DDIMScheduler))
         if fast:
@@ -185,7 +191,7 @@ class Sampler(Prompts):
         """
         device = self._execution_device
         scheduler, steps = self.solver_of(sampling)
-        scheduler.set_timesteps(steps, device=device)
+        set_timesteps(scheduler, steps, device)
         skipped = 0 if start is None else min(steps - 1, steps - max(1, round(steps * strength)))
         timesteps = scheduler.timesteps[skipped * scheduler.order :]
         if hasattr(scheduler, "set_begin_index"):

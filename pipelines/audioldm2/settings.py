@@ -8,7 +8,6 @@ The methods take them as `**options`, so that each is described and checked once
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from hubsep.errors import QueryError
+from hubsep.hub.bounds import is_number, shown
 from hubsep.texts import did_you_mean
 
 
@@ -116,10 +116,10 @@ class Sampling:
     def __post_init__(self) -> None:
         steps = self.num_inference_steps
         if steps is not None and not (_is_whole(steps) and steps <= 1_000):
-            raise QueryError(f"num_inference_steps must be 1 to 1000, got {steps!r}")
-        if not (_is_number(self.guidance_scale) and abs(self.guidance_scale) <= STRONGEST):
+            raise QueryError(f"num_inference_steps must be 1 to 1000, got {shown(steps)}")
+        if not (is_number(self.guidance_scale) and abs(self.guidance_scale) <= STRONGEST):
             raise QueryError(
-                f"guidance_scale must be a number from -{STRONGEST} to {STRONGEST}, got {self.guidance_scale!r}"
+                f"guidance_scale must be a number from -{STRONGEST} to {STRONGEST}, got {shown(self.guidance_scale)}"
             )
         if self.solver not in SOLVERS:
             raise QueryError(f'solver must be "dpm", "scheduler" or None, got {self.solver!r}')
@@ -129,8 +129,8 @@ class Sampling:
         for name in ("guidance_every", "callback_steps"):
             if not _is_whole(getattr(self, name)):
                 raise QueryError(f"{name} must be a whole number from 1 on, got {getattr(self, name)!r}")
-        if not (_is_number(self.eta) and 0 <= self.eta <= 1):
-            raise QueryError(f"eta must be a number from 0 to 1, got {self.eta!r}")
+        if not (is_number(self.eta) and 0 <= self.eta <= 1):
+            raise QueryError(f"eta must be a number from 0 to 1, got {shown(self.eta)}")
         generators = self.generator if isinstance(self.generator, list) else [self.generator]
         if not all(each is None or isinstance(each, torch.Generator) for each in generators):
             raise QueryError(
@@ -201,10 +201,6 @@ def check_attention(unet: Any, options: Mapping[str, object] | None) -> dict[str
             "it out, or put one in that takes it with pipe.unet.set_attn_processor"
         )
     return dict(options)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_whole(value: Any) -> bool:

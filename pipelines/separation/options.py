@@ -11,7 +11,6 @@ checked as if they had been in `config.json`.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from hubsep.audio.reader import OnShort
 from hubsep.chunking import Segments
 from hubsep.errors import AudioError, HubsepError, QueryError
+from hubsep.hub.bounds import shown
 from hubsep.hub.config import config_errors
 from hubsep.texts import did_you_mean
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 
 # what accelerate hangs on a model for the model it was hung on; what is inside of a model keeps its own
+MAX_SECONDS = 1e9
 HOOKS = ("forward", "_old_forward", "_hf_hook")
 
 
@@ -161,8 +162,8 @@ class CallOptions(TypedDict, total=False):
 
 
 def _in_samples(name: str, seconds: float, sampling_rate: int) -> int:
-    if not math.isfinite(seconds) or seconds < 0:
-        raise AudioError(f"{name} must be a length in seconds, got {seconds!r}")
+    if not 0 <= seconds <= MAX_SECONDS:  # false for NaN as well
+        raise AudioError(f"{name} must be a length in seconds, got {shown(seconds)}")
     return round(seconds * sampling_rate)
 
 

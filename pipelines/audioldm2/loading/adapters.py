@@ -8,7 +8,6 @@ every tensor was found to fit. The U-Net's own weights are never written until `
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import nn
 
 from hubsep.adapters import Adapter, matrices_of, put_in, read_adapter
 from hubsep.errors import CheckpointError, QueryError
+from hubsep.hub.bounds import is_number, shown
 from hubsep.hub.matrices import merge, take_out
 
 from .folder import Folder
@@ -41,8 +41,8 @@ class Adapters(Folder):
                 loaded before stays.
             QueryError: if `scale` is no finite number.
         """
-        if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
-            raise QueryError(f"scale must be a finite number, got {scale!r}")
+        if not is_number(scale):
+            raise QueryError(f"scale must be a finite number, got {shown(scale)}")
         if any(parameter.device.type == "meta" for parameter in self.unet.parameters()):
             raise CheckpointError("adapters go into weights that are in memory: load the pipeline without on_demand")
         adapter = read_adapter(source, with_facts=False, **hub)

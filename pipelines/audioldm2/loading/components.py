@@ -26,6 +26,7 @@ from hubsep.hub.loading import check_fit, load_checked_tokenizer, load_feature_e
 from hubsep.hub.processors import CLAP, TOKENIZER_CLASSES
 from hubsep.hub.tensors import read_header
 
+from ..schedulers import SCHEDULERS
 from .bounds import check_component, stored
 
 
@@ -44,7 +45,7 @@ COMPONENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "tokenizer_2": (("transformers",), ("T5Tokenizer", "T5TokenizerFast", "VitsTokenizer", *TOKENIZERS)),
     "feature_extractor": (("transformers",), ("ClapFeatureExtractor",)),
     "unet": (AUDIOLDM2, ("AudioLDM2UNet2DConditionModel",)),
-    "scheduler": (("diffusers",), ()),
+    "scheduler": (("diffusers",), SCHEDULERS),
     "vocoder": (("transformers", "hubsep"), ("SpeechT5HifiGan", "GriffinLimVocoder")),
     "audio_mae": (("hubsep", "hubsep.models.audiomae.modeling_audiomae"), ("AudioMAEModel",)),
 }

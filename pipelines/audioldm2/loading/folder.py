@@ -191,10 +191,10 @@ def read_index(folder: Path) -> dict[str, tuple[str, str]]:
             raise CheckpointError(f"{INDEX}: {name} must be a library and a class, got {shown(entry)}.")
         if entry[0] is None and name in OPTIONAL:
             continue
-        known = entry[1] in classes if classes else isinstance(entry[1], str) and entry[1].endswith("Scheduler")
-        if entry[0] not in libraries or not known:
-            names = ", ".join(classes) if classes else "a scheduler of diffusers"
-            raise CheckpointError(f"{INDEX}: {name} is {shown(entry)}; accepted are {names} of {libraries[0]}.")
+        if entry[0] not in libraries or entry[1] not in classes:
+            raise CheckpointError(
+                f"{INDEX}: {name} is {shown(entry)}; accepted are {', '.join(classes)} of {libraries[0]}."
+            )
         if not (folder / name).is_dir():
             raise CheckpointError(f"{INDEX} names {name}, but there is no such folder.")
         found[name] = (entry[0], entry[1])

@@ -32,7 +32,6 @@ bass is an instrument. As masks add up to one over the instruments, a new one ta
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -45,7 +44,7 @@ from transformers import initialization as init
 from transformers.utils import can_return_tuple
 
 from ...errors import AudioError, QueryError
-from ...hub.bounds import shown
+from ...hub.bounds import is_number, shown
 from ...hub.models import HubsepModelMixin
 from ...layers import touched
 from ...modeling import AudioSeparationOutput, check_keywords, check_waveform
@@ -356,7 +355,7 @@ class InstrumentsMixin(_Model):
         for instrument, share in shares.items():
             if instrument not in names:
                 raise QueryError(f"there is no instrument {shown(instrument)}; there are {', '.join(names)}")
-            if not isinstance(share, int | float) or not math.isfinite(share):
+            if not is_number(share):
                 raise QueryError(f"the share of {shown(instrument)} is {shown(share)}; it must be a finite number")
         if abs(sum(shares.values()) - 1) > SHARES_TOLERANCE:
             raise QueryError(f"the shares add up to {sum(shares.values()):g}; they must add up to 1")
