@@ -7,10 +7,12 @@ A case is what is put in place of what, and who reads it; the process, the limit
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hubsep
 from fuzz.cases import Action, Case, Kind
 from fuzz.checkpoints import yaml_bomb
 from fuzz.components import copied as copied_component
@@ -30,6 +32,24 @@ def model(file: str, content: Any = None, **changes: Any) -> Make:
         folder = copied(case, "audiosep", case.templates.parent / "models")
         rewrite(folder / file, case, content, changes)
         return lambda: use(folder)
+
+    return make
+
+
+def saved(front: str) -> Make:
+    """A model whose README begins with this, saved again with other weights."""
+
+    def make(case: Case) -> Action:
+        folder = copied(case, "conv_tasnet", case.templates.parent / "models")
+        rewrite(folder / "README.md", case, f"---\n{front}\n---\n# x\n", {})
+
+        def act() -> str:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                hubsep.pipeline(model=folder).model.half().save_pretrained(case.folder / "saved")
+            return use(case.folder / "saved")
+
+        return act
 
     return make
 
@@ -97,6 +117,18 @@ FOUND: dict[str, Make] = {
     "another tokenizer class": model("tokenizer_config.json", tokenizer_class="BertTokenizer"),
     "a tokenizer that Rust does not know": model("tokenizer.json", post_processor={"type": "x"}),
     "padding that is no object": model("tokenizer.json", padding=True),
+    "replacements of replacements": model(
+        "tokenizer.json",
+        normalizer={
+            "type": "Sequence",
+            "normalizers": [{"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 64}] * 5,
+        },
+    ),
+    "a vocabulary of three million lines": model("vocab.txt", "a\n" * 3_000_000),
+    "a README that is no YAML": saved("license: [mit"),
+    "a README that is deep": saved("license: " + "[" * 3_000),
+    "a README of a billion": saved(yaml_bomb().decode() + "\nlicense: [*i]\ntags: [*i]"),
+    "a README as long as a book": saved("- x\n" * 240_000),
     "a table field of 300 kB": table("recordings", b"path,label\na.wav," + b"x" * 300_000 + b"\n"),
     "a table in Latin-1": table("benchmark", b"mixture,target,caption\na.wav,b.wav,caf\xe9\n"),
     "a table with NUL": table("recordings", b"path,label\n\0a.wav,x\n"),
