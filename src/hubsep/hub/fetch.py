@@ -129,6 +129,11 @@ class _Transfer:
         self.end()
         self._refuse(f"{self.progress} bytes in more than {PATIENCE_S:.0f} s are too slow; try again later, or")
 
+    def go_on(self, step: str, info: Any) -> None:
+        """Called by the HTTP client at each step of a request; a connection that was being made was not closed."""
+        if self.is_over and step.endswith(".started") and "close" not in step:
+            raise CheckpointError(OVER)
+
     def check_answer(self, response: Any) -> None:
         """Checks an answer (httpx's, or httpx2's) by its headers, and what follows when it is read."""
         self._answers += 1
@@ -220,7 +225,7 @@ def _look_on() -> None:
     from huggingface_hub import get_session
 
     client = get_session()
-    for event, hook in (("request", _transfer_of), ("response", _check_answer)):
+    for event, hook in (("request", _check_request), ("response", _check_answer)):
         hooks = client.event_hooks
         if hook not in hooks[event]:
             client.event_hooks = {**hooks, event: [*hooks[event], hook]}
@@ -235,6 +240,12 @@ def _transfer_of(request: Any) -> _Transfer | None:
     if transfer is None or transfer.is_over:
         raise CheckpointError(OVER)
     return transfer
+
+
+def _check_request(request: Any) -> None:
+    transfer = _transfer_of(request)
+    if transfer is not None:
+        request.extensions["trace"] = transfer.go_on
 
 
 def _check_answer(response: Any) -> None:
