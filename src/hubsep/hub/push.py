@@ -68,9 +68,7 @@ def push_folder(
     """
     from huggingface_hub import HfApi
 
-    _check_facts(card, fallback)
-    if tags and card:
-        _front_matter(Path(card))
+    _check_facts(card, fallback, adds_tags=bool(tags))
     check_token(token)
     what = f"{shown(repo_id)} could not be pushed to; a push is one commit, so it holds the old or all of the new"
     api = HfApi(library_name="hubsep", token=token)
@@ -157,14 +155,16 @@ def _put_facts(folder: Path, source: Path) -> None:
             copy_file(source, name, folder / name)
 
 
-def _check_facts(*cards: str | os.PathLike[str] | None) -> None:
-    """Open all that may be copied, before the Hub is asked for anything."""
+def _check_facts(*cards: str | os.PathLike[str] | None, adds_tags: bool) -> None:
+    """Open all that may be copied, and read a card that is to have more tags, before the Hub is asked for anything."""
     for card in (Path(path) for path in cards if path is not None):
         if not card.is_file() and not card.is_symlink():
             raise CheckpointError(f"card is {shown(os.fspath(card))}; it must be the README.md to push.")
         for name in (card.name, *FACTS):
             if is_named(card.parent / name):
                 opened(card.parent, name).close()
+        if adds_tags and is_named(card):
+            _front_matter(card)
 
 
 def _own_card(repo_id: str, revision: str | None, token: str | bool | None) -> Path | None:
