@@ -18,10 +18,10 @@ test-slow:  ## everything, the long tests too
 	$(PYTHON) -m pytest -q -m "slow or not slow"
 
 processors:  ## the tests that compute numbers, as older processors and other thread counts would; prints a table
-	$(PYTHON) tests/processors.py
+	$(PYTHON) tests/support/processors.py
 
 CASES ?= 2000
 BASE ?= 1
 
 fuzz:  ## hostile files of every kind, each in a process with limits; BASE=2 for others
-	$(PYTHON) tests/fuzz --cases $(CASES) --base $(BASE)
+	$(PYTHON) tests/support/fuzz --cases $(CASES) --base $(BASE)
