@@ -147,8 +147,8 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
     model = build_model(recipe)
     names, channels = model.config.source_names, model.config.num_channels
     training, heldout = load_data(recipe, data, model.config.sampling_rate)
-    fixed: dict[str, Any] = {"sampling_rate": model.config.sampling_rate, "stems": names, "channels": channels}
-    settings = settings_of(MusicSettings, recipe.mixing, "mixing", **fixed)
+    facts: dict[str, Any] = {"sampling_rate": model.config.sampling_rate, "stems": names, "channels": channels}
+    settings = settings_of(MusicSettings, recipe.mixing, "mixing", **facts)
     dataset = MusicMixtureDataset(training, settings, recipe.steps * recipe.batch_size, recipe.seed)
     if recipe.spectrogram_items and not recipe.initial_model:
         start_spectrograms(model, dataset, min(recipe.spectrogram_items, len(dataset)))

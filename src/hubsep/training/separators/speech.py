@@ -136,13 +136,13 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
     rate, sources = model.config.sampling_rate, model.config.num_sources
     training, heldout, noises, others = load_speakers(recipe, data, rate)
     mixit = getattr(model.config, "loss", "") == "mixit"
-    fixed: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "num_sources": sources,
         "num_outputs": 0 if mixit else sources,
         "mixit": mixit,
         "sampling_rate": rate,
     }
-    settings = settings_of(SpeechSettings, recipe.mixing, "mixing", **fixed)
+    settings = settings_of(SpeechSettings, recipe.mixing, "mixing", **facts)
     dataset = SpeechMixtureDataset(training, settings, recipe.steps * recipe.batch_size, recipe.seed, noises)
     options: dict[str, Any] = {"count": recipe.validation_mixtures, "seconds": recipe.validation_seconds}
     fixed: Sequence[SpeechMixture | NoisySpeech]
