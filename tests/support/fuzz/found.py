@@ -46,8 +46,8 @@ def saved(front: str) -> Make:
         def act() -> str:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                hubsep.pipeline(model=folder).model.half().save_pretrained(case.folder / "saved")
-            return use(case.folder / "saved")
+                hubsep.pipeline(model=folder).model.half().save_pretrained(folder / "saved")
+            return use(folder / "saved")
 
         return act
 
