@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from rounding import assert_same, rounding
 from safetensors.torch import load_file
+from tiny import recompute
 from tiny_audiomae import BINS, FRAMES, PATCH, spectrograms, tiny_audiomae, tiny_config, tiny_pretraining
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForPreTraining
@@ -230,7 +231,7 @@ def test_gradients_are_the_same_with_checkpointing():
     noise, gradients = torch.rand(2, STEPS * BANDS), []
     for checkpointing in (False, True):
         if checkpointing:
-            model.activation_checkpointing_enable()
+            recompute(model)
         model.zero_grad()
         model(x, noise=noise).loss.backward()
         gradients.append([parameter.grad for parameter in model.parameters()])

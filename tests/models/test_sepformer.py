@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from promises_model import ModelPromises, noise
 from rounding import TINY_MODEL, assert_same
+from tiny import recompute
 from tiny_sepformer import tiny_sepformer
 from torch import Tensor
 
@@ -147,7 +148,7 @@ def test_training_in_bfloat16_with_checkpointing():
     gradients = []
     for checkpointing in (False, True):
         if checkpointing:
-            model.activation_checkpointing_enable()
+            recompute(model)
         model.train().zero_grad()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             output = model(mixture, labels=labels)

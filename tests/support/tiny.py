@@ -86,6 +86,14 @@ def saved_tiny(folder: Path, **fields: Any) -> Path:
     return folder
 
 
+def recompute(model: PreTrainedModel) -> None:
+    """Has activations computed again in the backward pass, by the name this release of transformers has for it."""
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable()
+    else:  # before 5.23; the old name warns in later ones
+        model.gradient_checkpointing_enable()
+
+
 def hub_cache(root: Path, folder: Path, *, shared: bool = False) -> Path:
     """Lay out a folder as the Hub's cache does, and return the snapshot."""
     repository = root / "models--someone--model"
