@@ -7,7 +7,7 @@ refused: there is no second way. A key map is a list of rows (pattern, replaceme
 whole key wins; a key is used, or dropped by a row that says so, or an error. A state must fill its model exactly, in
 every name, shape and kind of number.
 
-Folders that weights are published in: which file of them is read, and that they are not converted already.
+Also here: folders that weights are published in: which file of them is read, and that they are not converted already.
 """
 
 from __future__ import annotations

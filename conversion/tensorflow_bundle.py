@@ -7,7 +7,7 @@ the table and every tensor is held against its checksum, and of the text file `c
 name is taken. What Spleeter's checkpoints do not use is refused: several data files, big-endian numbers, compressed
 blocks, tensors in slices, texts. Names have a dot for each slash, as names have it everywhere else here.
 
-CRC-32C, the checksum of TensorFlow's files, with numpy alone.
+Also here: CRC-32C, the checksum of TensorFlow's files, with numpy alone.
 
 A checksum is linear: data is cut into lanes of one length whose remainders are computed side by side, a word of each
 at a time, and then joined in pairs, the left one advanced by the length of the right one. Measured: 150 MB take half a

@@ -11,7 +11,7 @@ An AudioLDM 2 as the one model that transformers' text-to-audio pipeline wants: 
 All of the work is done by `hubsep.AudioLDM2Pipeline`, which puts several models together. To transformers this is a
 model that has no `generate`: what a call of that pipeline may be told is passed on with `forward_params`.
 
-Where transformers' text-to-audio pipeline wants one tokenizer and AudioLDM 2 has two: texts go on as they are.
+Also here: its tokenizer. That pipeline wants one where AudioLDM 2 has two, so texts go on as they are.
 
 CLAP and T5 each read a prompt with a tokenizer of their own, inside the model.
 """

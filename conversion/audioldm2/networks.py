@@ -6,7 +6,7 @@ context's width is that of the keys it makes; one whose keys are as wide as the 
 context and attends to itself. Heads are 32 wide, so their number grows with the channels: diffusers' default, eight
 everywhere, gives another result from the same weights (0.08 on outputs of 0.58).
 
-AudioLDM 2's VAE and vocoder, which its file keeps together as the first stage.
+Also here: AudioLDM 2's VAE and vocoder, which its file keeps together as the first stage.
 
 `scale_factor`, one over the spread of the latents of the first batch it was trained on, becomes the VAE's
 `scaling_factor`. No shape tells the vocoder's rates, dilations and sampling rate: they are known of the two published

@@ -4,7 +4,7 @@
 Texts of a batch are padded to the longest. A weight of 0 leaves a state out of the attention altogether, so padding
 changes nothing; weights between 0 and 1 are how a sound lies between two texts.
 
-Going from one thing into another: in time, in frequency, between the conditions of two sounds.
+Also here: going from one thing into another: in time, in frequency, between the conditions of two sounds.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ be heard. What a method does not change is taken from the recording itself, not 
 short cross-fades between the two. Recordings have one channel; results have the model's sampling rate and the
 recording's own level.
 
-What AudioLDM 2 hears in a recording: its language of audio (LOA), by AudioMAE, and which bands of it are there.
+Also here: what AudioLDM 2 hears in a recording: its language of audio (LOA), by AudioMAE, and which bands of it are
+there.
 
 Neither the published folders nor diffusers have AudioMAE; `hubsep convert audiomae` makes the component of its
 checkpoint. It hears 10.24 s at 16 kHz, shorter recordings with silence after them, so the first token of LOA is always

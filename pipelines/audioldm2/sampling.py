@@ -11,7 +11,7 @@ Decisions:
 - Latents longer than a window are denoised window by window in every step; what the windows predict is cross-faded.
   What is known, as in inpainting, is put in after every step at that step's noise.
 
-Guidance: what AudioLDM 2's U-Net predicts with the prompt, led away from what it predicts without.
+Also here: guidance: what AudioLDM 2's U-Net predicts with the prompt, led away from what it predicts without.
 
 A guided step is two predictions, which go through the U-Net as one batch. Two settings save the second one: outside
 `guidance_interval`, a share of the steps, there is no guidance; with `guidance_every=2`, every second step inside it

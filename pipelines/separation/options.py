@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Everything that can be chosen for a call of the separation pipeline, and the segments that follow from it.
 
-What can be chosen for a call beside what the pipeline itself offers: fields that a configuration declares.
+Also here: what can be chosen for a call beside what the pipeline itself offers: fields that a configuration declares.
 
 A configuration names the fields that change nothing but how a loaded model is used in `call_options`. A call gets the
 same weights under a configuration of its own, so threads that share a model can choose differently. The values are

@@ -5,7 +5,7 @@ Both directions of the transform run in float32 whatever the model's dtype: the 
 points is 65536, more than float16 holds. The window is made in the call, because models are built on the meta device
 and a buffer that is not saved would come back empty.
 
-Which modules may be computed without being called, by reading their weights: those nobody has touched.
+Also here: which modules may be computed without being called, by reading their weights: those nobody has touched.
 
 Whoever quantises a model, offloads it, adds an adapter or looks at what its layers make replaces modules, their
 weights or their `forward`, or hooks into it. Faster code that reads weights by itself would pass all of that over, or

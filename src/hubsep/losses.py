@@ -4,7 +4,7 @@
 A ratio has no meaning against silence, so an item whose target is all zeros (the query asks for what is not there) is
 charged the level of what came out, relative to the mixture.
 
-Losses for outputs in no particular order: permutation-invariant training and mixture-invariant training.
+Also here: losses for outputs in no particular order: permutation-invariant training and mixture-invariant training.
 
 Decisions: the best assignment is searched without gradient on all pairs, then the loss is computed on the chosen ones
 alone. Up to `EXHAUSTIVE_SOURCES` sources every permutation is tried and the first best one wins; above, scipy's

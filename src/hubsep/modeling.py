@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a separation model returns: the same fields for every system.
 
-What a model takes: checks for every system, of its waveform and its keywords, before anything is computed.
+Also here: what a model takes: checks for every system, of its waveform and its keywords, before anything is computed.
 """
 
 from __future__ import annotations

@@ -1,17 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How transformers comes to know the systems.
+"""How transformers comes to know the systems, the tables it keeps of them, and what it says of a model inside hubsep.
 
-Decisions: it is told about them when it has imported the module that holds the table in question, and classes are
-imported when they are looked up, not in the middle of transformers' own imports.
+Decisions:
 
-Tables whose classes are imported when they are looked up: what transformers keeps of classes not its own.
-
-Who takes a class out of a table gets that class, and no stand-in: it can be subclassed, compared and asked for.
-
-What transformers says of a model's name that it cannot know.
-
-It looks for every name that is no folder on the Hub, asks nobody else, and then blames the network. There is no place
-to tell it of others, so its error is given the way out; nothing else of transformers is changed.
+- transformers is told when it has imported the module that holds the table in question. Classes are imported when they
+  are looked up, not in the middle of transformers' own imports.
+- Who takes a class out of a table gets that class, and no stand-in: it can be subclassed, compared and asked for.
+- transformers looks on the Hub for every name that is no folder, asks nobody else, and then blames the network. There
+  is no place to tell it of others, so its error is given the way out; nothing else of transformers is changed.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ bands: in float32 these three cost next to nothing. What is between them stays i
 In float32 the models are called as they are, and so they are where their layers are moved one by one (sequential
 offloading), since then a layer's weights are there only while it is called.
 
-HiFi-GAN, AudioLDM 2's vocoder, in bfloat16 on a processor: the sums of transformers' with the channels last.
+Also here: HiFi-GAN, AudioLDM 2's vocoder, in bfloat16 on a processor: the sums of transformers' with the channels
+last.
 
 torch convolves along time with the channels first, where oneDNN's dilated convolutions of five samples' distance reach
 a third of what it does with the channels last (two threads of an EPYC, Zen 5: 167 to 670 GFLOP/s against 500 to 960),

@@ -5,9 +5,9 @@ diffusers offloads from an accelerator to main memory. On a machine without one 
 `from_pretrained(..., on_demand=True)` does. The ways exclude each other, and every one of them is refused with the one
 to take instead where it would do nothing or fail.
 
-Where the components of AudioLDM 2 are put while they are loaded: whole components, never parts of one.
+Also here: where the components of AudioLDM 2 are put while they are loaded: whole components, never parts of one.
 
-The one thing about accelerate's hooks that all stages of AudioLDM 2 need.
+Also here: the one thing about accelerate's hooks that all stages of AudioLDM 2 need.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ A header is never believed about size: nothing is allocated from the number of s
 it claimed is compared with what was decoded. Samples are float32 at the recording's own scale; nothing is normalised,
 mixed down or cut.
 
-A part of a recording: from some second on, for some seconds.
+Also here: a part of a recording: from some second on, for some seconds.
 
 Decisions: what comes before is decoded and dropped block by block, because decoders of lossy formats answer a seek
 with other samples. To ask for what lies behind the end is an error; to ask for more than there is gives what there is,

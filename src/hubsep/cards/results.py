@@ -5,7 +5,7 @@
 newer one; the Hub takes it only of a set that is registered with it as a benchmark, so it is written where
 `hubsep evaluate --benchmark DATASET:TASK` named one, and not made up for sets that are our own.
 
-How a card shows what `hubsep evaluate --dataset prompts` measured of a generator of sounds.
+Also here: how a card shows what `hubsep evaluate --dataset prompts` measured of a generator of sounds.
 
 A figure stands beside the one that says what it is worth: the accuracy on generated sounds beside that on real ones, a
 Frechet distance beside that of recordings that training heard, of other classes, and of noise.

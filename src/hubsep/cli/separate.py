@@ -5,7 +5,7 @@ Decisions: outputs keep the input's sampling rate, channels, container and sampl
 Finished inputs are skipped when the same command is run again. An input that fails does not stop the others; the
 failures are listed at the end. Several processes share the inputs, however they were started (`hubsep.batch`).
 
-The arguments of `hubsep separate`, and what `--help` says of each.
+Also here: the arguments of `hubsep separate`, and what `--help` says of each.
 """
 
 from __future__ import annotations

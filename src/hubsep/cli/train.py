@@ -3,7 +3,7 @@
 
 Decisions: the first argument is either the name of a recipe or a model; a folder called like a recipe is `./music`.
 
-What `hubsep train MODEL` does: the run, its result on the Hub if asked for, and one error for a wrong name.
+Also here: what `hubsep train MODEL` does: the run, its result on the Hub if asked for, and one error for a wrong name.
 """
 
 from __future__ import annotations

@@ -4,8 +4,6 @@
 Decisions: no font, script or picture comes from another server, and none of this text is code of a stranger: whatever
 a person gave, a file name or a query, is escaped. An error that hubsep raises on purpose is shown to the person in its
 own words; any other is a fault of ours, whose details stay in the log.
-
-Lists of sounds as people type them: commas, semicolons or lines, in any case, some of them twice.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 One metric is drawn, the first that published tables state; all others stand in the JSON beside it. The figure over
 everything is a line, so that a class can be seen to be above or below it.
 
-Pictures of generated sounds: each beside a real one that no training heard, and what they were taken for.
+Also here: pictures of generated sounds: each beside a real one that no training heard, and what they were taken for.
 
 Decisions: neither of a pair is chosen, both are the first of their class; every panel is in dB below its own loudest
 point, because the level of a recording says nothing of the sound. matplotlib is imported when a picture is drawn.

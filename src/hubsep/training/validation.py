@@ -4,7 +4,8 @@
 The curve is written next to the checkpoints as numbers and as a picture, and the weights of its best point to `best`.
 Validation runs without the compiler: each new shape would cost it a minute.
 
-A running mean of the weights of a training run: what a long run at a constant rate settles to without decaying it.
+Also here: a running mean of the weights of a training run: what a long run at a constant rate settles to without
+decaying it.
 
 The mean is kept with every checkpoint, so that a resumed run has the mean an uninterrupted one would have had.
 """

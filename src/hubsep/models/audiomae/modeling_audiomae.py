@@ -10,20 +10,21 @@ and pooled over patches, are its "language of audio" (LOA). Decisions:
   are the places its patches have in a long one: any multiple of `patch_size` frames goes.
 - Pre-training draws its mask from torch's generator, or takes the noise it is given.
 
-The decoders of AudioMAE's pre-training: attention within windows that shift (2207.06405, section 3.3), or global.
+Also here: the decoders of AudioMAE's pre-training: attention within windows that shift (2207.06405, section 3.3), or
+global.
 
 A window layer attends by the cosine of queries and keys over a learnt temperature, with biases that a small network
 makes from the distances within a window on a logarithmic scale (Swin Transformer V2, 2111.09883); its norms come after
 attention and feed-forward network. Every other layer moves the windows by half their length in time, not in
 frequency; patches that lie together only because the spectrogram's end meets its start there do not see each other.
 
-What encoder and decoders of AudioMAE share: the fixed table of positions, and the transformer layer.
+Also here: what encoder and decoders of AudioMAE share: the fixed table of positions, and the transformer layer.
 
 The table keeps a property of the published weights: it counts the patches as if frequency were the slow axis, while
 the patches come with time as the slow one. Every patch still has a place of its own, nothing but the place is odd; a
 table that counted right would not fit the published weights. A patch has the same place however long the spectrogram.
 
-Which patches AudioMAE's pre-training hides, and what it has to say about them.
+Also here: which patches AudioMAE's pre-training hides, and what it has to say about them.
 
 Masking is drawn for each recording of a batch. "random" hides patches; "time_frequency" hides whole time steps and
 whole bands. The noise that decides can be given, so that a draw can be repeated anywhere: small noise is kept.

@@ -7,7 +7,8 @@ convolution are computed once for all queries on a recording. The Fourier transf
 convolution kernels and the unused second norms of the decoder of the published checkpoint do not exist here. The
 Nyquist bin of the output is exactly zero, as in the original.
 
-How AudioSep's blocks run when nothing is learnt: the same numbers with less work and a fraction of the memory.
+Also here: how AudioSep's blocks run when nothing is learnt: the same numbers with less work and a fraction of the
+memory.
 
 - With one query, a norm and its FiLM layer are one scale and one shift a channel. Those of the second norm of a
   residual block go into the weights and the bias of the convolution before it, the first are one pass over the data.

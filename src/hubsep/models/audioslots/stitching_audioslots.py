@@ -7,7 +7,7 @@
   the last seconds, weighted with how loud they were, and the order stays as it is among equals.
 - The cross-fade is a triangle, done on spectrograms: what adds up to the mixture in every chunk does so afterwards.
 
-Which slot made which source: AudioSlots' matching loss.
+Also here: which slot made which source: AudioSlots' matching loss.
 
 The paper: spectrograms of slots and sources are matched so that the loss is least, and the loss does not depend on any
 order. Ours: the squared error of compressed magnitudes as the loss; slots beyond the number of sources are matched

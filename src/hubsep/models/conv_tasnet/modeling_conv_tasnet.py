@@ -12,7 +12,8 @@ Decisions:
   runs strip by strip as it would on a live recording, in memory that does not grow.
 - `masker` holds all but the filterbanks. Its graph is static, `model.masker.compile()` is the way to train on a CPU.
 
-How Conv-TasNet runs with global norms when nothing is learnt: the same numbers in fewer passes and less memory.
+Also here: how Conv-TasNet runs with global norms when nothing is learnt: the same numbers in fewer passes and less
+memory.
 
 - A global norm is one scale and one shift a channel once its statistics are known. Before a pointwise convolution they
   go into its weights, before the depthwise one into the kernel, where the frames near the edges, which see zeros

@@ -13,7 +13,7 @@ the result. Decisions:
 - Mono, as the original: the pipeline separates the channels of a recording one by one.
 - `materialised()` gives the same model with the generated weights written out, which are fewer numbers.
 
-Levels of a recording that is longer than what the model sees at once, from sums over its pieces.
+Also here: levels of a recording that is longer than what the model sees at once, from sums over its pieces.
 
 The published evaluation divides a whole recording by its standard deviation, at every rate, and fits one gain for each
 source to all of it. Both need sums alone: of samples and their squares, and of products of sources and mixture. They

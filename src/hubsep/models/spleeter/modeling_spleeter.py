@@ -13,7 +13,7 @@ Decisions:
 - Where nothing is learnt, segments go one after the other through a path with fewer passes over memory; see
   `estimate_logits`.
 
-How Spleeter's U-Net runs when nothing is learnt: the same numbers in fewer passes over memory.
+Also here: how Spleeter's U-Net runs when nothing is learnt: the same numbers in fewer passes over memory.
 
 A norm with stored statistics is one scale and one shift a channel. Its pass writes where the next convolution reads:
 into the middle of a map that has the zeros around it already, on the way down, and beside the convolution it is joined
@@ -23,7 +23,7 @@ The last transposed convolution makes one channel, which torch's own is slow at:
 four results of each place it takes a third of the time. The others do not gain from that. ELU by exponentials takes a
 sixth of the time of torch's own on a CPU, which was a quarter of all.
 
-Spleeter's Fourier transform pair and its ratio masks, in float32 whatever the model's dtype.
+Also here: Spleeter's Fourier transform pair and its ratio masks, in float32 whatever the model's dtype.
 
 The transforms differ from the shared ones: frames begin a window's length before the waveform instead of being
 centred, and the inverse divides by the constant that squared Hann windows a quarter apart add up to, not by what they
