@@ -4,9 +4,6 @@
 from __future__ import annotations
 
 import os
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -124,31 +121,15 @@ def test_weights_are_saved_whatever_their_readme_says(front: str, tmp_path: Path
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("name", [".h/x.safetensors", "checkpoint-1/x.safetensors", ".h/.x.safetensors"])
 def test_saving_waits_for_no_pipe_in_a_folder_that_loading_does_not_look_into(name: str, tmp_path: Path):
     tiny_conv_tasnet()[0].save_pretrained(tmp_path / "base")
     (tmp_path / "base/README.md").write_text("# base\n")
     (tmp_path / "base" / name).parent.mkdir()
     os.mkfifo(tmp_path / "base" / name)
-    with in_time():
-        ConvTasNetForAudioSeparation.from_pretrained(tmp_path / "base").save_pretrained(tmp_path / "copy")
+    ConvTasNetForAudioSeparation.from_pretrained(tmp_path / "base").save_pretrained(tmp_path / "copy")
     assert (tmp_path / "copy/README.md").read_text() == "# base\n"
-
-
-@contextmanager
-def in_time() -> Iterator[None]:
-    """An error instead of waiting for ever."""
-
-    def late(*_: Any) -> None:
-        raise TimeoutError
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(20)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_licence_that_yaml_would_take_for_something_else_is_quoted(tmp_path: Path):

@@ -7,11 +7,11 @@ import ast
 import inspect
 import re
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 
 import diffusers
 import pytest
+from imports import untyped
 
 import hubsep.pipelines
 from hubsep.pipelines.audioldm2.pipeline import AudioLDM2Pipeline
@@ -54,18 +54,6 @@ def test_the_rungs_stand_in_order() -> None:
         assert [name for name in reversed(names) if name in order.split()] == order.split()
     assert set(names) == {name for order in ORDERS for name in order.split()}
     assert AudioLDM2Pipeline.__mro__.index(diffusers.DiffusionPipeline) == len(RUNGS)
-
-
-def untyped(path: Path) -> Iterator[str]:
-    """The attributes of the classes of a file whose type is said to be anything, or a function that returns it."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if not isinstance(node, ast.ClassDef):
-            continue
-        own = [item for item in ast.walk(node) if isinstance(item, ast.AnnAssign)]
-        attributes = [item for item in own if item in node.body or isinstance(item.target, ast.Attribute)]
-        for item in attributes:
-            if "Any" in {name.id for name in ast.walk(item.annotation) if isinstance(name, ast.Name)}:
-                yield f"{path.relative_to(PACKAGE)}: {node.name}.{ast.unparse(item.target).removeprefix('self.')}"
 
 
 def test_attributes_have_types() -> None:

@@ -80,7 +80,7 @@ RUNS: dict[str, Callable[[], list[str]]] = {
 def test_the_picture_shows_the_imports():
     (shown,) = PICTURE.findall(PAGE.read_text(encoding="utf-8"))
     assert shown == picture(), "write it again with `python tests/support/architecture.py`"
-    assert set(CONTENTS) >= set(LEVELS)
+    assert set(CONTENTS) == set(LEVELS)
 
 
 def test_every_function_of_the_page_exists():

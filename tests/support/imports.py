@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -61,3 +62,15 @@ def imported(module: str) -> tuple[str, ...]:
 def package_of(module: str) -> str:
     """The package or module directly in hubsep that a module belongs to; "" for hubsep itself."""
     return module.split(".")[1] if "." in module else ""
+
+
+def untyped(path: Path) -> Iterator[str]:
+    """The attributes of the classes of a file whose type is said to be anything, or a function that returns it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.ClassDef):
+            continue
+        own = [item for item in ast.walk(node) if isinstance(item, ast.AnnAssign)]
+        attributes = [item for item in own if item in node.body or isinstance(item.target, ast.Attribute)]
+        for item in attributes:
+            if "Any" in {name.id for name in ast.walk(item.annotation) if isinstance(name, ast.Name)}:
+                yield f"{path.relative_to(ROOT)}: {node.name}.{ast.unparse(item.target).removeprefix('self.')}"

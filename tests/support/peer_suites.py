@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tarfile
 import unittest
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -55,21 +54,15 @@ class Outcome(unittest.TestResult):
 
 
 def name_of(test: unittest.TestCase) -> str:
-    """The name of a test's method, without the number that a parameter gave it."""
+    """The name of a test's method."""
     name: str = test.id().rpartition(".")[2]
     return name
 
 
-def run_cases(kind: type[unittest.TestCase], only: Iterable[str] | None = None) -> Outcome:
-    """Runs the tests of a class.
-
-    Args:
-        kind: the class.
-        only: names of tests; all by default.
-    """
+def run_cases(kind: type[unittest.TestCase]) -> Outcome:
+    """Runs the tests of a class."""
     outcome = Outcome()
-    names = unittest.TestLoader().getTestCaseNames(kind) if only is None else [*only]
-    unittest.TestSuite(kind(name) for name in names).run(outcome)
+    unittest.TestLoader().loadTestsFromTestCase(kind).run(outcome)
     return outcome
 
 
@@ -99,7 +92,9 @@ def fetched(package: str, variable: str, folder: Path) -> Path:
     ]
     more = [*pip, "install", "--no-deps", "--target", str(folder / "site"), "parameterized"]
     for command in (get, more):
-        if subprocess.run(command, check=False, capture_output=True, timeout=120).returncode:
+        try:
+            subprocess.run(command, check=True, capture_output=True, timeout=120)
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
             pytest.skip(f"the source archive of {wanted} cannot be fetched, and {variable} names no folder")
     (archive,) = folder.glob("*.tar.gz")
     with tarfile.open(archive) as file:
