@@ -127,11 +127,20 @@ def check_output(sources: Tensor, shape: tuple[int, ...]) -> None:
     """
     if tuple(sources.shape) != shape:
         raise CheckpointError(f"the model returned sources of shape {tuple(sources.shape)}, expected {shape}")
-    if not torch.isfinite(sources).all():
+    check_finite(sources)
+
+
+def check_finite(made: Tensor) -> None:
+    """Refuses samples or latents that are not numbers.
+
+    Raises:
+        CheckpointError: if there is NaN or infinity among them.
+    """
+    if not torch.isfinite(made).all():
         raise CheckpointError(
             "the model returned NaN or infinite samples; load it with dtype=torch.float32, and if that does not help "
             "its weights are damaged"
         )
 
 
-__all__ = ["AudioPipeline", "check_output", "from_rows", "many", "to_rows"]
+__all__ = ["AudioPipeline", "check_finite", "check_output", "from_rows", "many", "to_rows"]

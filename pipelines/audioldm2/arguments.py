@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from hubsep.errors import QueryError
+from hubsep.hub.bounds import shown
 
 from .conditions import Conditions
-from .settings import SamplingOptions
+from .settings import MOST_WAVEFORMS, SamplingOptions, is_whole
 
 
 OutputType = Literal["np", "pt", "latent"]
@@ -49,6 +50,9 @@ def given_conditions(parts: Embeds) -> Conditions | None:
     text, mask, loa = parts
     if text is None and loa is None:
         return None
+    for part in parts:
+        if not (part is None or isinstance(part, Tensor)):
+            raise QueryError(f"embeddings and their mask must be tensors, got {shown(part)}")
     if text is None or loa is None:
         raise QueryError("states of T5 and language of audio (generated_prompt_embeds) go together: pass both")
     if text.ndim != 3 or loa.ndim != 3 or len(text) != len(loa):
@@ -67,10 +71,10 @@ def check_output(output_type: str, candidates: int) -> None:
     Raises:
         QueryError: naming the value.
     """
-    if output_type not in ("np", "pt", "latent"):
-        raise QueryError(f'output_type must be "np", "pt" or "latent", got {output_type!r}')
-    if isinstance(candidates, bool) or not isinstance(candidates, int) or not 1 <= candidates <= 64:
-        raise QueryError(f"num_waveforms_per_prompt must be 1 to 64, got {candidates!r}")
+    if not isinstance(output_type, str) or output_type not in get_args(OutputType):
+        raise QueryError(f'output_type must be "np", "pt" or "latent", got {shown(output_type)}')
+    if not is_whole(candidates, MOST_WAVEFORMS):
+        raise QueryError(f"num_waveforms_per_prompt must be 1 to {MOST_WAVEFORMS}, got {shown(candidates)}")
 
 
 __all__ = ["CallOptions", "Embeds", "OutputType", "check_output", "given_conditions"]

@@ -26,6 +26,7 @@ from hubsep.errors import AudioError
 from hubsep.hub.bounds import is_number, shown
 from hubsep.mel import Level, MelSettings, mel_spectrogram
 
+from ..base import check_finite
 from .bfloat16.vocoder import decoded, vocoded
 from .loading.adapters import Adapters
 from .loading.devices import ready
@@ -166,7 +167,9 @@ class Codec(Adapters):
         ready(self.vocoder)
         rows = mel.to(self._execution_device).split(self._rows())
         before = [None] * len(rows) if known is None else known.split(self._rows())
-        return torch.cat([vocoded(self.vocoder, *pair).cpu() for pair in zip(rows, before, strict=True)])
+        waveforms = torch.cat([vocoded(self.vocoder, *pair).cpu() for pair in zip(rows, before, strict=True)])
+        check_finite(waveforms)
+        return waveforms
 
     def _rows(self) -> int:
         """How many items are decoded at a time: on a CPU one, where more are no faster and take more memory."""

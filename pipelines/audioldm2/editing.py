@@ -20,11 +20,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hubsep.audio.reader import resample
 from hubsep.errors import AudioError, QueryError
+from hubsep.hub.bounds import is_number, shown
 from hubsep.mel import MelSettings
 
 from .codec import AudioLDM2Output
@@ -32,7 +34,7 @@ from .conditions import Conditions, between, crossover, ramp
 from .loading.devices import ready
 from .long import Long, Passage
 from .sampling import Known, Sampler
-from .settings import Sampling, SamplingOptions, shows_options
+from .settings import MOST_WAVEFORMS, Sampling, SamplingOptions, is_whole, shows_options
 
 
 if TYPE_CHECKING:
@@ -81,6 +83,7 @@ class Hearing(Sampler):
 
         With `going_on` only the part of LOA that the recording fills is taken, and GPT-2 makes the rest.
         """
+        _check_prompt(prompt)
         if self.audio_mae is None:
             if not prompt:
                 raise QueryError(
@@ -109,6 +112,7 @@ class Hearing(Sampler):
 
     def _around(self, waveform: Tensor, latents: Tensor, mask: Tensor, prompt: str, sampling: Sampling) -> Tensor:
         """A waveform (samples,) whose latents are given where `mask` is 1."""
+        _check_prompt(prompt)
         # a prompt says what belongs there; a recording with a hole in it would describe the hole as well
         conditions = self.encode_prompt(prompt) if prompt else self._conditions("", waveform)
         negative = self.led_away_from(conditions, sampling)
@@ -157,11 +161,13 @@ class Editing(Long, Hearing):
 
         Raises:
             AudioError: if the recording cannot be read, or `strength` is out of range.
-            QueryError: if nothing says what is to be heard.
+            QueryError: if nothing says what is to be heard, or `variations` is out of range.
         """
         sampling = Sampling.of(self.vary, **options)
-        if not 0 < strength <= 1:
-            raise AudioError(f"strength must be above 0 and at most 1, got {strength!r}")
+        if not (is_number(strength) and 0 < strength <= 1):
+            raise AudioError(f"strength must be above 0 and at most 1, got {shown(strength)}")
+        if not is_whole(variations, MOST_WAVEFORMS):
+            raise QueryError(f"variations must be 1 to {MOST_WAVEFORMS}, got {shown(variations)}")
         waveform, level = self.read_recording(audio, sampling_rate)
         conditions = self._conditions(prompt, waveform).repeat(variations)
         latents = self.encode_waveform(waveform[None])
@@ -249,6 +255,8 @@ class Editing(Long, Hearing):
         sampling = Sampling.of(self.inpaint, **options)
         waveform, level = self.read_recording(audio, sampling_rate)
         length = len(waveform) / self.sampling_rate
+        if not (is_number(start) and is_number(stop)):
+            raise AudioError(f"start and stop must be numbers of seconds, got {shown(start)} and {shown(stop)}")
         inside = 0 <= start < stop <= length  # asked first, because infinity is no number of samples
         first, last = (round(second * self.sampling_rate) if inside else 0 for second in (start, stop))
         if not first < last:
@@ -294,6 +302,8 @@ class Editing(Long, Hearing):
         sampling = Sampling.of(self.super_resolve, **options)
         waveform, level = self.read_recording(audio, sampling_rate)
         latents = self.encode_waveform(waveform[None])
+        if not is_number(cutoff):
+            raise AudioError(f"cutoff must be a number of Hz, got {shown(cutoff)}")
         kept = self._bands_below(cutoff)
         if not 0 < kept < latents.shape[3]:
             raise AudioError(
@@ -332,15 +342,28 @@ class Editing(Long, Hearing):
             QueryError: if there are no weights, or one is not in [0, 1].
         """
         sampling = Sampling.of(self.interpolate, **options)
-        if not len(weights) or not all(0 <= weight <= 1 for weight in weights):
-            raise QueryError(f"weights must be numbers from 0 to 1, got {list(weights)!r}")
-        conditions = between(self._either(first), self._either(second), torch.tensor([float(w) for w in weights]))
+        shares = weights.tolist() if isinstance(weights, np.ndarray | Tensor) else weights
+        if not isinstance(shares, list | tuple) or not shares or not all(map(_is_share, shares)):
+            raise QueryError(f"weights must be a list of numbers from 0 to 1, got {shown(shares)}")
+        conditions = between(
+            self._either(first), self._either(second), torch.tensor([float(share) for share in shares])
+        )
         length = self.native_seconds if seconds is None else seconds
         frames, samples = self.latent_frames(length), round(length * self.sampling_rate)
         negative = self.led_away_from(conditions, sampling)
-        noise = self.noise(1, frames, sampling.generator).expand(len(weights), -1, -1, -1)
+        noise = self.noise(1, frames, sampling.generator).expand(len(shares), -1, -1, -1)
         made = self.sample(conditions, negative, sampling, noise)
         return self.finished(self.decode_latents(made, samples))
+
+
+def _check_prompt(prompt: object) -> None:
+    """A recording has one prompt, which may be empty."""
+    if not isinstance(prompt, str):
+        raise QueryError(f"a recording is worked on with one prompt, a text; got {shown(prompt)}")
+
+
+def _is_share(value: Any) -> bool:
+    return is_number(value) and 0 <= value <= 1
 
 
 __all__ = ["Editing", "Hearing"]

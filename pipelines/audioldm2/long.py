@@ -75,8 +75,8 @@ class Long(Sampler):
         sampling = Sampling.of(self.stream, **options)
         if not isinstance(prompt, str):
             raise QueryError(f"one prompt can be streamed at a time, got {type(prompt).__name__}")
-        total = None if seconds is None else round(seconds * self.sampling_rate)
         frames = None if seconds is None else self.latent_frames(seconds)
+        total = None if seconds is None else round(seconds * self.sampling_rate)
         conditions = self.encode_prompt(prompt, transcription=transcription)
         negative = self.led_away_from(conditions, sampling)
         samples = 0

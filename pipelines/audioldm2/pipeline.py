@@ -20,7 +20,9 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from hubsep.errors import QueryError
+from hubsep.hub.bounds import shown
 
+from ..base import check_finite
 from .arguments import CallOptions, Embeds, OutputType, check_output, given_conditions
 from .codec import AudioLDM2Output, Numbers
 from .conditions import Conditions
@@ -268,8 +270,9 @@ class AudioLDM2Pipeline(Ranking, Switches, Editing, DiffusionPipeline):
         if latents is None:
             return self.noise(batch, frames, sampling.generator)
         shape = (batch, self.unet.config.in_channels, frames, self._latent_bands())
-        if tuple(latents.shape) != shape:
-            raise QueryError(f"latents must be {shape} for these prompts and this length, got {tuple(latents.shape)}")
+        found = tuple(latents.shape) if isinstance(latents, Tensor) else shown(latents)
+        if found != shape:
+            raise QueryError(f"latents must be a tensor {shape} for these prompts and this length, got {found}")
         return latents.to(self._execution_device, torch.float32)
 
     def decode_and_rank(
@@ -288,8 +291,12 @@ class AudioLDM2Pipeline(Ranking, Switches, Editing, DiffusionPipeline):
             sampling: says how long windows are.
             prompt: to rank by, None for no ranking.
             output_type: "latent" for no waveforms.
+
+        Raises:
+            CheckpointError: if they hold NaN or infinity.
         """
         if output_type == "latent":
+            check_finite(latents)
             return latents, None
         samples = round(seconds * self.sampling_rate)
         waveforms = self.decode_latents(latents, samples, self.windows(sampling.window_seconds))

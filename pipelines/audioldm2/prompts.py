@@ -23,13 +23,14 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from hubsep.errors import QueryError
+from hubsep.hub.bounds import shown
 from hubsep.hub.loading import library_errors
 from hubsep.texts import check_text
 
 from .codec import Codec
 from .conditions import Conditions
 from .loading.devices import ready
-from .settings import Sampling, Unconditional
+from .settings import Sampling, Unconditional, is_whole
 
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ class Prompts(Codec):
         Raises:
             QueryError: if a text is missing, empty of meaning to the model, or too long.
         """
+        if not (max_new_tokens is None or is_whole(max_new_tokens)):
+            raise QueryError(f"max_new_tokens must be a whole number from 1 on, got {shown(max_new_tokens)}")
         texts = as_texts(prompt)
         said = check_transcription(self.is_speech, transcription, len(texts))
         embeddings = self._text_embeddings(texts)
@@ -255,9 +258,9 @@ def as_texts(prompt: str | Sequence[str]) -> list[str]:
     Raises:
         QueryError: if it is neither, or no text a model can be given.
     """
-    texts = [prompt] if isinstance(prompt, str) else list(prompt)
+    texts = [prompt] if isinstance(prompt, str) else list(prompt) if isinstance(prompt, list | tuple) else []
     if not texts or not all(isinstance(text, str) for text in texts):
-        raise QueryError(f"a prompt is a text or a list of texts, got {type(prompt).__name__}")
+        raise QueryError(f"a prompt is a text or a list of texts, got {shown(prompt)}")
     return [check_text(text, "a text") for text in texts]
 
 

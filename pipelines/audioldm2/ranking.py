@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hubsep.audio.reader import resample
 from hubsep.errors import QueryError
+from hubsep.hub.clap import check_sounds
 
 from .understanding import Understanding
 
@@ -46,9 +47,11 @@ class Ranking(Understanding):
 
         Raises:
             QueryError: if the folder has no feature extractor, or CLAP's text part only.
+            CheckpointError: if the feature extractor is that of another CLAP.
         """
         if self.feature_extractor is None or not hasattr(self.text_encoder, "get_audio_features"):
             raise QueryError("candidates cannot be ranked: the folder holds no CLAP that hears; ask for one a prompt")
+        check_sounds(self.feature_extractor, self.text_encoder.config.audio_config.to_dict())
 
     def rank(self, prompts: list[str], waveforms: Tensor) -> tuple[Tensor, Tensor]:
         """The candidates of each prompt from the best to the worst, and their scores (prompts, candidates)."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -29,7 +29,8 @@ StepCallback = Callable[..., Mapping[str, Tensor] | None]
 Unconditional = Literal["zeros", "generated"]
 Method = TypeVar("Method", bound=Callable[..., Any])
 FAST_STEPS, SLOW_STEPS = 25, 200
-SOLVERS = (None, "dpm", "scheduler")
+SOLVERS = ("dpm", "scheduler")
+MOST_WAVEFORMS = 64  # of a prompt
 STRONGEST = 1_000  # guidance; far beyond, float32 overflows
 # what other packages, and people, call these options
 SYNONYMS = {
@@ -115,24 +116,28 @@ class Sampling:
 
     def __post_init__(self) -> None:
         steps = self.num_inference_steps
-        if steps is not None and not (_is_whole(steps) and steps <= 1_000):
+        if steps is not None and not is_whole(steps, 1_000):
             raise QueryError(f"num_inference_steps must be 1 to 1000, got {shown(steps)}")
         if not (is_number(self.guidance_scale) and abs(self.guidance_scale) <= STRONGEST):
             raise QueryError(
                 f"guidance_scale must be a number from -{STRONGEST} to {STRONGEST}, got {shown(self.guidance_scale)}"
             )
-        if self.solver not in SOLVERS:
-            raise QueryError(f'solver must be "dpm", "scheduler" or None, got {self.solver!r}')
-        low, high = self.guidance_interval
-        if not 0 <= low <= high <= 1:
-            raise QueryError(f"guidance_interval must be two shares of the steps in order, got {low!r} and {high!r}")
+        if not (self.solver is None or _among(self.solver, SOLVERS)):
+            raise QueryError(f'solver must be "dpm", "scheduler" or None, got {shown(self.solver)}')
+        if not (self.unconditional is None or _among(self.unconditional, get_args(Unconditional))):
+            raise QueryError(f'unconditional must be "zeros" or "generated", got {shown(self.unconditional)}')
+        if not _in_order(self.guidance_interval):
+            raise QueryError(
+                "guidance_interval must be two shares of the steps in order, for instance (0.1, 0.8), got "
+                f"{shown(self.guidance_interval)}"
+            )
         for name in ("guidance_every", "callback_steps"):
-            if not _is_whole(getattr(self, name)):
+            if not is_whole(getattr(self, name)):
                 raise QueryError(f"{name} must be a whole number from 1 on, got {getattr(self, name)!r}")
         if not (is_number(self.eta) and 0 <= self.eta <= 1):
             raise QueryError(f"eta must be a number from 0 to 1, got {shown(self.eta)}")
         generators = self.generator if isinstance(self.generator, list) else [self.generator]
-        if not all(each is None or isinstance(each, torch.Generator) for each in generators):
+        if self.generator is not None and not all(isinstance(each, torch.Generator) for each in generators):
             raise QueryError(
                 "generator must be a torch.Generator, or a list of them, got "
                 f"{self.generator!r}; torch.Generator().manual_seed(0) makes one"
@@ -140,10 +145,11 @@ class Sampling:
         for name in ("callback_on_step_end", "callback"):
             if not (getattr(self, name) is None or callable(getattr(self, name))):
                 raise QueryError(f"{name} must be a function, got {getattr(self, name)!r}")
-        if set(self.callback_on_step_end_tensor_inputs) - {"latents"}:
-            raise QueryError("callback_on_step_end_tensor_inputs may hold latents only")
-        if not isinstance(self.cross_attention_kwargs or {}, Mapping):
-            raise QueryError(f"cross_attention_kwargs must be a dict, got {self.cross_attention_kwargs!r}")
+        names = self.callback_on_step_end_tensor_inputs
+        if not isinstance(names, list | tuple) or not all(_among(name, ("latents",)) for name in names):
+            raise QueryError(f"callback_on_step_end_tensor_inputs may hold latents only, got {shown(names)}")
+        if self.cross_attention_kwargs is not None and not isinstance(self.cross_attention_kwargs, Mapping):
+            raise QueryError(f"cross_attention_kwargs must be a dict, got {shown(self.cross_attention_kwargs)}")
 
     @classmethod
     def of(cls, method: Callable[..., Any], **options: Unpack[SamplingOptions]) -> Sampling:
@@ -203,12 +209,26 @@ def check_attention(unet: Any, options: Mapping[str, object] | None) -> dict[str
     return dict(options)
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+def is_whole(value: Any, most: int | None = None) -> bool:
+    """Whether a value is a whole number from 1 on, to `most` if that is given; booleans are none."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return whole and value >= 1 and (most is None or value <= most)
+
+
+def _among(value: Any, names: tuple[str, ...]) -> bool:
+    return isinstance(value, str) and value in names
+
+
+def _in_order(interval: Any) -> bool:
+    """Whether this is two shares, the first no larger than the second."""
+    if not isinstance(interval, list | tuple) or len(interval) != 2 or not all(map(is_number, interval)):
+        return False
+    return bool(0 <= interval[0] <= interval[1] <= 1)
 
 
 __all__ = [
     "FAST_STEPS",
+    "MOST_WAVEFORMS",
     "SLOW_STEPS",
     "Generator",
     "Sampling",
@@ -216,5 +236,6 @@ __all__ = [
     "StepOptions",
     "Unconditional",
     "check_attention",
+    "is_whole",
     "shows_options",
 ]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from hubsep.audio.reader import OnShort
 from hubsep.chunking import Segments
 from hubsep.errors import AudioError, HubsepError, QueryError
-from hubsep.hub.bounds import shown
+from hubsep.hub.bounds import is_number, shown
 from hubsep.hub.config import config_errors
 from hubsep.texts import did_you_mean
 
@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     Embeds = Tensor | NDArray[np.floating] | Sequence[float]  # of one query, or one a row
 
 
-# what accelerate hangs on a model for the model it was hung on; what is inside of a model keeps its own
 MAX_SECONDS = 1e9
+FLAGS = ("residual", "rescale", "only_active", "check_voices")
+# what accelerate hangs on a model for the model it was hung on; what is inside of a model keeps its own
 HOOKS = ("forward", "_old_forward", "_hf_hook")
 
 
@@ -87,7 +88,11 @@ SYNONYMS = {
 
 @dataclass(frozen=True)
 class SeparationOptions:
-    """Everything that can be chosen for a call; `AudioSeparationPipeline.__call__` says what each means."""
+    """Everything that can be chosen for a call; `AudioSeparationPipeline.__call__` says what each means.
+
+    Raises:
+        QueryError: if a flag is neither True nor False, `model_options` no dict, or `on_progress` no function.
+    """
 
     queries: str | Sequence[str] | None = None
     query_audio: AudioInput | Sequence[AudioInput] | Mapping[str, AudioInput] | None = None
@@ -107,6 +112,15 @@ class SeparationOptions:
     on_short: OnShort = "raise"
     check_voices: bool = True
     on_progress: Callable[[int, int | None], None] | None = None
+
+    def __post_init__(self) -> None:
+        for name in FLAGS:
+            if not isinstance(getattr(self, name), bool):
+                raise QueryError(f"{name} must be True or False, got {shown(getattr(self, name))}")
+        if not (self.model_options is None or isinstance(self.model_options, Mapping)):
+            raise QueryError(f"model_options must be a dict of names and values, got {shown(self.model_options)}")
+        if not (self.on_progress is None or callable(self.on_progress)):
+            raise QueryError(f"on_progress must be a function, got {shown(self.on_progress)}")
 
     @property
     def opening(self) -> dict[str, Any]:
@@ -162,7 +176,7 @@ class CallOptions(TypedDict, total=False):
 
 
 def _in_samples(name: str, seconds: float, sampling_rate: int) -> int:
-    if not 0 <= seconds <= MAX_SECONDS:  # false for NaN as well
+    if not (is_number(seconds) and 0 <= seconds <= MAX_SECONDS):
         raise AudioError(f"{name} must be a length in seconds, got {shown(seconds)}")
     return round(seconds * sampling_rate)
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from hubsep.audio.reader import read_audio
 from hubsep.chunking import Segments
 from hubsep.errors import CheckpointError, QueryError
+from hubsep.hub.bounds import shown
 from hubsep.texts import check_text
 
 from ..results import SourceFacts
@@ -180,9 +181,9 @@ def _vectors(query_embeds: Any) -> list[tuple[str, Tensor]]:
     if query_embeds is None:
         return []
     if isinstance(query_embeds, Mapping):
-        pairs = [(label, torch.as_tensor(vector).float()) for label, vector in query_embeds.items()]
+        pairs = [(label, _numbers(vector)) for label, vector in query_embeds.items()]
     else:
-        rows = torch.atleast_2d(torch.as_tensor(query_embeds).float())
+        rows = torch.atleast_2d(_numbers(query_embeds))
         pairs = [(f"query {number}", row) for number, row in enumerate(rows, 1)]
     if not pairs or any(vector.ndim != 1 for _, vector in pairs):
         raise QueryError("query_embeds must be (dim,), (num_queries, dim), or a dict of labels and (dim,)")
@@ -191,6 +192,13 @@ def _vectors(query_embeds: Any) -> list[tuple[str, Tensor]]:
         if not abs(float(vector.norm()) - 1) <= 1e-2:
             raise QueryError(f"{label!r} in query_embeds has length {float(vector.norm()):.4g}; divide it by its norm")
     return pairs
+
+
+def _numbers(vector: Any) -> Tensor:
+    try:
+        return torch.as_tensor(vector).float()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise QueryError(f"query_embeds must be numbers, got {shown(vector)}") from error
 
 
 def _unique(labels: Iterable[str], residual: bool) -> tuple[str, ...]:
@@ -232,8 +240,8 @@ def _sounds_of(known_sounds: Sequence[str]) -> str:
 
 
 def _listed(names: Sequence[str], most: int = 30) -> str:
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more (config.known_sounds)"
+    first = ", ".join(names[:most])
+    return first if len(names) <= most else f"{first} and {len(names) - most} more (config.known_sounds)"
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from .errors import AudioError
 
@@ -144,8 +145,8 @@ def cut_batches(
     Raises:
         AudioError: if the blocks of a recording disagree in channels.
     """
-    if batch_size < 1:
-        raise AudioError(f"batch_size must be at least 1, got {batch_size}")
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+        raise AudioError(f"batch_size must be a whole number from 1 on, got {batch_size!r}")
     batch: list[Piece] = []
     for index, blocks in enumerate(recordings):
         for mixture, last in cut(blocks, segments):
@@ -166,23 +167,25 @@ def cut(blocks: Iterable[Tensor], segments: Segments) -> Iterator[tuple[Tensor, 
 
     One sample beyond a segment must have arrived to know that it is not the last.
     """
-    window, filled = torch.empty(0, 0), 0
+    window, filled, full = torch.empty(0, 0), 0, segments.samples + 1
     for block in blocks:
         if block.ndim != 2:
             raise AudioError(f"a block must be (channels, samples), got shape {tuple(block.shape)}")
         if window.shape[0] == 0:
-            window, filled = torch.zeros(block.shape[0], segments.samples + 1), segments.lead
+            window, filled = torch.zeros(block.shape[0], segments.lead), segments.lead
         if block.shape[0] != window.shape[0]:
             raise AudioError(f"the recording changed from {window.shape[0]} to {block.shape[0]} channels")
         start = 0
         while start < block.shape[1]:
-            taken = min(window.shape[1] - filled, block.shape[1] - start)
+            taken = min(full - filled, block.shape[1] - start)
+            if filled + taken > window.shape[1]:  # a segment may be longer than any recording
+                window = pad(window, (0, min(full, 2 * (filled + taken)) - window.shape[1]))
             window[:, filled : filled + taken] = block[:, start : start + taken]
             start, filled = start + taken, filled + taken
-            if filled == window.shape[1]:
-                yield window[:, :-1].clone(), False
+            if filled == full:
+                yield window[:, : segments.samples].clone(), False
                 filled -= segments.hop
-                window[:, :filled] = window[:, segments.hop :].clone()
+                window[:, :filled] = window[:, segments.hop : full].clone()
     if filled:
         yield window[:, :filled].clone(), True
 

@@ -99,6 +99,11 @@ TOO_MUCH: list[tuple[str, Fields]] = [
     ("text_encoder", {"audio_config": {"depths": [1000, 1]}}),
     ("text_encoder", {"audio_config": {"spec_size": BIG}}),
     ("text_encoder", {"audio_config": {"num_mel_bins": BIG}}),
+    ("text_encoder", {"audio_config": {"patch_stride": [4, 4, 4, 4]}}),
+    ("text_encoder", {"audio_config": {"patch_stride": [4]}}),
+    ("text_encoder", {"audio_config": {"depths": [1, 1, 1]}}),
+    ("text_encoder", {"audio_config": {"hidden_act": "evil"}}),
+    ("text_encoder", {"text_config": {"pad_token_id": "x"}}),
     ("text_encoder", {"projection_dim": BIG}),
     ("projection_model", {"text_encoder_dim": BIG}),
     ("projection_model", {"use_learned_position_embedding": True, "max_seq_length": BIG}),
@@ -157,6 +162,34 @@ def pipe() -> Any:
     made = AudioLDM2Pipeline(**tiny_components())
     made.set_progress_bar_config(disable=True)
     return made
+
+
+@pytest.mark.parametrize("output_type", ["np", "pt", "latent"])
+def test_weights_that_overflow_are_an_error_and_no_sound(pipe: Any, output_type: str) -> None:
+    projection = pipe.projection_model.projection_1.weight
+    whole = projection.detach().clone()
+    try:
+        with torch.no_grad():
+            projection[0, 0] = 3e38
+        with pytest.raises(CheckpointError, match="NaN or infinite samples"):
+            pipe("rain", num_inference_steps=2, audio_length_in_s=0.05, output_type=output_type)
+        with pytest.raises(CheckpointError, match="NaN or infinite samples"):
+            list(pipe.stream("rain", num_inference_steps=2, seconds=0.05))
+    finally:
+        with torch.no_grad():
+            projection.copy_(whole)
+
+
+@pytest.mark.parametrize(("field", "value"), [("feature_size", 64), ("truncation", "fusion"), ("hop_length", 16)])
+def test_a_feature_extractor_of_another_clap_is_named(pipe: Any, field: str, value: Any) -> None:
+    """It was an error of torch in the middle of the tower, after the sounds were made."""
+    before = getattr(pipe.feature_extractor, field)
+    setattr(pipe.feature_extractor, field, value)
+    try:
+        with pytest.raises(CheckpointError, match=r"the feature extractor: .* the audio tower takes"):
+            pipe("rain", num_inference_steps=1, audio_length_in_s=0.05, num_waveforms_per_prompt=2)
+    finally:
+        setattr(pipe.feature_extractor, field, before)
 
 
 def with_scheduler(folder: Path, place: Path, name: Any) -> Path:

@@ -20,6 +20,7 @@ from hubsep.errors import CheckpointError
 from hubsep.hub.bars import without_bar
 from hubsep.hub.bounds import shown
 from hubsep.hub.budget import budget
+from hubsep.hub.clap import check_clap
 from hubsep.hub.files import is_weights
 from hubsep.hub.json_files import read_json
 from hubsep.hub.loading import check_fit, load_checked_tokenizer, load_feature_extractor, load_tokenizer
@@ -31,13 +32,14 @@ from .bounds import check_component, stored
 
 
 HEAD_WIDTH = 32
+CLAP_MODEL = "ClapModel"
 TOKENIZERS = ("PreTrainedTokenizerFast", "TokenizersBackend")
 ANY_TOKENIZER = "PreTrainedTokenizerBase"  # in place of a class: the one that the folder's own settings name
 AUDIOLDM2 = ("audioldm2", "diffusers.pipelines.audioldm2")
 # component: the modules its class may come from, the classes
 COMPONENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "vae": (("diffusers",), ("AutoencoderKL",)),
-    "text_encoder": (("transformers",), ("ClapModel", "ClapTextModelWithProjection")),
+    "text_encoder": (("transformers",), (CLAP_MODEL, "ClapTextModelWithProjection")),
     "text_encoder_2": (("transformers",), ("T5EncoderModel", "VitsModel")),
     "projection_model": (AUDIOLDM2, ("AudioLDM2ProjectionModel",)),
     "language_model": (("transformers",), ("GPT2Model", "GPT2LMHeadModel")),
@@ -83,7 +85,7 @@ def load_component(
         CheckpointError: if it cannot be built, asks for more than its weights hold, or `strict` and they do not fit.
     """
     kind = class_of(folder, library, class_name)
-    check_component(folder)
+    _check_config(folder, class_name)
     try:
         if not issubclass(kind, torch.nn.Module):
             return _plain_component(folder, kind, class_name)
@@ -104,6 +106,12 @@ def load_component(
                 f"{shown(names[0])}. Pass strict=False to load them all the same."
             )
     return model.eval()
+
+
+def _check_config(folder: Path, class_name: str) -> None:
+    check_component(folder)
+    if class_name == CLAP_MODEL:
+        check_clap(f"{shown(folder.name)}: config.json", read_json(folder / "config.json"))
 
 
 def _plain_component(folder: Path, kind: Any, class_name: str) -> Any:
@@ -135,7 +143,7 @@ def empty_component(folder: Path, library: str, class_name: str, *, dtype: torch
     from accelerate import init_empty_weights
 
     kind = class_of(folder, library, class_name)
-    check_component(folder)
+    _check_config(folder, class_name)
     try:
         with budget(shown(folder.name), *_stored(folder)), init_empty_weights(include_buffers=False):
             if hasattr(kind, "load_config"):

@@ -264,11 +264,12 @@ def open_audio(
     Raises:
         AudioError: if it is no recording, or one that cannot be read; when it is read, if it ends before `offset_s`.
     """
-    if on_short not in ("raise", "warn"):
+    if not isinstance(on_short, str) or on_short not in ("raise", "warn"):
         raise AudioError(f'on_short must be "raise" or "warn", got {on_short!r}')
     limits = limits or AudioLimits()
     opened = open_source(source, sampling_rate, limits)
-    if offset_s or duration_s is not None:
+    from_start = isinstance(offset_s, int | float) and offset_s == 0
+    if duration_s is not None or not from_start:
         try:
             opened = Excerpt(opened, offset_s, duration_s)
         except BaseException:

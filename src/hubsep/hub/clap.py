@@ -7,11 +7,15 @@ spectrogram; its windows hold a table for each pair of places in them.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
 from .bounds import bounded, shown
 from .fields import Check, Table, choice, flag, items, number, optional, whole
+
+
+if TYPE_CHECKING:
+    from transformers import ClapFeatureExtractor
 
 
 ACTIVATIONS: Check = choice("gelu", "gelu_new", "gelu_pytorch_tanh", "linear", "relu", "selu", "silu", "tanh")
@@ -66,26 +70,53 @@ TOGETHER: Table = {
 MAX_PATCHES = 1 << 17
 
 
-def check_clap(config: Any) -> None:
-    """Check a CLAP's configuration, as an object of transformers or as what is in its JSON file.
+def check_clap(label: str, fields: dict[str, Any]) -> None:
+    """Check a CLAP's configuration, as it is in its JSON file or as `to_dict` gives it.
+
+    Args:
+        label: what an error calls the configuration.
+        fields: of it.
 
     Raises:
         CheckpointError: naming the field, its value and the limits.
     """
-    fields = config if isinstance(config, dict) else config.to_dict()
-    _check("query_config" if fields is not config else "clap", fields, TOGETHER)
+    _check(label, fields, TOGETHER)
     parts = {name: fields.get(name) for name in ("text_config", "audio_config")}
     for name, table in (("text_config", TEXT), ("audio_config", SOUND)):
         if parts[name] is not None and not isinstance(parts[name], dict):
-            raise CheckpointError(f"{name} must be an object, not {shown(parts[name])}.")
-        _check(name, parts[name] or {}, table)
+            raise CheckpointError(f"{label}: {name} must be an object, not {shown(parts[name])}.")
+        _check(f"{label}: {name}", parts[name] or {}, table)
     sound: dict[str, Any] = parts["audio_config"] or {}
     strides = sound.get("patch_stride", [4, 4])
     patches = (sound.get("spec_size", 256) // strides[0] + 1) * (sound.get("spec_size", 256) // strides[1] + 1)
-    bounded("audio_config: patches of spec_size and patch_stride", patches, 1, MAX_PATCHES)
+    bounded(f"{label}: audio_config: patches of spec_size and patch_stride", patches, 1, MAX_PATCHES)
     depths, heads = sound.get("depths", [2, 2, 6, 2]), sound.get("num_attention_heads", [4, 8, 16, 32])
     if len(depths) != len(heads):
-        raise CheckpointError(f"audio_config: depths are {shown(depths)} and num_attention_heads {shown(heads)}.")
+        raise CheckpointError(
+            f"{label}: audio_config: depths are {shown(depths)} and num_attention_heads {shown(heads)}; there must be "
+            "as many of the one as of the other."
+        )
+
+
+def check_sounds(extractor: ClapFeatureExtractor, tower: dict[str, Any]) -> None:
+    """Check that the spectrograms of a feature extractor are those that an audio tower takes.
+
+    Args:
+        extractor: makes the spectrograms.
+        tower: the fields of the tower's configuration, `audio_config`.
+
+    Raises:
+        CheckpointError: naming the extractor's field, its value and what the tower takes.
+    """
+    mels, size, fusing = tower.get("num_mel_bins", 64), tower.get("spec_size", 256), tower.get("enable_fusion", False)
+    frames, place = extractor.nb_max_samples // extractor.hop_length, size * (size // mels)
+    for name, value, wanted, fits in (
+        ("feature_size", extractor.feature_size, f"its {mels} mel bins", extractor.feature_size == mels),
+        ("truncation", extractor.truncation, "rand_trunc", extractor.truncation != "fusion" or fusing),
+        ("frames of max_length_s", frames, f"at most {place}", frames <= place),
+    ):
+        if not fits:
+            raise CheckpointError(f"the feature extractor: {name} is {value}; the audio tower takes {wanted}.")
 
 
 def _check(label: str, content: dict[str, Any], table: Table) -> None:
@@ -94,4 +125,4 @@ def _check(label: str, content: dict[str, Any], table: Table) -> None:
             check(f"{label}: {name}", list(content[name]) if isinstance(content[name], tuple) else content[name])
 
 
-__all__ = ["check_clap"]
+__all__ = ["check_clap", "check_sounds"]

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 from transformers import ClapConfig, PreTrainedConfig
 
@@ -164,7 +164,7 @@ class AudioSepConfig(HubsepConfigMixin, PreTrainedConfig):
         one_of("loss", self.loss, ("l1", "sdr", "si_sdr"))
         self._check_strides()
         self.check_segments()
-        check_clap(self.query_config)
+        check_clap("query_config", cast(ClapConfig, self.query_config).to_dict())
         if self.query_classes and not self.query_hidden_size:
             raise CheckpointError("query_classes need a query_hidden_size above 0, got 0.")
         for field in ("known_sounds", "query_classes"):

@@ -12,6 +12,7 @@ from transformers import BatchFeature, ProcessorMixin
 
 from ...audio.reader import resample
 from ...errors import CheckpointError, QueryError
+from ...hub.clap import check_sounds
 from ...hub.json_files import read_json
 from ...hub.loading import check_files, check_fit, library_errors, load_feature_extractor, load_tokenizer
 from ...hub.models import HUB_OPTIONS
@@ -53,7 +54,7 @@ class AudioSepProcessor(ProcessorMixin):
         if (folder / "config.json").is_file():
             content = read_json(folder / "config.json")
             check_fit(tokenizer, content, "the tokenizer")
-            _check_sounds(extractor, content)
+            check_sounds(extractor, (content.get("query_config") or {}).get("audio_config") or {})
         return cls(extractor, tokenizer)
 
     def __call__(
@@ -109,20 +110,6 @@ class AudioSepProcessor(ProcessorMixin):
         mono = [waveform[:longest] for waveform in mono]
         extracted = self.feature_extractor(mono, sampling_rate=rate, return_tensors=return_tensors)
         return {"input_features": extracted["input_features"], "is_longer": extracted["is_longer"]}
-
-
-def _check_sounds(extractor: Any, content: dict[str, Any]) -> None:
-    """Whether the spectrograms of a feature extractor are those that the audio tower of a `config.json` takes."""
-    tower = (content.get("query_config") or {}).get("audio_config") or {}
-    mels, size, fusing = tower.get("num_mel_bins", 64), tower.get("spec_size", 256), tower.get("enable_fusion", False)
-    frames, place = extractor.nb_max_samples // extractor.hop_length, size * (size // mels)
-    for name, value, wanted, fits in (
-        ("feature_size", extractor.feature_size, f"its {mels} mel bins", extractor.feature_size == mels),
-        ("truncation", extractor.truncation, "rand_trunc", extractor.truncation != "fusion" or fusing),
-        ("frames of max_length_s", frames, f"at most {place}", frames <= place),
-    ):
-        if not fits:
-            raise CheckpointError(f"the feature extractor: {name} is {value}; the audio tower takes {wanted}.")
 
 
 __all__ = ["AudioSepProcessor"]
