@@ -122,6 +122,11 @@ class SeparationOptions:
         if not (self.on_progress is None or callable(self.on_progress)):
             raise QueryError(f"on_progress must be a function, got {shown(self.on_progress)}")
 
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> SeparationOptions:
+        """The options that are given; None is the default."""
+        return cls(**{name: value for name, value in options.items() if value is not None})
+
     @property
     def opening(self) -> dict[str, Any]:
         """What `open_audio` is told."""

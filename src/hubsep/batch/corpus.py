@@ -168,7 +168,7 @@ class SeparateRecordings:
         """
         if self.task.overwrite:
             return
-        labels = labels_of(self._loaded().model.config, SeparationOptions(**self.task.options))
+        labels = labels_of(self._loaded().model.config, SeparationOptions.of(self.task.options))
         places = [self._place(name, label, self.task.format) for label in labels]
         own = isinstance(record, dict) and record.get("source") == facts and record.get("settings") == self._settings
         listed = {output["path"] for output in record["outputs"]} if own else set()

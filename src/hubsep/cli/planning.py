@@ -57,7 +57,7 @@ def planned_labels(run: Run) -> tuple[str, ...]:
         CheckpointError: if there is no such model.
     """
     config = AutoConfig.from_pretrained(checked_folder(run.model, finite=False))
-    return labels_of(config, SeparationOptions(**run.options))
+    return labels_of(config, SeparationOptions.of(run.options))
 
 
 __all__ = ["find_jobs", "planned_labels"]
