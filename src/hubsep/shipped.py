@@ -13,6 +13,7 @@ SHIPPED: dict[str, Path] = {
         "audiosep-small",
         "conv-tasnet-small",
         "speech-separation-small",
+        "conv-tasnet-live",
         "audioslots-small",
         "spleeter-small-2stems",
         "spleeter-small-4stems",

@@ -120,6 +120,7 @@ def test_the_index_of_cards_is_up_to_date():
         ),
         ("conv-tasnet-small", ("si_snri", "si_snri_median", "sdri", "sdri_median")),
         ("speech-separation-small", ("si_snri", "si_snri_median", "sdri", "sdri_median")),
+        ("conv-tasnet-live", ("si_snri", "si_snri_median", "sdri", "sdri_median")),
         ("audioslots-small", ("si_snri", "si_snri_median", "sdri", "sdri_median")),
     ],
 )

@@ -22,6 +22,7 @@ SECTIONS = {
     "text-queried": "Sounds asked for in words",
     "speech-separation": "Speakers",
     "music-source-separation": "Music stems",
+    "speech-enhancement": "Speech from noise",
     "text-to-audio": "Sound from text",
 }
 INTRO = """# Leaderboard
