@@ -4,8 +4,8 @@
 The model separates `columns`, one for each sound that is named somewhere; a query is a sum of them. "Everything but
 the voice" is the recording less the voice. A model that knows a list of sounds is asked for "a dog and rain" as two
 sounds, if it knows both: asked at once, it gives one of them. What such a model takes a query for is part of the
-result. Decisions: a sound is understood if one class has at least half of the probability; "anything else" is no
-understanding. A model without such a list takes every word as it is.
+result. Decisions: a sound is understood if it is the name of a class, or one class has at least half of the
+probability; "anything else" is no understanding. A model without such a list takes every word as it is.
 """
 
 from __future__ import annotations
@@ -109,8 +109,10 @@ def find_text_queries(
     sounds = {text: None for wording in wordings for text in _sounds(wording, bool(names)) if text}
     embeds = dict(zip(sounds, encode(list(sounds)), strict=True)) if sounds else {}
     shares = model.classify_queries(torch.stack(list(embeds.values()))) if embeds else None
+    known = {name.casefold() for name in names if name != ELSE}
     meanings = {
-        text: meaning_of(text, None if shares is None else shares[number], names) for number, text in enumerate(embeds)
+        text: meaning_of(text, None if shares is None or text.casefold() in known else shares[number], names)
+        for number, text in enumerate(embeds)
     }
     columns, rows, mixture, taken = Columns(), [], [], []
     for wording in wordings:

@@ -228,7 +228,7 @@ def test_mutations(child: Children, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(1, 6))
+@pytest.mark.parametrize("seed", [1])
 def test_many_mutations(seed: int, child: Children, tmp_path: Path) -> None:
     assert child("mutate", tmp_path, 10_000, seed)["foreign"] == []
 

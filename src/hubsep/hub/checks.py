@@ -24,7 +24,7 @@ from typing import Any
 
 from ..errors import CheckpointError
 from .bounds import bounded, bounded_list, one_of, shown
-from .files import CONFIG_NAMES, INDEX_SUFFIX, TEMPLATES, TOKENIZER_NAMES, VOCABULARY_NAMES, check_name, is_weights
+from .files import CONFIG_NAMES, INDEX, TEMPLATES, TOKENIZER_NAMES, VOCABULARY_NAMES, check_name, is_weights
 from .json_files import (
     MAX_CONFIG_BYTES,
     MAX_INDEX_BYTES,
@@ -77,7 +77,7 @@ def check_folder(folder: str | os.PathLike[str], *, finite: bool = True) -> list
     _check_contents(files)
     headers = {name: read_header(path, name=shown(name)) for name, path in files.items() if _is_weights(name)}
     for name in files:
-        if name.endswith(INDEX_SUFFIX):
+        if INDEX.search(name):
             _check_index(name, files, headers)
     if finite:
         for name, header in headers.items():
@@ -220,7 +220,7 @@ def _check_index(name: str, files: dict[str, Path], headers: dict[str, list[Stor
     if not isinstance(places, dict) or not places or not isinstance(content.get("metadata"), dict):
         raise CheckpointError(f"{label} needs a metadata object and a weight_map with at least one entry.")
     folder = name[: name.rfind("/") + 1]
-    if name.removesuffix(".index.json") in files:
+    if INDEX.sub(r"\1.safetensors", name) in files:
         raise CheckpointError(f"{label} stands beside a file with all the weights; only one of the two can be meant.")
     held: dict[str, str] = {}
     for shard in sorted({_shard_name(shard, label) for shard in places.values()}):

@@ -33,7 +33,7 @@ CONFIG_NAMES = (
 TOKENIZER_NAMES = ("added_tokens.json", "tokenizer.json", "vocab.json")
 # not JSON, read by tokenizers
 VOCABULARY_NAMES = ("merges.txt", "spiece.model", "vocab.txt")
-INDEX_SUFFIX = ".safetensors.index.json"
+INDEX = re.compile(r"\.safetensors\.index(\.[\w-]+)?\.json$")  # a variant stands before the last ending
 TEMPLATES = "additional_chat_templates/"  # the one folder that transformers looks for in every folder
 CHECKED_NAMES = frozenset((*CONFIG_NAMES, *TOKENIZER_NAMES, *VOCABULARY_NAMES))
 
@@ -101,7 +101,7 @@ def check_name(name: str) -> None:
 
 def is_checked(base: str) -> bool:
     """Whether a file of this name is read when a model is loaded, and checked before that."""
-    return base in CHECKED_NAMES or is_weights(base) or base.endswith(INDEX_SUFFIX)
+    return base in CHECKED_NAMES or is_weights(base) or INDEX.search(base) is not None
 
 
 def is_weights(base: str) -> bool:
@@ -130,7 +130,7 @@ def is_ignored(name: str) -> bool:
 __all__ = [
     "CONFIG_NAMES",
     "IGNORE_VARIABLE",
-    "INDEX_SUFFIX",
+    "INDEX",
     "TEMPLATES",
     "TOKENIZER_NAMES",
     "VOCABULARY_NAMES",
