@@ -23,6 +23,8 @@ from hubsep.shipped import DEFAULT_MODEL, SHIPPED
 
 from .separation.options import CallOptions
 from .separation.pipeline import AudioSeparationPipeline
+from .text_to_audio import build as build_generator
+from .text_to_audio import is_audioldm2
 
 
 # what else transformers.pipeline builds; a type checker takes another name for a mistake
@@ -138,14 +140,10 @@ def pipeline(
     """
     if kwargs.pop("trust_remote_code", None):
         raise CheckpointError("trust_remote_code=True is refused: nothing in a folder is run.")
-    if task == TEXT_TO_AUDIO:
-        # it needs diffusers, which separation does without
-        from .text_to_audio import build as build_generator
-        from .text_to_audio import is_audioldm2
-
-        if is_audioldm2(model, {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}):
-            options = {"dtype": dtype, "device_map": device_map, "model_kwargs": model_kwargs or {}}
-            return build_generator(model, **options, **kwargs)
+    hub = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
+    if task == TEXT_TO_AUDIO and is_audioldm2(model, hub):
+        options = {"dtype": dtype, "device_map": device_map, "model_kwargs": model_kwargs or {}}
+        return build_generator(model, **options, **kwargs)
     if task == TASK and (model is None or isinstance(model, str | Path)):
         hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
         if adapter is not None:

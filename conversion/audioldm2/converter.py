@@ -25,9 +25,11 @@ from hubsep.hub.bounds import shown, true_or_false
 from hubsep.hub.models import MAX_SHARD_SIZE, atomic_folder, check_folder
 from hubsep.registry import SYSTEMS
 
+from ..audiomae import convert_encoder
 from ..clap import clap_config, clap_state, feature_extractor
 from ..common import conversion_errors, read_tensors
 from ..writing import card, check_licence
+from .back import write_original
 from .fields import filled, merged
 from .language import convert_gpt2, convert_phonemes, convert_projection, convert_t5, load_tokenizer, t5_from_folder
 from .networks import convert_unet, convert_vae, convert_vocoder
@@ -104,7 +106,6 @@ def _back(source: Path, output: Path | None, licence: str | None, overrides: Map
             f"{shown(source.name)} is in diffusers' layout already; load it with AudioLDM2Pipeline, or convert it "
             "back to a file OUTPUT.safetensors, without anything set"
         )
-    from .back import write_original
 
     return write_original(source, output, check_licence(licence))
 
@@ -211,8 +212,6 @@ def _clap_tokenizer(text_config: Any, options: Mapping[str, Any]) -> Any:
 
 
 def _audio_mae(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any]) -> Any:
-    from ..audiomae import convert_encoder
-
     return convert_encoder(tensors, overrides) if tensors else None
 
 

@@ -28,6 +28,7 @@ from hubsep.audio.reader import resample
 from hubsep.errors import AudioError, QueryError
 from hubsep.hub.bounds import is_number, shown
 from hubsep.mel import MelSettings
+from hubsep.models.audiomae.feature_extraction_audiomae import AudioMAEFeatureExtractor
 
 from .codec import AudioLDM2Output
 from .conditions import Conditions, between, crossover, ramp
@@ -60,8 +61,6 @@ class Hearing(Sampler):
         Raises:
             QueryError: if the folder holds no `audio_mae`, or it cannot give so many tokens.
         """
-        from hubsep.models.audiomae.feature_extraction_audiomae import AudioMAEFeatureExtractor
-
         if self.audio_mae is None:
             raise QueryError(
                 "the language of audio of a recording needs the component audio_mae, which published folders lack: "

@@ -32,6 +32,7 @@ from .hub.json_files import check_code_keys, read_json
 from .hub.matrices import PROBED, fill, inject, magnitudes, merge, shapes, take_out
 from .hub.resolve import resolve_folder
 from .hub.tensors import EXPONENT_BITS, StoredTensor, check_finite, read_header
+from .models.audiosep.classes_audiosep import add_query_classes
 
 
 CONFIG, WEIGHTS, FACTS = "adapter_config.json", "adapter_model.safetensors", "adapter.json"
@@ -245,8 +246,6 @@ def load_adapter(model: Any, adapter: str | os.PathLike[str], **hub: Any) -> Any
     put_in(model, lora, state)
     try:
         if lora.facts["query_classes"]:
-            from .models.audiosep.classes_audiosep import add_query_classes
-
             add_query_classes(model, lora.facts["query_classes"])
             network = {n[len(WHOLE) + 1 :]: t for n, t in state.items() if n.startswith(f"{WHOLE}.")}
             model.query_network.load_state_dict(network)

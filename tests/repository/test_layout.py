@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
-from imports import LEVELS, MODULES, ROOT, SOURCES, imported, package_of, untyped
+from imports import LEVELS, MODULES, ROOT, SOURCES, imported, in_functions, outside, package_of, untyped
 
 import hubsep
 import hubsep.conversion
@@ -22,6 +22,11 @@ import hubsep.pipelines
 
 
 TEXTS = {".py", ".md", ".toml", ".txt", ".json", ".yaml", ".yml", ".in", ".csv", ""}
+# what a function may import: dear, or not on every machine
+DEAR = set(
+    "accelerate av diffusers fcntl huggingface_hub matplotlib peft pyarrow ray resource safetensors scipy soundfile "
+    "tokenizers torch torchaudio tqdm transformers yaml".split()
+)
 MAX_FILE, MAX_MODELING, MAX_FUNCTION = 400, 700, 40
 
 
@@ -84,6 +89,17 @@ def test_no_circle_of_imports() -> None:
     while ready := {module for module, targets in waiting.items() if not targets & waiting.keys()}:
         waiting = {module: targets for module, targets in waiting.items() if module not in ready}
     assert not waiting, f"these import each other: {', '.join(sorted(waiting))}"
+
+
+def test_an_import_in_a_function_saves_something() -> None:
+    """One of hubsep brings a package that its module does without; one of others is dear, or not on every machine."""
+    idle = [
+        f"{module}, line {line}: {target}"
+        for module in MODULES
+        for line, target in in_functions(module)
+        if not (outside(target) - outside(module) if target in MODULES else target.partition(".")[0] in DEAR)
+    ]
+    assert not idle, "import at the top:\n" + "\n".join(idle)
 
 
 def test_the_recipe_of_separation_is_numbered_and_short() -> None:

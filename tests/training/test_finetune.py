@@ -225,10 +225,11 @@ def test_nothing_is_pushed_without_licences(tmp_path: Path, listener: Path) -> N
 
 
 def test_a_wrong_name_lists_models_and_recipes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command(["train", "nothing", "--data", str(tmp_path)]) == 2
+    assert command(["train", "audiosep-smal", "--data", str(tmp_path)]) == 2
     told = re.sub(r"[\s│]+", " ", capsys.readouterr().err)
-    assert "audiosep-small" in told
+    assert "or a name that `hubsep models` lists" in told
     assert "text_tower" in told
+    assert "Did you mean audiosep-small?" in told
     assert command(["train", "speech", "--data", str(tmp_path), "--lora"]) == 2
     assert "--lora is for fine-tuning" in re.sub(r"[\s│]+", " ", capsys.readouterr().err)
 

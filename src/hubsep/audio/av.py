@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import AudioError
+from .decoding import decoding
 from .layouts import AMBISONIC_SN3D, Layout, ordered
 from .limits import AudioLimits
 from .mp4_layouts import read_boxes, without_layouts
@@ -53,7 +54,6 @@ class AVSource:
                 f"{name}: reading {KINDS.get(container, container)} needs PyAV; install it with `pip install "
                 "hubsep[video]`, or convert the recording to wav, flac, ogg or mp3"
             ) from error
-        from .decoding import decoding
 
         self.name = name
         self.cut = cut

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ..errors import AudioError
 from . import claims, mp3
+from .av import AVSource
 from .chunks import flac_stop, w64_stop
 from .claims import OggLink
 from .decoding import Patched, Source, Window, decoding
@@ -70,8 +71,6 @@ def _open(file: Any, name: str, limits: AudioLimits) -> Source:
     cut = OGG_CUT if links and not links[-1].ended else None
     demuxer = _demuxer_for(head)
     if demuxer is not None:
-        from .av import AVSource
-
         if claims.video_is_cut(file):
             cut = "its outermost element reaches behind the end of the file"
         if demuxer == "mp4" and not claims.has_index(file):

@@ -29,6 +29,7 @@ from .files import open_file
 from .layouts import Layout
 from .limits import AudioLimits
 from .notes import Notes
+from .url import download
 
 
 if TYPE_CHECKING:
@@ -149,8 +150,6 @@ def repeatable(source: Any, limits: AudioLimits | None = None) -> Iterator[Calla
     limits = limits or AudioLimits()
     with ExitStack() as files:
         if isinstance(source, str) and URL.match(source):
-            from .url import download
-
             copy = files.enter_context(download(source, limits))
             source = _Copy(copy, unquote(re.split("[?#]", source)[0]))
         elif hasattr(source, "read") and not (hasattr(source, "seekable") and source.seekable()):
@@ -190,8 +189,6 @@ def _open_mapping(source: Mapping[str, Any], limits: AudioLimits) -> Source:
 def _open_named(source: str | os.PathLike[str], limits: AudioLimits) -> Source:
     text = os.fspath(source)
     if isinstance(source, str) and URL.match(source):
-        from .url import download
-
         return open_file(download(source, limits), _stem(unquote(re.split("[?#]", source)[0])), limits)
     path = Path(text)
     try:

@@ -22,9 +22,11 @@ import numpy as np
 
 from ..errors import AudioError, CheckpointError, DataError, HubsepError, QueryError
 from ..hub.processes import host
+from ..pipelines import pipeline
 from ..pipelines.separation.options import SeparationOptions
 from ..pipelines.separation.targets import labels_of
 from ..shipped import DEFAULT_MODEL
+from .fingerprint import fingerprint, model_fingerprint
 from .jobs import Job, check_template
 from .storage import COPIED_AT_ONCE, Store, find_filesystem
 
@@ -64,8 +66,6 @@ class Task:
 
     def settings(self) -> dict[str, Any]:
         """What decides the content of the files."""
-        from .fingerprint import fingerprint, model_fingerprint
-
         form = {"format": self.format, "subtype": self.subtype}
         options = {name: _plain(value) for name, value in self.options.items() if name != "batch_size"}
         return {"weights": model_fingerprint(self.model), "options": fingerprint({**options, **form})}
@@ -220,8 +220,6 @@ class SeparateRecordings:
     def _loaded(self) -> Any:
         if self._pipeline is None:
             from transformers.utils import logging
-
-            from ..pipelines import pipeline
 
             logging.disable_progress_bar()
             self._pipeline = pipeline(model=self.task.model)

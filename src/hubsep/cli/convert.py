@@ -10,6 +10,7 @@ import typer
 
 from ..batch.lines import say
 from ..batch.overwriting import Overwrite, check_free
+from ..conversion import convert as convert_checkpoint
 from ..registry import SYSTEMS
 from .settings import parse_settings
 
@@ -31,8 +32,6 @@ def convert(
         raise typer.BadParameter(f"{model_type!r} is not one of {', '.join(SYSTEMS)}", param_hint="MODEL_TYPE")
     overrides = parse_settings(set_ or [])
     check_free(output, overwrite=overwrite, source=source)
-
-    from ..conversion import convert as convert_checkpoint
 
     system: Any = model_type  # one of those that `convert` names
     model = convert_checkpoint(system, source, output, licence=licence, **overrides)

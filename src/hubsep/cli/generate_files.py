@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..audio.formats import format_of
+from ..audio.reader import write_audio
 from ..batch.delivery import Form, deliver, move, scratch_folder, sweep
 from ..batch.lines import warn
 from ..batch.overwriting import LONGEST_NAME, key_of
 from ..errors import AudioError
+from ..plotting.spectrograms import plot_recordings
 from .generate_record import record_of
 
 
@@ -99,8 +101,6 @@ def write(
     Returns:
         The files of the recordings.
     """
-    from ..audio.reader import write_audio
-
     sweep(paths[0].parent)
     form, names = form_of(paths[0]), {str(path): path for path in paths}
     with scratch_folder(paths[0].parent) as scratch:
@@ -129,8 +129,6 @@ def draw(
     picture: Path, prompt: str, waveforms: np.ndarray[Any, Any], sampling_rate: int, recording: dict[str, Any] | None
 ) -> None:
     """Draws what was made, below what it was made of."""
-    from ..plotting.spectrograms import plot_recordings
-
     rows: dict[str, Any] = {} if recording is None else {"given": recording}
     for number, waveform in enumerate(waveforms, start=1):
         rows["made" if len(waveforms) == 1 else f"made, {number}"] = waveform

@@ -15,6 +15,8 @@ from ..batch.lines import say
 from ..cards.card import licence_of, read_card
 from ..cards.results import COLUMNS, headline
 from ..errors import CheckpointError, DataError
+from ..hub.json_files import read_json
+from ..hub.resolve import resolve_folder
 from ..registry import SYSTEMS
 from ..shipped import SHIPPED
 
@@ -48,9 +50,6 @@ def show_sounds(model: str) -> None:
     Raises:
         CheckpointError: if there is no such model, or it keeps no such list.
     """
-    from ..hub.json_files import read_json
-    from ..hub.resolve import resolve_folder
-
     config = resolve_folder(model) / "config.json"
     sounds = read_json(config).get("known_sounds") if config.is_file() else None
     if not isinstance(sounds, list) or not sounds:

@@ -10,6 +10,10 @@ import typer
 
 from ..batch.lines import say
 from ..batch.overwriting import Overwrite, check_free
+from ..cards.card import read_card, write_card
+from ..hub.cards import CARD
+from ..hub.copies import is_named
+from ..hub.resolve import resolve_folder
 
 
 def push(
@@ -31,10 +35,6 @@ def merge(
     overwrite: Overwrite = False,
 ) -> None:
     """Merge an adapter into its model, and save the result with the adapter's card."""
-    from ..cards.card import read_card, write_card
-    from ..hub.cards import CARD
-    from ..hub.copies import is_named
-    from ..hub.resolve import resolve_folder
     from ..pipelines import pipeline
 
     for source in (Path(model), Path(adapter)):

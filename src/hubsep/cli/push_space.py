@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ..batch.lines import say
+from ..demo.pushing import push_space as push
 
 
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Of the app, such as spaces/separation.")]
@@ -25,8 +26,6 @@ def push_space(
     folder: Folder, repository: Repository, private: Private = False, wheel: Wheel = None, message: Message = None
 ) -> None:
     """Push a demo to the Hub as a Space."""
-    from ..demo.pushing import push_space as push
-
     say(push(folder, repository, private=private or None, wheel=wheel, commit_message=message))
 
 

@@ -22,6 +22,7 @@ from typing import Annotated, Any
 import typer
 
 from ..shipped import SEPARATORS
+from ..texts import did_you_mean
 from .settings import parse_settings
 
 
@@ -54,8 +55,8 @@ def fine_tune(
     is_repository = model.count("/") == 1 and not model.startswith((".", "/", "~"))
     if model not in SEPARATORS and not Path(model).is_dir() and not is_repository:
         raise typer.BadParameter(
-            f"{model!r} is no model: no folder, no Hub repository (org/name), none of the shipped "
-            f"{', '.join(SEPARATORS)}; and no recipe: {', '.join(recipes)}",
+            f"{model!r} is no model (a folder, a Hub repository org/name, or a name that `hubsep models` lists) and "
+            f"no recipe ({', '.join(recipes)}).{did_you_mean(model, [*SEPARATORS, *recipes])}",
             param_hint="MODEL|RECIPE",
         )
     from ..training.finetune.run import main

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..audio.av import AVSource
 from ..audio.reader import SPLIT_IT, AudioLimits, AudioReader, read_audio
 from ..errors import DataError
 from .recordings import heldout_groups, read_metadata
@@ -139,8 +140,6 @@ def _read_plain(folder: Path) -> Multitrack:
 
 def _read_coded(path: Path) -> Multitrack:
     """All streams, rounded to 16 bits: such was the decoded dataset that published figures were measured on."""
-    from ..audio.av import AVSource
-
     limits, rate = AudioLimits(), 0
     waveforms: dict[str, Waveform] = {}
     for number, name in reversed(list(enumerate(MUSDB))):

@@ -15,8 +15,10 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ..batch.corpus import TEMPLATE, SeparateRecordings, Task
+from ..batch.jobs import SUFFIXES
 from ..batch.storage import find_filesystem
 from ..errors import DataError
+from ..pipelines.separation.options import check_names
 from ..shipped import DEFAULT_MODEL
 
 
@@ -32,8 +34,6 @@ def find_recordings(location: str, *, filesystem: Any = None) -> Any:
     """
     import ray.data
     from pyarrow.fs import FileSelector
-
-    from ..batch.jobs import SUFFIXES
 
     found, root = find_filesystem(location, filesystem)
     files = [info.path for info in found.get_file_info(FileSelector(root, recursive=True)) if info.is_file]
@@ -93,8 +93,6 @@ def separate_dataset(
         TypeError: if an option is unknown.
     """
     from ray.data import ActorPoolStrategy
-
-    from ..pipelines.separation.options import check_names
 
     check_names(options)
     task = Task(

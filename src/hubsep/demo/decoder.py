@@ -14,14 +14,14 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from ..errors import AudioError
+
 
 def main(arguments: list[str]) -> int:
     """Decodes one file into another and prints what it is, or what is wrong with it, as JSON."""
     source, output, text = arguments
     limits = json.loads(text)
     confine(limits)
-
-    from ..errors import AudioError
 
     try:
         answer = decode(Path(source), Path(output), limits)
@@ -64,7 +64,6 @@ def decode(source: Path, output: Path, limits: dict[str, Any]) -> dict[str, Any]
         AudioError: if it is no recording, or more than the limits allow.
     """
     from ..audio.reader import AudioLimits, open_audio
-    from ..errors import AudioError
 
     longest = f"it is longer than {_duration(limits['max_seconds'])}, the limit of this demo; upload a part of it"
     with warnings.catch_warnings(record=True) as heard:

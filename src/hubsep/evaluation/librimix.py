@@ -23,6 +23,7 @@ from ..data.pairs import separate
 from ..data.tables import is_file, read_table
 from ..errors import DataError
 from ..metrics.separation import separation_scores, si_sdr
+from ..pipelines import pipeline
 from .report import Request
 from .speech import summarise
 
@@ -169,8 +170,6 @@ def run(request: Request) -> dict[str, Any]:
     Raises:
         DataError: if the model takes queries, or the set is not laid out as LibriMix is.
     """
-    from ..pipelines import pipeline
-
     separator = pipeline(model=request.source)
     config = separator.model.config
     if config.is_text_queried:

@@ -16,11 +16,14 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..audio.reader import resample
+from ..audio.reader import resample, write_audio
 from ..data.recordings import load_clips, split_clips
 from ..errors import DataError
 from ..metrics.generation import Embedding
+from ..models.audiosep.modeling_audiosep import AudioSepForAudioSeparation
+from ..models.audiosep.processing_audiosep import AudioSepProcessor
 from ..models.sound_classifier.modeling_sound_classifier import SoundClassifier
+from ..plotting.evaluations import plot_confusion, plot_pairs
 from ..shipped import DEFAULT_MODEL, SHIPPED
 from ..training.generators.classifier import excerpts
 from .report import Request
@@ -118,9 +121,6 @@ def generate(
 
 def ears_of(classifier: Any) -> Ears:
     """The classifier, and both towers of the shipped model."""
-    from ..models.audiosep.modeling_audiosep import AudioSepForAudioSeparation
-    from ..models.audiosep.processing_audiosep import AudioSepProcessor
-
     folder = SHIPPED[DEFAULT_MODEL]
     tower, processor = AudioSepForAudioSeparation.from_pretrained(folder), AudioSepProcessor.from_pretrained(folder)
     tower.eval()
@@ -176,9 +176,6 @@ def format_table(result: dict[str, Any]) -> str:
 
 def write_output(folder: Path, sounds: Sounds, result: dict[str, Any]) -> None:
     """Spectrograms, confusions, and the first sound of every class."""
-    from ..audio.reader import write_audio
-    from ..plotting.evaluations import plot_confusion, plot_pairs
-
     folder.mkdir(parents=True, exist_ok=True)
     pairs = {name: (sounds.made[n, 0], sounds.heldout[n][0]) for n, name in enumerate(sounds.names)}
     plot_pairs(pairs, sounds.sampling_rate, folder / "spectrograms.png")

@@ -15,11 +15,15 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from ..data.multitracks import holds_songs
 from ..data.pairs import evaluate_pairs, pair_mixtures
 from ..data.recordings import load_clips, split_clips
+from ..pipelines import pipeline
 from .conditions import evaluate_conditions
 from .conditions import format_table as format_conditions
+from .music import main as evaluate_music
 from .report import Request
+from .speech import main as evaluate_speech
 from .trials import Trials, material
 
 
@@ -42,11 +46,6 @@ def run(request: Request) -> dict[str, Any]:
     Raises:
         DataError: if the data and the model do not go together.
     """
-    from ..data.multitracks import holds_songs
-    from ..pipelines import pipeline
-    from .music import main as evaluate_music
-    from .speech import main as evaluate_speech
-
     separator = pipeline(model=request.source)
     folders = [request.data / name for name in request.folder or (".",)]
     musdb = request.dataset == "musdb"

@@ -14,9 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..cards.card import read_card, write_card
 from ..errors import DataError
 from ..metrics.separation import needs_scipy
+from ..plotting.evaluations import plot_scores
 from ..plotting.spectrograms import picture_format
+from ..shipped import SHIPPED
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,6 @@ class Request:
     @property
     def source(self) -> str:
         """What `pipeline(model=...)` takes: the folder of a shipped model, else the model as it was named."""
-        from ..shipped import SHIPPED
-
         return str(SHIPPED.get(self.model, self.model))
 
 
@@ -98,12 +99,8 @@ def finish(request: Request, result: dict[str, Any]) -> dict[str, Any]:
     if request.json_file is not None:
         request.json_file.write_text(json.dumps(result, indent=1, allow_nan=False), encoding="utf-8")
     if request.picture is not None:
-        from ..plotting.evaluations import plot_scores
-
         plot_scores(result, request.picture, title=request.command)
     if request.write_card:
-        from ..cards.card import read_card, write_card
-
         write_card(Path(request.model), {**read_card(Path(request.model)), "results": result})
     return result
 

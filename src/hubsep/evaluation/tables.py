@@ -25,6 +25,7 @@ from ..data import tables
 from ..data.pairs import answer
 from ..errors import DataError
 from ..metrics.separation import interval, sdr_improvement, si_sdr
+from ..pipelines import pipeline
 from .report import Request
 
 
@@ -152,8 +153,6 @@ def run(request: Request) -> dict[str, Any]:
     Raises:
         DataError: if the model takes no queries, or the table does not keep the layout.
     """
-    from ..pipelines import pipeline
-
     rows = read_table(request.data, request.root)
     rows = rows[: request.limit or len(rows)]
     separator = pipeline(model=request.source)

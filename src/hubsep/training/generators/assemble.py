@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ...errors import DataError
+from ...models.griffin_lim.modeling_griffin_lim import GriffinLimVocoder, GriffinLimVocoderConfig
 from ..recipe import load_recipe
 from .diffusion import make_scheduler
 from .stages import CLASSES
@@ -94,7 +95,6 @@ def load_all(recipe: AssembleRecipe, data: Path) -> dict[str, Any]:
     Raises:
         DataError: if one is missing.
     """
-    from ...models.griffin_lim.modeling_griffin_lim import GriffinLimVocoder, GriffinLimVocoderConfig
     from ...pipelines.audioldm2.loading.folder import load_component
 
     parts: dict[str, Any] = {}
