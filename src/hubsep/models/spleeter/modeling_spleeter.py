@@ -247,8 +247,8 @@ TAPS = ([3, 1], [4, 2, 0])
 ELU_FRAMES = 16  # at once, which stay in a core's cache
 
 
-# Saves a tenth of the time: 11 s of stereo by the published sizes, one thread of a Xeon with AMX, take 0.43 s in place of
-# 0.47 in float32, and 0.27 in place of 0.29 in bfloat16; and the copies of the maps that are joined.
+# Saves a tenth of the time: 11 s of stereo by the published sizes, one thread of a Xeon with AMX, take 0.43 s in place
+# of 0.47 in float32, and 0.27 in place of 0.29 in bfloat16; and the copies of the maps that are joined.
 def can_fuse(unet: SpleeterUNet, kinds: dict[str, tuple[type, ...]] | None = None) -> bool:
     """Whether a network may run as here: nothing is learnt or traced, its weights are in place."""
     return not is_autocast() and may_read(unet, kinds)
