@@ -43,7 +43,9 @@ setup(
     python_requires=">=3.10",
     package_dir=places,
     packages=packages,
-    package_data={"hubsep": ["py.typed", "checkpoints/**", "data/*.json", "demo/*.css", "training/recipes/*.yaml"]},
+    package_data={
+        "hubsep": ["py.typed", "checkpoints/**", "data/*.json", "demo/*.css", "hub/*.yaml", "training/recipes/*.yaml"]
+    },
     entry_points={"console_scripts": ["hubsep = hubsep.cli:main"]},
     install_requires=[
         "accelerate>=1.15,<2",

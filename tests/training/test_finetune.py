@@ -227,7 +227,7 @@ def test_nothing_is_pushed_without_licences(tmp_path: Path, listener: Path) -> N
 def test_a_wrong_name_lists_models_and_recipes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(["train", "audiosep-smal", "--data", str(tmp_path)]) == 2
     told = re.sub(r"[\s│]+", " ", capsys.readouterr().err)
-    assert "or a name that `hubsep models` lists" in told
+    assert "or a name that `hubsep list` prints" in told
     assert "text_tower" in told
     assert "Did you mean audiosep-small?" in told
     assert command(["train", "speech", "--data", str(tmp_path), "--lora"]) == 2

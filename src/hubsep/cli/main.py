@@ -22,6 +22,7 @@ from .evaluate import evaluate
 from .generate import generate
 from .models import models
 from .output import forgiving
+from .published import info
 from .push import merge, push
 from .push_space import push_space
 from .separate import separate
@@ -61,6 +62,7 @@ app.command()(separate)
 app.command()(generate)
 app.command()(convert)
 app.command("list")(models)
+app.command()(info)
 app.command("env")(environment)
 app.command()(train)
 app.command()(evaluate)

@@ -19,6 +19,7 @@ from ..hub.json_files import read_json
 from ..hub.resolve import resolve_folder
 from ..registry import SYSTEMS
 from ..shipped import SHIPPED
+from .published import show_published
 
 
 MAX_WIDTH = 100  # characters of a line
@@ -68,9 +69,15 @@ def models(
     training: Annotated[
         bool, typer.Option("--training", help="The commands that trained each model, and how long they took.")
     ] = False,
+    authors: Annotated[
+        bool, typer.Option("--published", help="Checkpoints that the authors of the systems published.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List shipped models and known systems, the sounds a model knows, or how the models were trained."""
+    """List shipped models and known systems, published checkpoints, or the sounds a model knows."""
+    if authors:
+        show_published(commercial=commercial, as_json=as_json)
+        return
     if sounds is not None:
         show_sounds(sounds)
         return

@@ -55,7 +55,7 @@ def fine_tune(
     is_repository = model.count("/") == 1 and not model.startswith((".", "/", "~"))
     if model not in SEPARATORS and not Path(model).is_dir() and not is_repository:
         raise typer.BadParameter(
-            f"{model!r} is no model (a folder, a Hub repository org/name, or a name that `hubsep models` lists) and "
+            f"{model!r} is no model (a folder, a Hub repository org/name, or a name that `hubsep list` prints) and "
             f"no recipe ({', '.join(recipes)}).{did_you_mean(model, [*SEPARATORS, *recipes])}",
             param_hint="MODEL|RECIPE",
         )

@@ -34,7 +34,7 @@ MAX_ANSWER_BYTES = 64 << 20  # of a listing, and of a file whose size nobody say
 PATIENCE_S = 600.0  # a Hub that is asked too often says "in five minutes"
 ANSWER_S, BYTES_PER_S = 2.0, 10_000  # what an answer and what its bytes add to that
 CHECK_S = 1.0
-END_S = 5.0  # what was asked for once more after an error ends with the next answer
+AGAIN_S, END_S = 0.5, 10.0  # what was asked for once more after an error ends with the next answer
 
 # what becomes the name of a file
 NAMING = ("etag", "x-linked-etag", "x-repo-commit", "x-xet-hash")
@@ -116,14 +116,23 @@ class _Transfer:
                 self._give_up()
 
     def end(self) -> None:
-        """Ends what still waits for the server, on which Python itself would wait when it ends."""
+        """Ends what still waits for the server, on which Python itself would wait when it ends.
+
+        More than once: a thread of huggingface_hub that asks again between the two calls does so by a client that
+        nothing looks at.
+        """
         from huggingface_hub import close_session
 
         self.is_over = True
-        close_session()
-        _look_on()
-        if self._thread is not None:
-            self._thread.join(END_S)  # it takes away what it has half of a file
+        deadline = time.monotonic() + END_S
+        while True:
+            close_session()
+            _look_on()
+            if self._thread is None:
+                return
+            self._thread.join(AGAIN_S)  # it takes away what it has half of a file
+            if not self._thread.is_alive() or time.monotonic() > deadline:
+                return
 
     def _give_up(self) -> NoReturn:
         self.end()

@@ -18,6 +18,7 @@ from .atomic import recover
 from .bounds import shown
 from .checks import check_folder
 from .fetch import fetch
+from .published import find_published
 from .wire import check_token, wire_errors
 
 
@@ -57,6 +58,13 @@ def resolve_folder(
         )
     if name in SHIPPED:
         return SHIPPED[name]
+    row = find_published(name)
+    if row is not None and not row.opens:
+        raise CheckpointError(
+            f"{row.name} is published in a layout of its authors ({row.authors}), which does not open by its name. "
+            f"Fetch it from {row.place}; `{row.command}` makes a folder that opens. `hubsep info {row.name}` says "
+            "more."
+        )
     if path.is_absolute() or name.startswith((".", "~")) or "\\" in name or name.count("/") > 1:
         raise CheckpointError(f"there is no folder {shown(name)}.")
     if "/" not in name and (meant := near(name, SHIPPED)):
