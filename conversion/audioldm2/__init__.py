@@ -11,12 +11,11 @@ from hubsep.registry import face
 if TYPE_CHECKING:
     from .converter import convert, convert_clap, convert_scheduler, source_file
 
-if not TYPE_CHECKING:  # a type checker knows the names above, and sees that there are no others
-    __getattr__, __dir__ = face(
-        __name__,
-        {
-            ".converter": "convert convert_clap convert_scheduler source_file",
-        },
-    )
+face(
+    __name__,
+    {
+        ".converter": "convert convert_clap convert_scheduler source_file",
+    },
+)
 
 __all__ = ["convert", "convert_clap", "convert_scheduler", "source_file"]

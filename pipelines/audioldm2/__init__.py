@@ -12,13 +12,12 @@ if TYPE_CHECKING:
     from .codec import AudioLDM2Output
     from .pipeline import AudioLDM2Pipeline
 
-if not TYPE_CHECKING:  # a type checker knows the names above, and sees that there are no others
-    __getattr__, __dir__ = face(
-        __name__,
-        {
-            ".codec": "AudioLDM2Output",
-            ".pipeline": "AudioLDM2Pipeline",
-        },
-    )
+face(
+    __name__,
+    {
+        ".codec": "AudioLDM2Output",
+        ".pipeline": "AudioLDM2Pipeline",
+    },
+)
 
 __all__ = ["AudioLDM2Output", "AudioLDM2Pipeline"]

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from hubsep.errors import QueryError
-from hubsep.hub.bounds import shown
+from hubsep.hub.bounds import is_whole, shown
 
 from .conditions import Conditions
-from .settings import MOST_WAVEFORMS, SamplingOptions, is_whole
+from .settings import MOST_WAVEFORMS, SamplingOptions
 
 
 OutputType = Literal["np", "pt", "latent"]

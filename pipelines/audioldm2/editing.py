@@ -26,7 +26,7 @@ from torch import Tensor
 
 from hubsep.audio.reader import resample
 from hubsep.errors import AudioError, QueryError
-from hubsep.hub.bounds import is_number, shown
+from hubsep.hub.bounds import is_number, is_whole, shown
 from hubsep.mel import MelSettings
 from hubsep.models.audiomae.feature_extraction_audiomae import AudioMAEFeatureExtractor
 
@@ -35,7 +35,7 @@ from .conditions import Conditions, between, crossover, ramp
 from .loading.devices import ready
 from .long import Long, Passage
 from .sampling import Known, Sampler
-from .settings import MOST_WAVEFORMS, Sampling, SamplingOptions, is_whole, shows_options
+from .settings import MOST_WAVEFORMS, Sampling, SamplingOptions, shows_options
 
 
 if TYPE_CHECKING:

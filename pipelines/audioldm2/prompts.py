@@ -23,14 +23,14 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from hubsep.errors import QueryError
-from hubsep.hub.bounds import shown
+from hubsep.hub.bounds import is_whole, shown
 from hubsep.hub.loading import library_errors
 from hubsep.texts import check_text
 
 from .codec import Codec
 from .conditions import Conditions
 from .loading.devices import ready
-from .settings import Sampling, Unconditional, is_whole
+from .settings import Sampling, Unconditional
 
 
 if TYPE_CHECKING:

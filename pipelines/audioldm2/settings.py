@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hubsep.errors import QueryError
-from hubsep.hub.bounds import is_number, shown
+from hubsep.hub.bounds import is_number, is_whole, shown
 from hubsep.texts import did_you_mean
 
 
@@ -209,12 +209,6 @@ def check_attention(unet: Any, options: Mapping[str, object] | None) -> dict[str
     return dict(options)
 
 
-def is_whole(value: Any, most: int | None = None) -> bool:
-    """Whether a value is a whole number from 1 on, to `most` if that is given; booleans are none."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return whole and value >= 1 and (most is None or value <= most)
-
-
 def _among(value: Any, names: tuple[str, ...]) -> bool:
     return isinstance(value, str) and value in names
 
@@ -236,6 +230,5 @@ __all__ = [
     "StepOptions",
     "Unconditional",
     "check_attention",
-    "is_whole",
     "shows_options",
 ]

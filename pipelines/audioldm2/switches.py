@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from hubsep.errors import QueryError
+from hubsep.hub.bounds import is_whole
 from hubsep.hub.models import check_folder
 from hubsep.hub.resolve import resolve_folder
 
@@ -40,7 +41,7 @@ class Switches(Prompts):
         Raises:
             QueryError: if that is neither, or more than the smallest attention of the U-Net has heads.
         """
-        whole = isinstance(slice_size, int) and not isinstance(slice_size, bool) and slice_size >= 1
+        whole = is_whole(slice_size)
         if not (whole or slice_size in (None, "auto", "max")):
             raise QueryError(f'slice_size must be "auto", "max", None or a number from 1 on, got {slice_size!r}')
         try:
@@ -101,7 +102,7 @@ class Switches(Prompts):
         """
         seen = inputs_embeds.new_ones(inputs_embeds.shape[:2], dtype=torch.long)
         tokens = self.default_loa_tokens() if max_new_tokens is None else max_new_tokens
-        if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
+        if not is_whole(tokens):
             raise QueryError(f"max_new_tokens must be a whole number from 1 on, got {max_new_tokens!r}")
         mask = seen if attention_mask is None else attention_mask
         loa: Tensor = self.generate_loa(inputs_embeds, mask, tokens, positions=position_ids)

@@ -11,12 +11,11 @@ from hubsep.registry import face
 if TYPE_CHECKING:
     from .pipeline import AudioSeparationPipeline
 
-if not TYPE_CHECKING:  # a type checker knows the names above, and sees that there are no others
-    __getattr__, __dir__ = face(
-        __name__,
-        {
-            ".pipeline": "AudioSeparationPipeline",
-        },
-    )
+face(
+    __name__,
+    {
+        ".pipeline": "AudioSeparationPipeline",
+    },
+)
 
 __all__ = ["AudioSeparationPipeline"]

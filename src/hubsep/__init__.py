@@ -44,37 +44,36 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-if not TYPE_CHECKING:  # a type checker knows the names above, and sees that there are no others
-    __getattr__, __dir__ = face(
-        __name__,
-        {
-            ".audio": "Recording open_audio read_audio write_audio",
-            ".auto": "AutoModelForAudioSeparation",
-            ".conversion": "convert",
-            ".modeling": "AudioSeparationOutput",
-            ".models.audiomae.configuration_audiomae": "AudioMAEConfig",
-            ".models.audiomae.feature_extraction_audiomae": "AudioMAEFeatureExtractor",
-            ".models.audiomae.modeling_audiomae": "AudioMAEForPreTraining AudioMAEModel",
-            ".models.audiosep.configuration_audiosep": "AudioSepConfig",
-            ".models.audiosep.modeling_audiosep": "AudioSepForAudioSeparation",
-            ".models.audiosep.processing_audiosep": "AudioSepProcessor",
-            ".models.audioslots.configuration_audioslots": "AudioSlotsConfig",
-            ".models.audioslots.modeling_audioslots": "AudioSlotsForAudioSeparation",
-            ".models.conv_tasnet.configuration_conv_tasnet": "ConvTasNetConfig",
-            ".models.conv_tasnet.modeling_conv_tasnet": "ConvTasNetForAudioSeparation",
-            ".models.conv_tasnet.streaming_conv_tasnet": "ConvTasNetStream",
-            ".models.griffin_lim.configuration_griffin_lim": "GriffinLimVocoderConfig",
-            ".models.griffin_lim.modeling_griffin_lim": "GriffinLimVocoder",
-            ".models.meta_tasnet.configuration_meta_tasnet": "MetaTasNetConfig",
-            ".models.meta_tasnet.modeling_meta_tasnet": "MetaTasNetForAudioSeparation",
-            ".models.sepformer.configuration_sepformer": "SepFormerConfig",
-            ".models.sepformer.modeling_sepformer": "SepFormerForAudioSeparation",
-            ".models.spleeter.configuration_spleeter": "SpleeterConfig",
-            ".models.spleeter.modeling_spleeter": "SpleeterForAudioSeparation",
-            ".pipelines": "AudioSeparationPipeline pipeline",
-            ".pipelines.audioldm2": "AudioLDM2Pipeline",
-        },
-    )
+face(
+    __name__,
+    {
+        ".audio": "Recording open_audio read_audio write_audio",
+        ".auto": "AutoModelForAudioSeparation",
+        ".conversion": "convert",
+        ".modeling": "AudioSeparationOutput",
+        ".models.audiomae.configuration_audiomae": "AudioMAEConfig",
+        ".models.audiomae.feature_extraction_audiomae": "AudioMAEFeatureExtractor",
+        ".models.audiomae.modeling_audiomae": "AudioMAEForPreTraining AudioMAEModel",
+        ".models.audiosep.configuration_audiosep": "AudioSepConfig",
+        ".models.audiosep.modeling_audiosep": "AudioSepForAudioSeparation",
+        ".models.audiosep.processing_audiosep": "AudioSepProcessor",
+        ".models.audioslots.configuration_audioslots": "AudioSlotsConfig",
+        ".models.audioslots.modeling_audioslots": "AudioSlotsForAudioSeparation",
+        ".models.conv_tasnet.configuration_conv_tasnet": "ConvTasNetConfig",
+        ".models.conv_tasnet.modeling_conv_tasnet": "ConvTasNetForAudioSeparation",
+        ".models.conv_tasnet.streaming_conv_tasnet": "ConvTasNetStream",
+        ".models.griffin_lim.configuration_griffin_lim": "GriffinLimVocoderConfig",
+        ".models.griffin_lim.modeling_griffin_lim": "GriffinLimVocoder",
+        ".models.meta_tasnet.configuration_meta_tasnet": "MetaTasNetConfig",
+        ".models.meta_tasnet.modeling_meta_tasnet": "MetaTasNetForAudioSeparation",
+        ".models.sepformer.configuration_sepformer": "SepFormerConfig",
+        ".models.sepformer.modeling_sepformer": "SepFormerForAudioSeparation",
+        ".models.spleeter.configuration_spleeter": "SpleeterConfig",
+        ".models.spleeter.modeling_spleeter": "SpleeterForAudioSeparation",
+        ".pipelines": "AudioSeparationPipeline pipeline",
+        ".pipelines.audioldm2": "AudioLDM2Pipeline",
+    },
+)
 
 
 register()

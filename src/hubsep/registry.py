@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -163,8 +163,10 @@ def locate(path: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def face(package: str, offers: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """The `__getattr__` and `__dir__` of a package: what it offers is imported when it is used.
+def face(package: str, offers: Mapping[str, str]) -> None:
+    """Gives a package its `__getattr__` and `__dir__`: what it offers is imported when it is used.
+
+    A type checker does not see them, so a name that the package does not declare is an error to it.
 
     Args:
         package: its name.
@@ -182,7 +184,7 @@ def face(package: str, offers: Mapping[str, str]) -> tuple[Callable[[str], Any],
     def names() -> list[str]:
         return sorted({*vars(sys.modules[package]), *homes})
 
-    return get, names
+    vars(sys.modules[package]).update(__getattr__=get, __dir__=names)
 
 
 __all__ = ["SYSTEMS", "TASK", "TEXT_TO_AUDIO", "System", "face", "locate"]

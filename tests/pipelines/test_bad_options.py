@@ -46,6 +46,11 @@ def generator() -> Any:
     return pipe
 
 
+@pytest.fixture(scope="module")
+def separator() -> Any:
+    return hubsep.pipeline(model="audiosep-small")
+
+
 def options(method: Any) -> list[str]:
     return [name for name in inspect.signature(method).parameters if name not in LEFT_OUT]
 
@@ -85,13 +90,12 @@ def test_options_of_generation_are_refused_in_our_words(generator: Any, option: 
         generator(**{**GENERATE["__call__"], option: value})
 
 
-def test_every_option_of_separation_is_checked() -> None:
-    pipe = hubsep.pipeline(model="audiosep-small")
-    names = options(pipe.__call__)
+def test_every_option_of_separation_is_checked(separator: Any) -> None:
+    names = options(separator.__call__)
     assert {"residual", "segment_s", "query_embeds"} <= set(names)
     for option in names:
         for value in WRONG:
-            attempt(pipe, {**SEPARATE, option: value})
+            attempt(separator, {**SEPARATE, option: value})
 
 
 @pytest.mark.parametrize(
@@ -106,13 +110,12 @@ def test_every_option_of_separation_is_checked() -> None:
         ("query_embeds", ["x"], "query_embeds must be numbers"),
     ],
 )
-def test_options_of_separation_are_refused_in_our_words(option: str, value: Any, message: str) -> None:
-    pipe = hubsep.pipeline(model="audiosep-small")
+def test_options_of_separation_are_refused_in_our_words(separator: Any, option: str, value: Any, message: str) -> None:
     arguments = {**SEPARATE, option: value}
     if option == "query_embeds":
         del arguments["queries"]
     with pytest.raises(HubsepError, match=message):
-        pipe(**arguments)
+        separator(**arguments)
 
 
 def test_a_segment_longer_than_any_recording_takes_the_memory_of_the_recording() -> None:

@@ -16,18 +16,17 @@ if TYPE_CHECKING:
     from .resampling import StreamResampler, resample
     from .writer import AudioWriter, kept_subtype, write_audio
 
-if not TYPE_CHECKING:  # a type checker knows the names above, and sees that there are no others
-    __getattr__, __dir__ = face(
-        __name__,
-        {
-            ".layouts": "Layout",
-            ".limits": "AudioLimits",
-            ".notes": "Notes",
-            ".reader": "AudioReader OnShort Recording SPLIT_IT open_audio read_audio",
-            ".resampling": "StreamResampler resample",
-            ".writer": "AudioWriter kept_subtype write_audio",
-        },
-    )
+face(
+    __name__,
+    {
+        ".layouts": "Layout",
+        ".limits": "AudioLimits",
+        ".notes": "Notes",
+        ".reader": "AudioReader OnShort Recording SPLIT_IT open_audio read_audio",
+        ".resampling": "StreamResampler resample",
+        ".writer": "AudioWriter kept_subtype write_audio",
+    },
+)
 
 __all__ = [
     "AudioLimits",

@@ -23,15 +23,14 @@ if TYPE_CHECKING:
     )
     from .results import results_table
 
-if not TYPE_CHECKING:  # a type checker knows the names above, and sees that there are no others
-    __getattr__, __dir__ = face(
-        __name__,
-        {
-            ".card": "card_files card_text commercial_use finetuned_card licence_of main read_card render_card "
-            "render_index write_card",
-            ".results": "results_table",
-        },
-    )
+face(
+    __name__,
+    {
+        ".card": "card_files card_text commercial_use finetuned_card licence_of main read_card render_card "
+        "render_index write_card",
+        ".results": "results_table",
+    },
+)
 
 __all__ = [
     "card_files",

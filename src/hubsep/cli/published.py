@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated
 
@@ -71,9 +72,7 @@ def show_row(row: Published) -> None:
         "not checked": row.unsure or "",
         "opens": "by its name" if row.opens else f"after `{row.command}`",
     }
-    for label, fact in facts.items():
-        if fact:
-            print(f"{label + ':':<17}{fact}")
+    show_facts(facts)
 
 
 def show_shipped(name: str) -> None:
@@ -88,8 +87,14 @@ def show_shipped(name: str) -> None:
         "folder": str(SHIPPED[name]),
         "opens": "by its name",
     }
+    show_facts(facts)
+
+
+def show_facts(facts: Mapping[str, str]) -> None:
+    """Prints what there is, a line a fact."""
     for label, fact in facts.items():
-        print(f"{label + ':':<17}{fact}")
+        if fact:
+            print(f"{label + ':':<17}{fact}")
 
 
 __all__ = ["info", "show_published"]

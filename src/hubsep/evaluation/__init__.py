@@ -13,13 +13,12 @@ if TYPE_CHECKING:
 
     from .queries import format_table, run
 
-if not TYPE_CHECKING:  # a type checker knows the names above, and sees that there are no others
-    __getattr__, __dir__ = face(
-        __name__,
-        {
-            "hubsep.data.pairs": "Pair evaluate_pairs pair_mixtures",
-            ".queries": "format_table run",
-        },
-    )
+face(
+    __name__,
+    {
+        "hubsep.data.pairs": "Pair evaluate_pairs pair_mixtures",
+        ".queries": "format_table run",
+    },
+)
 
 __all__ = ["Pair", "evaluate_pairs", "format_table", "pair_mixtures", "run"]

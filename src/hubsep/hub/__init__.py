@@ -15,17 +15,16 @@ if TYPE_CHECKING:
     from .models import HubsepModelMixin
     from .resolve import checked_folder, resolve_folder
 
-if not TYPE_CHECKING:  # a type checker knows the names above, and sees that there are no others
-    __getattr__, __dir__ = face(
-        __name__,
-        {
-            ".atomic": "atomic_folder recover verify_manifest",
-            ".checks": "check_folder",
-            ".config": "HubsepConfigMixin",
-            ".models": "HubsepModelMixin",
-            ".resolve": "checked_folder resolve_folder",
-        },
-    )
+face(
+    __name__,
+    {
+        ".atomic": "atomic_folder recover verify_manifest",
+        ".checks": "check_folder",
+        ".config": "HubsepConfigMixin",
+        ".models": "HubsepModelMixin",
+        ".resolve": "checked_folder resolve_folder",
+    },
+)
 
 __all__ = [
     "HubsepConfigMixin",

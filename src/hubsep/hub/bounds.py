@@ -72,6 +72,12 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
+def is_whole(value: Any, most: int | None = None) -> bool:
+    """Whether a value is a whole number from 1 on, to `most` if that is given; booleans are none."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return whole and value >= 1 and (most is None or value <= most)
+
+
 def _article(kind: type) -> str:
     return {int: "a whole number", float: "a number"}.get(kind, kind.__name__)
 
@@ -101,4 +107,4 @@ def _listed(values: Any, limit: int) -> str:
     return f"[{', '.join(entries)}{more}]"
 
 
-__all__ = ["bounded", "bounded_list", "is_number", "one_of", "shown", "true_or_false"]
+__all__ = ["bounded", "bounded_list", "is_number", "is_whole", "one_of", "shown", "true_or_false"]

@@ -34,7 +34,8 @@ MAX_ANSWER_BYTES = 64 << 20  # of a listing, and of a file whose size nobody say
 PATIENCE_S = 600.0  # a Hub that is asked too often says "in five minutes"
 ANSWER_S, BYTES_PER_S = 2.0, 10_000  # what an answer and what its bytes add to that
 CHECK_S = 1.0
-AGAIN_S, END_S = 0.5, 10.0  # what was asked for once more after an error ends with the next answer
+AGAIN_S = 0.5
+END_S = 10.0  # what was asked for once more after an error ends with the next answer
 
 # what becomes the name of a file
 NAMING = ("etag", "x-linked-etag", "x-repo-commit", "x-xet-hash")

@@ -42,7 +42,6 @@ class Published:
         address: of the one file, where it is not on the Hub.
         page: where the authors link to it, where there is no lasting address.
         megabytes: of the files together.
-        sha256: of the one file.
         score: what the authors published, by metric; `data` is what it was measured on.
         unsure: what could not be checked against the published files.
     """
@@ -63,14 +62,8 @@ class Published:
     address: str | None = None
     page: str | None = None
     megabytes: int | None = None
-    sha256: str | None = None
     score: Mapping[str, str] = field(default_factory=dict)
     unsure: str | None = None
-
-    @property
-    def num_sources(self) -> int:
-        """How many sources it separates."""
-        return self.sources if isinstance(self.sources, int) else len(self.sources)
 
     @property
     def opens(self) -> bool:

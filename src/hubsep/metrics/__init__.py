@@ -20,14 +20,13 @@ if TYPE_CHECKING:
         si_snr,
     )
 
-if not TYPE_CHECKING:  # a type checker knows the names above, and sees that there are no others
-    __getattr__, __dir__ = face(
-        __name__,
-        {
-            ".separation": """
-                filtered_sdr level_change match_outputs sdr sdr_improvement separation_scores si_sdr si_snr""",
-        },
-    )
+face(
+    __name__,
+    {
+        ".separation": """
+            filtered_sdr level_change match_outputs sdr sdr_improvement separation_scores si_sdr si_snr""",
+    },
+)
 
 __all__ = [
     "filtered_sdr",

@@ -11,12 +11,11 @@ from ..registry import face
 if TYPE_CHECKING:
     from .spectrograms import Picture, picture_format, picture_of, plot_recordings, plot_separation, save_figure
 
-if not TYPE_CHECKING:  # a type checker knows the names above, and sees that there are no others
-    __getattr__, __dir__ = face(
-        __name__,
-        {
-            ".spectrograms": "Picture picture_format picture_of plot_recordings plot_separation save_figure",
-        },
-    )
+face(
+    __name__,
+    {
+        ".spectrograms": "Picture picture_format picture_of plot_recordings plot_separation save_figure",
+    },
+)
 
 __all__ = ["Picture", "picture_format", "picture_of", "plot_recordings", "plot_separation", "save_figure"]

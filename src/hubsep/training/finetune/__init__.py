@@ -12,13 +12,12 @@ if TYPE_CHECKING:
     from .recipe import DEFAULTS, FineTuneRecipe, Run, fill_recipe
     from .run import main
 
-if not TYPE_CHECKING:  # a type checker knows the names above, and sees that there are no others
-    __getattr__, __dir__ = face(
-        __name__,
-        {
-            ".recipe": "DEFAULTS FineTuneRecipe Run fill_recipe",
-            ".run": "main",
-        },
-    )
+face(
+    __name__,
+    {
+        ".recipe": "DEFAULTS FineTuneRecipe Run fill_recipe",
+        ".run": "main",
+    },
+)
 
 __all__ = ["DEFAULTS", "FineTuneRecipe", "Run", "fill_recipe", "main"]
