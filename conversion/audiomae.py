@@ -150,8 +150,8 @@ def _read(source: Path) -> tuple[dict[str, Tensor], Mapping[str, Any], bool]:
     if len(prefixes) > 1:
         raise ConversionError(f"{shown(source.name)} holds {len(prefixes)} AudioMAEs, under {offenders(prefixes)}")
     if prefixes:
-        found = {name: tensor for name, tensor in tensors.items() if name.startswith(prefixes[0])}
-        return {name.removeprefix(prefixes[0]): tensor for name, tensor in found.items()}, {}, False
+        subset = {name: tensor for name, tensor in tensors.items() if name.startswith(prefixes[0])}
+        return {name.removeprefix(prefixes[0]): tensor for name, tensor in subset.items()}, {}, False
     if not {"cls_token", "pos_embed"} & tensors.keys():
         raise ConversionError(f"{shown(source.name)} holds no AudioMAE, but {offenders(list(tensors))}")
     settings = metadata.get("args", {})
@@ -173,13 +173,13 @@ def _config(
         if name in fields and fields[name] != value:
             raise ConversionError(f"{name} is {shown(fields[name])} in the source; it cannot be {shown(value)}")
     fields.update(overrides)
-    known = {
+    defaults = {
         "num_attention_heads": HEADS.get(fields["hidden_size"]),
         "num_averaged_layers": AVERAGED_LAYERS.get(fields["num_hidden_layers"]),
     }
     if not encoder_only:
-        known["decoder_num_attention_heads"] = DECODER_HEADS.get(fields["decoder_hidden_size"])
-    for name, value in known.items():
+        defaults["decoder_num_attention_heads"] = DECODER_HEADS.get(fields["decoder_hidden_size"])
+    for name, value in defaults.items():
         if fields.setdefault(name, value) is None:
             raise ConversionError(f"no weight tells {name}, and the sizes are not the published ones: set {name}=N")
     with conversion_errors("the configuration of AudioMAE"):

@@ -145,9 +145,9 @@ def _unpickle(path: Path) -> Any:
 
 def _reason(error: Exception) -> str:
     """What was wrong, without PyTorch's advice to load the file unsafely all the same, and in one printable line."""
-    told = re.split(r"WeightsUnpickler error:|from a trusted source\.", str(error))[-1]
-    told = re.split(r"Please use `torch|Check the documentation", told)[0]
-    printable = "".join(letter if letter.isprintable() else " " for letter in told)
+    message = re.split(r"WeightsUnpickler error:|from a trusted source\.", str(error))[-1]
+    message = re.split(r"Please use `torch|Check the documentation", message)[0]
+    printable = "".join(letter if letter.isprintable() else " " for letter in message)
     return " ".join(printable.split())[:200] or type(error).__name__
 
 
@@ -198,11 +198,11 @@ def rename(tensors: Mapping[str, Tensor], table: KeyTable) -> dict[str, Tensor]:
     renamed: dict[str, Tensor] = {}
     unknown = []
     for name, tensor in tensors.items():
-        found = next(((match, targets) for row, targets in rows if (match := row.fullmatch(name))), None)
-        if found is None:
+        hit = next(((match, targets) for row, targets in rows if (match := row.fullmatch(name))), None)
+        if hit is None:
             unknown.append(name)
             continue
-        match, targets = found
+        match, targets = hit
         names = [_expand(match, target) for target in ((targets,) if isinstance(targets, str) else targets or ())]
         for target, part in zip(names, _split(name, tensor, len(names)), strict=True):
             if target in renamed:
@@ -294,10 +294,10 @@ def check_overrides(overrides: Mapping[str, Any], config_class: type, options: S
     Raises:
         ConversionError: naming the override and what there is.
     """
-    known = [*options, *config_class.__annotations__]
+    settings = [*options, *config_class.__annotations__]
     for name in overrides:
-        if name not in known:
-            raise ConversionError(f"there is no {shown(name)} to set; there are {', '.join(known)}")
+        if name not in settings:
+            raise ConversionError(f"there is no {shown(name)} to set; there are {', '.join(settings)}")
 
 
 @contextmanager

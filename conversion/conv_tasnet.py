@@ -239,11 +239,11 @@ def _assumed(fields: Mapping[str, Any], blocks: int, is_stated: bool) -> dict[st
     if isinstance(rate, int):
         assumed.update(segment_samples=SEGMENT_SECONDS * rate, overlap_samples=OVERLAP_SECONDS * rate)
     parts = {"num_blocks": PUBLISHED_BLOCKS, "num_repeats": PUBLISHED_REPEATS}
-    given = {name: fields[name] for name in parts if isinstance(fields.get(name), int) and fields[name] > 0}
-    if not given and blocks == PUBLISHED_BLOCKS * PUBLISHED_REPEATS:
+    counts = {name: fields[name] for name in parts if isinstance(fields.get(name), int) and fields[name] > 0}
+    if not counts and blocks == PUBLISHED_BLOCKS * PUBLISHED_REPEATS:
         return {**assumed, **parts}
-    if len(given) == 1:
-        assumed.update({name: blocks // value for value in given.values() for name in parts if name not in given})
+    if len(counts) == 1:
+        assumed.update({name: blocks // value for value in counts.values() for name in parts if name not in counts})
     return assumed
 
 

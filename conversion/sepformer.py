@@ -167,8 +167,8 @@ def _config(
 ) -> SepFormerConfig:
     fields = _sizes(tensors)
     known_from = dict.fromkeys(fields, "the weights")
-    given = [] if parameters is None else _stated(parameters)
-    for field, value, where in [*given, *((name, value, "the settings") for name, value in overrides.items())]:
+    rows = [] if parameters is None else _stated(parameters)
+    for field, value, where in [*rows, *((name, value, "the settings") for name, value in overrides.items())]:
         if field in fields and fields[field] != value:
             raise ConversionError(
                 f"{field} is {shown(fields[field])} in {known_from[field]}; it cannot be {shown(value)}, as in {where}"

@@ -191,8 +191,8 @@ def _config(state: Mapping[str, Tensor], overrides: Mapping[str, Any]) -> Spleet
         )
     guessed = {name: value for name, value in assumed.items() if name not in overrides}
     if guessed:
-        told = ", ".join(f"{name}={value}" for name, value in guessed.items())
-        warnings.warn(f"the weights do not tell these, the published values are taken: {told}", stacklevel=4)
+        listing = ", ".join(f"{name}={value}" for name, value in guessed.items())
+        warnings.warn(f"the weights do not tell these, the published values are taken: {listing}", stacklevel=4)
     with conversion_errors("the configuration of Spleeter"):
         config = SpleeterConfig(**fields)
     if config.num_sources != num_stems:

@@ -135,8 +135,8 @@ class AudioLDM2ForTextToWaveform(PreTrainedModel):
 
         if trust_remote_code:
             raise CheckpointError("trust_remote_code=True is refused: nothing in a folder is run.")
-        known = (*HUB_OPTIONS, "variant", "attention_heads")
-        options = {name: kwargs[name] for name in known if kwargs.get(name) is not None}
+        names = (*HUB_OPTIONS, "variant", "attention_heads")
+        options = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
         wanted = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
         pipe = AudioLDM2Pipeline.from_pretrained(
             pretrained_model_name_or_path, dtype=wanted, device_map=device_map, **options
@@ -156,8 +156,8 @@ class AudioLDM2ForTextToWaveform(PreTrainedModel):
             AudioError: if the length is.
         """
         texts = [text for item in prompt for text in ([item] if isinstance(item, str) else item)]
-        made = self.pipe(texts, output_type="pt", return_dict=False, **options)[0]
-        return (made[:: options.get("num_waveforms_per_prompt", 1)],)
+        waveforms = self.pipe(texts, output_type="pt", return_dict=False, **options)[0]
+        return (waveforms[:: options.get("num_waveforms_per_prompt", 1)],)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Any) -> None:
         """Saves the pipeline; takes what its `save_pretrained` takes."""
@@ -202,8 +202,8 @@ class TextToAudioPipeline(Base):
         self, forward_params: Any = None, generate_kwargs: Any = None, **options: Any
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         always = self.__dict__.get("_forward_params", {}).get("forward_params", {})
-        told = {**always, **(forward_params or {}), **(generate_kwargs or {}), **options}
-        return {}, {"forward_params": told, "generate_kwargs": {}}, {}
+        parameters = {**always, **(forward_params or {}), **(generate_kwargs or {}), **options}
+        return {}, {"forward_params": parameters, "generate_kwargs": {}}, {}
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Any) -> None:
         """Saves all components; takes what `AudioLDM2Pipeline.save_pretrained` takes."""

@@ -98,7 +98,7 @@ def write_original(source: Path, output: Path, licence: str) -> Any:
 def original_tensors(pipe: Any) -> dict[str, Tensor]:
     """The tensors of a pipeline by the authors' names."""
     clap = _clap(pipe.text_encoder.state_dict())
-    found = {
+    tensors = {
         **_under(UNET, _named(pipe.unet, unet_pairs(pipe.unet.config))),
         **_under(VAE, _named(pipe.vae, vae_pairs(pipe.vae.config), axes=2)),
         **_under(VOCODER, _vocoder(pipe.vocoder)),
@@ -111,9 +111,9 @@ def original_tensors(pipe: Any) -> dict[str, Tensor]:
         "betas": pipe.scheduler.betas.float(),
     }
     if pipe.audio_mae is not None:
-        found.update(_under(f"{INNER}2.audiomae.model.", rename(pipe.audio_mae.state_dict(), AUDIO_MAE)))
+        tensors.update(_under(f"{INNER}2.audiomae.model.", rename(pipe.audio_mae.state_dict(), AUDIO_MAE)))
     # copies: one tensor may not be in the file under two names
-    return {name: tensor.detach().clone().contiguous() for name, tensor in found.items()}
+    return {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
 
 
 def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -136,17 +136,17 @@ def _body(language_model: Any) -> Any:
 
 def _projection(model: Any) -> dict[str, Tensor]:
     state = model.state_dict()
-    found = {
+    tensors = {
         f"input_sequence_embed_linear.{number}.{leaf}": state[f"projection{suffix}.{leaf}"]
         for number, suffix in enumerate(("", "_1"))
         for leaf in ("weight", "bias")
     }
     for mark, ours in (("start", "sos"), ("end", "eos")):
         rows = torch.stack([state[f"{ours}_embed"], state[f"{ours}_embed_1"]])
-        found[f"{mark}_of_sequence_tokens.weight"] = torch.cat(
+        tensors[f"{mark}_of_sequence_tokens.weight"] = torch.cat(
             [rows, rows.new_zeros(MARKS - len(rows), rows.shape[1])]
         )
-    return found
+    return tensors
 
 
 def _second(pipe: Any) -> dict[str, Tensor]:

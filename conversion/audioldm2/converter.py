@@ -252,9 +252,9 @@ def _check_widths(components: Mapping[str, Any]) -> None:
     }
     if components["audio_mae"] is not None:
         pairs["the language of audio"] = (components["audio_mae"].config.hidden_size, gpt2.n_embd)
-    for what, (found, wanted) in pairs.items():
-        if found != wanted:
-            raise ConversionError(f"{what}: {shown(found)} and {shown(wanted)} do not belong together")
+    for what, (size, wanted) in pairs.items():
+        if size != wanted:
+            raise ConversionError(f"{what}: {shown(size)} and {shown(wanted)} do not belong together")
 
 
 def _write(output: Path, pipe: Any, fields: Mapping[str, Any]) -> None:

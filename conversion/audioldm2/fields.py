@@ -34,9 +34,9 @@ def merged(
     Raises:
         ConversionError: there is no such field, or the source tells another value.
     """
-    known = {*inspect.signature(config_class).parameters, *getattr(config_class, "__annotations__", {}), *extra}
+    field_names = {*inspect.signature(config_class).parameters, *getattr(config_class, "__annotations__", {}), *extra}
     for name, value in overrides.items():
-        if name not in known:
+        if name not in field_names:
             raise ConversionError(f"{part} has no {shown(name)} to set")
         if name in fields and not _same(fields[name], value):
             raise ConversionError(
@@ -45,10 +45,10 @@ def merged(
     return {**fields, **overrides}
 
 
-def _same(found: Any, given: Any) -> bool:
-    if isinstance(found, list | tuple) and isinstance(given, list | tuple):
-        return len(found) == len(given) and all(map(_same, found, given))
-    return bool(found == given)
+def _same(first: Any, second: Any) -> bool:
+    if isinstance(first, list | tuple) and isinstance(second, list | tuple):
+        return len(first) == len(second) and all(map(_same, first, second))
+    return bool(first == second)
 
 
 def required(part: str, fields: dict[str, Any], name: str, value: Any) -> None:

@@ -149,12 +149,12 @@ def convert_phonemes(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any]
     pairs = phoneme_pairs(fields)
 
     def state() -> dict[str, Tensor]:
-        found = forward(tensors, pairs, squeeze=squeezed(fields, pairs))
+        weights = forward(tensors, pairs, squeeze=squeezed(fields, pairs))
         with torch.device("meta"):
             wanted = VitsModel(VitsConfig(**fields, **UNUSED_VITS)).state_dict()
         # ones: a weight given by direction and length needs a direction
         unused = {name: torch.ones(tensor.shape) for name, tensor in wanted.items() if not name.startswith("text_")}
-        return {**unused, **{f"text_encoder.{name}": tensor for name, tensor in found.items()}}
+        return {**unused, **{f"text_encoder.{name}": tensor for name, tensor in weights.items()}}
 
     return filled("text_encoder_2", lambda: VitsModel(VitsConfig(**fields, **UNUSED_VITS)), state)
 

@@ -162,18 +162,18 @@ def backward(
 
 def _renamed(tensors: Mapping[str, Tensor], pairs: Pairs, prefix: str = "") -> dict[str, Tensor]:
     """By looking up the longest beginning that is known: `rename` would try hundreds of patterns on every name."""
-    modules, found, unknown = dict(pairs), {}, []
+    modules, renamed, unknown = dict(pairs), {}, []
     for name, tensor in tensors.items():
         bare = module = name.removeprefix(prefix)
         while module and module not in modules:
             module = module.rpartition(".")[0]
         if module:
-            found[f"{modules[module]}{bare[len(module) :]}"] = tensor
+            renamed[f"{modules[module]}{bare[len(module) :]}"] = tensor
         else:
             unknown.append(name)
     if unknown:
         raise ConversionError(f"the source holds tensors this converter does not know: {offenders(unknown)}")
-    return found
+    return renamed
 
 
 __all__ = [

@@ -81,18 +81,18 @@ def split(tensors: Mapping[str, Tensor], *, clap: str | None = None, ema: bool =
     Raises:
         ConversionError: a name belongs to no part, two copies of a part differ, or a part is missing.
     """
-    found, unknown = _sorted(tensors)
+    groups, unknown = _sorted(tensors)
     if unknown:
         raise ConversionError(f"the source holds tensors this converter does not know: {offenders(unknown)}")
-    copies = {part: list(found.get(part, {}).values()) for part in ("clap", "ranking")}
+    copies = {part: list(groups.get(part, {}).values()) for part in ("clap", "ranking")}
     words, ranking = (_one_of(part, copies[part]) for part in ("clap", "ranking"))
-    parts = Parts(clap=_agreed(words, ranking, clap), t5=_one_of("T5", list(found.get("t5", {}).values())))
+    parts = Parts(clap=_agreed(words, ranking, clap), t5=_one_of("T5", list(groups.get("t5", {}).values())))
     for name in ("unet", "vae", "vocoder", "phonemes", "positions", "gpt2", "projection", "audio_mae", "numbers"):
-        if len(found.get(name, {})) > 1:
+        if len(groups.get(name, {})) > 1:
             raise ConversionError(
-                f"the source holds {name} {len(found[name])} times, under {offenders([*found[name]])}"
+                f"the source holds {name} {len(groups[name])} times, under {offenders([*groups[name]])}"
             )
-        setattr(parts, name, next(iter(found.get(name, {}).values()), {}))
+        setattr(parts, name, next(iter(groups.get(name, {}).values()), {}))
     for name in ("unet", "vae", "vocoder", "clap"):
         if not getattr(parts, name):
             raise ConversionError(f"the source is missing all of its {name}: it is no AudioLDM 2 of its authors")
@@ -100,14 +100,14 @@ def split(tensors: Mapping[str, Tensor], *, clap: str | None = None, ema: bool =
         if number not in parts.numbers:
             raise ConversionError(f"the source is missing {number!r}")
     if ema:
-        parts.unet = _averaged(parts.unet, next(iter(found.get("ema", {}).values()), {}))
+        parts.unet = _averaged(parts.unet, next(iter(groups.get("ema", {}).values()), {}))
     return parts
 
 
 def _sorted(tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, Tensors]], list[str]]:
     """Tensors by part and by what their names began with, and the names that belong nowhere."""
     rows = [(re.compile(pattern), part, stripped) for pattern, part, stripped in ROWS]
-    found: dict[str, dict[str, Tensors]] = {}
+    groups: dict[str, dict[str, Tensors]] = {}
     unknown = []
     for name, tensor in tensors.items():
         hit = next(((row.match(name), part, stripped) for row, part, stripped in rows if row.match(name)), None)
@@ -116,9 +116,9 @@ def _sorted(tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, Tensors]
             continue
         match, part, stripped = hit
         if part is not None and match is not None:
-            own = found.setdefault(part, {}).setdefault(match[0], {})
-            own[name.removeprefix(match[0]) if stripped else name] = tensor
-    return found, unknown
+            group = groups.setdefault(part, {}).setdefault(match[0], {})
+            group[name.removeprefix(match[0]) if stripped else name] = tensor
+    return groups, unknown
 
 
 def _one_of(part: str, copies: list[Tensors]) -> Tensors:

@@ -63,7 +63,7 @@ class Contexts:
 
     def find(self, context: Tensor) -> Context | None:
         """What is known of a context."""
-        return next((known for known in self._known if known.states is context), None)
+        return next((entry for entry in self._known if entry.states is context), None)
 
 
 def bias_of(weights: Tensor) -> Tensor:
@@ -114,8 +114,8 @@ class ConstantContext:
         queries = _heads(attn.to_q(hidden_states[len(answers) :]), attn.heads)
         bias = None if kept.bias is None else kept.bias.to(queries.dtype)
         mixed = scaled_dot_product_attention(queries, kept.keys, kept.values, attn_mask=bias, scale=attn.scale)
-        asked = _out(attn, mixed.transpose(1, 2).flatten(2))
-        return torch.cat([answers.expand(-1, places, -1), asked]) if len(answers) else asked
+        outputs = _out(attn, mixed.transpose(1, 2).flatten(2))
+        return torch.cat([answers.expand(-1, places, -1), outputs]) if len(answers) else outputs
 
     def _of(self, attn: Any, states: Tensor, mask: Tensor | None) -> Kept:
         for kept in self._kept:
@@ -135,8 +135,8 @@ class ConstantContext:
 
 
 def _out(attn: Any, mixed: Tensor) -> Tensor:
-    found: Tensor = attn.to_out[1](attn.to_out[0](mixed)) / attn.rescale_output_factor
-    return found
+    states: Tensor = attn.to_out[1](attn.to_out[0](mixed)) / attn.rescale_output_factor
+    return states
 
 
 def _first(values: Tensor, context: Context) -> Tensor:
@@ -181,9 +181,9 @@ def constant_contexts(unet: Any, contexts: Contexts, told: Mapping[str, Any] | N
         unet.set_attn_processor(before)
 
 
-def _telling(processor: Any, told: Mapping[str, Any]) -> Any:
+def _telling(processor: Any, arguments: Mapping[str, Any]) -> Any:
     names = inspect.signature(processor.__call__).parameters
-    options = {name: value for name, value in told.items() if name in names}
+    options = {name: value for name, value in arguments.items() if name in names}
     return partial(processor, **options) if options else processor
 
 

@@ -147,26 +147,26 @@ class Codec(Adapters):
     def vocode(self, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
         """The waveform of a mel spectrogram that comes in pieces, (batch, samples) each; a trained vocoder makes the
         same samples however it is cut, one that iterates goes on from what it made before."""
-        buffer, skipped, known, hop = None, 0, None, self.hop_length
+        buffer, skipped, prefix, hop = None, 0, None, self.hop_length
         for piece in pieces:
             if buffer is not None and buffer.shape[1] - skipped > VOCODER_CONTEXT:
                 final = buffer.shape[1] - VOCODER_CONTEXT
-                waveform = self._vocoded(torch.cat([buffer, piece[:, :VOCODER_CONTEXT]], dim=1), known)
+                waveform = self._vocoded(torch.cat([buffer, piece[:, :VOCODER_CONTEXT]], dim=1), prefix)
                 yield waveform[:, skipped * hop : final * hop]
                 start = max(0, final - VOCODER_CONTEXT)
-                buffer, skipped, known = buffer[:, start:], final - start, waveform[:, start * hop : final * hop]
+                buffer, skipped, prefix = buffer[:, start:], final - start, waveform[:, start * hop : final * hop]
             buffer = piece if buffer is None else torch.cat([buffer, piece], dim=1)
         if buffer is not None:
-            yield self._vocoded(buffer, known)[:, skipped * hop :]
+            yield self._vocoded(buffer, prefix)[:, skipped * hop :]
 
     def _decode_window(self, latents: Tensor) -> Tensor:
         scaled = latents.to(self._execution_device) / self.vae.config.scaling_factor
         return torch.cat([decoded(self.vae, row) for row in scaled.split(self._rows())])[:, 0]
 
-    def _vocoded(self, mel: Tensor, known: Tensor | None = None) -> Tensor:
+    def _vocoded(self, mel: Tensor, prefix: Tensor | None = None) -> Tensor:
         ready(self.vocoder)
         rows = mel.to(self._execution_device).split(self._rows())
-        before = [None] * len(rows) if known is None else known.split(self._rows())
+        before = [None] * len(rows) if prefix is None else prefix.split(self._rows())
         waveforms = torch.cat([vocoded(self.vocoder, *pair).cpu() for pair in zip(rows, before, strict=True)])
         check_finite(waveforms)
         return waveforms
@@ -190,10 +190,10 @@ class Codec(Adapters):
         for index, (start, stop) in enumerate(spans):
             # windows of different length would see different silence at their edges: each keeps up to its middle
             part = mel[:, None, start * factor : stop * factor].to(self._execution_device, self.vae.dtype)
-            found = self.vae.encode(part).latent_dist.mode().float() * self.vae.config.scaling_factor
+            block = self.vae.encode(part).latent_dist.mode().float() * self.vae.config.scaling_factor
             left = 0 if index == 0 else (spans[index - 1][1] - start) // 2
-            right = found.shape[2] if index == len(spans) - 1 else stop - start - (stop - spans[index + 1][0] + 1) // 2
-            latents.append(found[:, :, left:right])
+            right = block.shape[2] if index == len(spans) - 1 else stop - start - (stop - spans[index + 1][0] + 1) // 2
+            latents.append(block[:, :, left:right])
         return torch.cat(latents, dim=2)
 
     def finished(self, waveforms: Tensor) -> AudioLDM2Output:
@@ -217,8 +217,8 @@ class Codec(Adapters):
         channels = recording.waveform.shape[0]
         if channels != 1:
             raise AudioError(f"{recording.name} has {channels} channels; this model knows one: pass one of them")
-        found = resample(recording.waveform, recording.sampling_rate, self.sampling_rate)[0]
-        waveform = torch.from_numpy(found)
+        samples = resample(recording.waveform, recording.sampling_rate, self.sampling_rate)[0]
+        waveform = torch.from_numpy(samples)
         level = Level.of(waveform)
         return level.apply(waveform), level
 

@@ -93,8 +93,8 @@ class Hearing(Sampler):
         if going_on:
             config = self.audio_mae.config
             length = config.num_frames / 100 * self.sampling_rate  # frames are 10 ms apart
-            known = min(loa.shape[1] - 1, int(len(waveform) / length * loa.shape[1]))
-            return self.encode_prompt(prompt, loa_prefix=loa[:, :known])
+            tokens = min(loa.shape[1] - 1, int(len(waveform) / length * loa.shape[1]))
+            return self.encode_prompt(prompt, loa_prefix=loa[:, :tokens])
         states, weights = self._text_states([prompt])
         return Conditions(loa, states, weights.float())
 
@@ -116,8 +116,8 @@ class Hearing(Sampler):
         conditions = self.encode_prompt(prompt) if prompt else self._conditions("", waveform)
         negative = self.led_away_from(conditions, sampling)
         noise = self.noise(1, latents.shape[2], sampling.generator)
-        made = self.sample(conditions, negative, sampling, noise, known=Known(latents, mask, noise))
-        return self.decode_latents(made, len(waveform))[0]
+        edited = self.sample(conditions, negative, sampling, noise, known=Known(latents, mask, noise))
+        return self.decode_latents(edited, len(waveform))[0]
 
     def _bands_below(self, frequency: float) -> int:
         """Latent bands that lie below a frequency in Hz as a whole."""
@@ -173,8 +173,8 @@ class Editing(Long, Hearing):
         negative = self.led_away_from(conditions, sampling)
         noise = self.noise(variations, latents.shape[2], sampling.generator)
         start = latents.expand(variations, -1, -1, -1)
-        made = self.sample(conditions, negative, sampling, noise, start=start, strength=strength)
-        return self.finished(level.undo(self.decode_latents(made, len(waveform))))
+        variants = self.sample(conditions, negative, sampling, noise, start=start, strength=strength)
+        return self.finished(level.undo(self.decode_latents(variants, len(waveform))))
 
     @shows_options
     @torch.no_grad()
@@ -217,12 +217,12 @@ class Editing(Long, Hearing):
         negative = self.led_away_from(conditions, sampling)
         start, more = self.encode_waveform(context[None]), self.latent_frames(seconds)
         blocks = list(self.extend(Passage(conditions, negative, sampling, start, frames + more)))
-        made = torch.cat(blocks, dim=1)[0, : len(context) + round(seconds * self.sampling_rate)]
-        whole = torch.cat([waveform, made[len(context) :]])
+        continuation = torch.cat(blocks, dim=1)[0, : len(context) + round(seconds * self.sampling_rate)]
+        whole = torch.cat([waveform, continuation[len(context) :]])
         seam = min(round(SEAM_SECONDS * self.sampling_rate), len(context))
         rise = ramp(seam)
         end = slice(len(waveform) - seam, len(waveform))
-        whole[end] = waveform[end] * (1 - rise) + made[len(context) - seam : len(context)] * rise
+        whole[end] = waveform[end] * (1 - rise) + continuation[len(context) - seam : len(context)] * rise
         return self.finished(level.undo(whole)[None])
 
     @shows_options
@@ -263,7 +263,7 @@ class Editing(Long, Hearing):
         latents, step = self.encode_waveform(waveform[None]), self.vae_scale_factor * self.hop_length
         mask = torch.ones_like(latents[:, :1])
         mask[:, :, first // step : -(-last // step)] = 0
-        made = self._around(waveform, latents, mask, prompt, sampling)
+        edited = self._around(waveform, latents, mask, prompt, sampling)
         share = torch.zeros(len(waveform))
         share[first:last] = 1
         seam = min(round(SEAM_SECONDS * self.sampling_rate), last - first)
@@ -272,7 +272,7 @@ class Editing(Long, Hearing):
             share[first : first + seam] *= rise
         if last < len(waveform):
             share[last - seam : last] *= 1 - rise
-        return self.finished(level.undo(waveform * (1 - share) + made * share)[None])
+        return self.finished(level.undo(waveform * (1 - share) + edited * share)[None])
 
     @shows_options
     @torch.no_grad()
@@ -311,8 +311,8 @@ class Editing(Long, Hearing):
             )
         mask = torch.zeros_like(latents[:, :1])
         mask[..., :kept] = 1
-        made = self._around(waveform, latents, mask, prompt, sampling)
-        return self.finished(level.undo(crossover(waveform, made, cutoff / self.sampling_rate))[None])
+        edited = self._around(waveform, latents, mask, prompt, sampling)
+        return self.finished(level.undo(crossover(waveform, edited, cutoff / self.sampling_rate))[None])
 
     @shows_options
     @torch.no_grad()
@@ -351,8 +351,8 @@ class Editing(Long, Hearing):
         frames, samples = self.latent_frames(length), round(length * self.sampling_rate)
         negative = self.led_away_from(conditions, sampling)
         noise = self.noise(1, frames, sampling.generator).expand(len(shares), -1, -1, -1)
-        made = self.sample(conditions, negative, sampling, noise)
-        return self.finished(self.decode_latents(made, samples))
+        latents = self.sample(conditions, negative, sampling, noise)
+        return self.finished(self.decode_latents(latents, samples))
 
 
 def _check_prompt(prompt: object) -> None:

@@ -270,9 +270,9 @@ class AudioLDM2Pipeline(Ranking, Switches, Editing, DiffusionPipeline):
         if latents is None:
             return self.noise(batch, frames, sampling.generator)
         shape = (batch, self.unet.config.in_channels, frames, self._latent_bands())
-        found = tuple(latents.shape) if isinstance(latents, Tensor) else shown(latents)
-        if found != shape:
-            raise QueryError(f"latents must be a tensor {shape} for these prompts and this length, got {found}")
+        actual = tuple(latents.shape) if isinstance(latents, Tensor) else shown(latents)
+        if actual != shape:
+            raise QueryError(f"latents must be a tensor {shape} for these prompts and this length, got {actual}")
         return latents.to(self._execution_device, torch.float32)
 
     def decode_and_rank(
@@ -308,11 +308,11 @@ class AudioLDM2Pipeline(Ranking, Switches, Editing, DiffusionPipeline):
         """The result of a call, with what was offloaded out of the way."""
         self.maybe_free_model_hooks()
         arrays = output_type == "np"
-        made: Numbers = audios.numpy() if arrays else audios
+        waveforms: Numbers = audios.numpy() if arrays else audios
         ranked: Numbers | None = scores.numpy() if arrays and scores is not None else scores
         if not return_dict:
-            return made, ranked
-        return AudioLDM2Output(audios=made, scores=ranked, sampling_rate=self.sampling_rate)
+            return waveforms, ranked
+        return AudioLDM2Output(audios=waveforms, scores=ranked, sampling_rate=self.sampling_rate)
 
 
 __all__ = ["AudioLDM2Output", "AudioLDM2Pipeline"]

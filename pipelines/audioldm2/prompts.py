@@ -136,8 +136,8 @@ class Prompts(Codec):
         if not hasattr(self.text_encoder, "get_text_features"):  # CLAP without the part that hears
             return normalize(self.text_encoder(identities, attention_mask=mask).text_embeds, dim=-1)[:, None]
         ready(self.text_encoder)
-        found = self.text_encoder.get_text_features(identities, attention_mask=mask)
-        return getattr(found, "pooler_output", found)[:, None]
+        features = self.text_encoder.get_text_features(identities, attention_mask=mask)
+        return getattr(features, "pooler_output", features)[:, None]
 
     def _text_states(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         """T5's states of each text, (batch, states, size), and which of them are no padding."""
@@ -232,19 +232,19 @@ class Prompts(Codec):
                 f"{read} positions of text and {tokens} tokens of LOA are more than the "
                 f"{body.config.n_positions} positions of the language model; shorten the text"
             )
-        made = [] if prefix is None else [prefix[:, n : n + 1].to(embeds) for n in range(prefix.shape[1])][:tokens]
-        step, cache = torch.cat([embeds, *made], dim=1).to(body.dtype), None
-        mask = torch.cat([mask, mask.new_ones((len(mask), len(made)))], dim=1)
-        places = torch.arange(1, len(made) + 1, device=positions.device)
+        states = [] if prefix is None else [prefix[:, n : n + 1].to(embeds) for n in range(prefix.shape[1])][:tokens]
+        step, cache = torch.cat([embeds, *states], dim=1).to(body.dtype), None
+        mask = torch.cat([mask, mask.new_ones((len(mask), len(states)))], dim=1)
+        places = torch.arange(1, len(states) + 1, device=positions.device)
         positions = torch.cat([positions, positions[:, -1:] + places], dim=1)
-        while len(made) < tokens:
+        while len(states) < tokens:
             output = body(
                 inputs_embeds=step, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
             )
             step, cache = output.last_hidden_state[:, -1:], output.past_key_values
-            made.append(step)
+            states.append(step)
             mask, positions = torch.cat([mask, mask.new_ones((len(mask), 1))], dim=1), positions[:, -1:] + 1
-        return torch.cat(made, dim=1)
+        return torch.cat(states, dim=1)
 
 
 def counted(mask: Tensor) -> Tensor:
@@ -290,10 +290,10 @@ def tokenised(tokenizer: PreTrainedTokenizerBase, texts: list[str], at_least: in
     """
     with library_errors("the tokenizer"):
         encoded = tokenizer(texts, padding=True, return_tensors="pt")
-    found, limit = encoded["input_ids"].shape[1], tokenizer.model_max_length
-    if found > limit:
-        raise QueryError(f"a text has {found} tokens; at most {limit} are understood, shorten it")
-    if found < at_least:
+    length, limit = encoded["input_ids"].shape[1], tokenizer.model_max_length
+    if length > limit:
+        raise QueryError(f"a text has {length} tokens; at most {limit} are understood, shorten it")
+    if length < at_least:
         encoded = tokenizer(texts, padding="max_length", max_length=at_least, return_tensors="pt")
     return encoded
 

@@ -67,9 +67,9 @@ class Guide:
     def contexts(self) -> Contexts:
         """What is the same in every step."""
         contexts = Contexts()
-        for told in (self.positive, self.both):
-            contexts.add(told.loa)
-            contexts.add(told.text, told.weights)
+        for conditions in (self.positive, self.both):
+            contexts.add(conditions.loa)
+            contexts.add(conditions.text, conditions.weights)
         return contexts
 
     def predict(
@@ -87,14 +87,14 @@ class Guide:
         """
         guided = self.negative is not None and self.interval[0] <= share <= self.interval[1]
         anew = guided and (window not in self._added or index % self.every == 0)
-        told = self.both if anew else self.positive
+        conditions = self.both if anew else self.positive
         inputs = torch.cat([latents] * 2) if anew else latents
         predicted = (
             unet(
                 inputs.to(unet.dtype),
                 timestep,
-                encoder_hidden_states=told.loa,
-                encoder_hidden_states_1=told.text,
+                encoder_hidden_states=conditions.loa,
+                encoder_hidden_states_1=conditions.text,
                 encoder_attention_mask_1=self.masks[anew],
                 return_dict=False,
             )[0]
@@ -118,10 +118,12 @@ class Known:
 
     def put_in(self, latents: Tensor, scheduler: Scheduler, timestep: Tensor | None) -> Tensor:
         """The latents with what is known at this step's noise; without any at the end."""
-        given = self.latents
+        known_latents = self.latents
         if timestep is not None:
-            given = scheduler.add_noise(given, self.noise, timestep.reshape(1).expand(len(given)))
-        return self.mask * given + (1 - self.mask) * latents
+            known_latents = scheduler.add_noise(
+                known_latents, self.noise, timestep.reshape(1).expand(len(known_latents))
+            )
+        return self.mask * known_latents + (1 - self.mask) * latents
 
 
 class Sampler(Prompts):
@@ -143,14 +145,14 @@ class Sampler(Prompts):
         import diffusers
 
         check_scheduler(self.scheduler)
-        own = self.scheduler
-        fast = sampling.solver == "dpm" or (sampling.solver is None and isinstance(own, diffusers.DDIMScheduler))
+        base = self.scheduler
+        fast = sampling.solver == "dpm" or (sampling.solver is None and isinstance(base, diffusers.DDIMScheduler))
         if fast:
-            kept = {name: own.config[name] for name in own.config if not name.startswith("_")}
+            kept = {name: base.config[name] for name in base.config if not name.startswith("_")}
             kept = {name: value for name, value in kept.items() if name in DPM_KEYS}
             scheduler = diffusers.DPMSolverMultistepScheduler.from_config(kept, **DPM_SETTINGS)
         else:
-            scheduler = type(own).from_config(own.config)
+            scheduler = type(base).from_config(base.config)
         slow = isinstance(scheduler, diffusers.DDIMScheduler)
         return scheduler, sampling.num_inference_steps or (SLOW_STEPS if slow else FAST_STEPS)
 
@@ -210,8 +212,8 @@ class Sampler(Prompts):
             sampling.guidance_interval,
             sampling.guidance_every,
         )
-        told = check_attention(self.unet, sampling.cross_attention_kwargs)
-        with constant_contexts(self.unet, guide.contexts(), told), on_processor(self.unet, device):
+        arguments = check_attention(self.unet, sampling.cross_attention_kwargs)
+        with constant_contexts(self.unet, guide.contexts(), arguments), on_processor(self.unet, device):
             return self._steps(latents, guide, scheduler, timesteps, sampling, known)
 
     def _steps(
@@ -238,8 +240,8 @@ class Sampler(Prompts):
                     predicted = torch.zeros_like(latents)
                     for (first, stop), share in zip(spans, shares, strict=True):
                         piece = inputs[:, :, first:stop]
-                        found = guide.predict(self.unet, piece, timestep, part, index=index, window=first)
-                        predicted[:, :, first:stop] += found * share
+                        output = guide.predict(self.unet, piece, timestep, part, index=index, window=first)
+                        predicted[:, :, first:stop] += output * share
                 latents = scheduler.step(predicted, timestep, latents, **extra, return_dict=False)[0]
                 if known is not None:
                     following = timesteps[index + 1] if index + 1 < len(timesteps) else None
@@ -255,8 +257,8 @@ class Sampler(Prompts):
     def _call_back(self, sampling: Sampling, index: int, timestep: Tensor, latents: Tensor) -> Tensor:
         if sampling.callback_on_step_end is None:
             return latents
-        given = {"latents": latents} if "latents" in sampling.callback_on_step_end_tensor_inputs else {}
-        returned = sampling.callback_on_step_end(self, index, timestep, given)
+        tensors = {"latents": latents} if "latents" in sampling.callback_on_step_end_tensor_inputs else {}
+        returned = sampling.callback_on_step_end(self, index, timestep, tensors)
         changed: Tensor = (returned or {}).get("latents", latents)
         return changed
 

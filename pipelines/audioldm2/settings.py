@@ -198,8 +198,8 @@ def check_attention(unet: Any, options: Mapping[str, object] | None) -> dict[str
         return None
     if isinstance(unet, torch._dynamo.eval_frame.OptimizedModule):
         raise QueryError("cross_attention_kwargs cannot be told to a compiled U-Net; leave them out, or compile later")
-    known = {name for each in unet.attn_processors.values() for name in inspect.signature(each.__call__).parameters}
-    unknown = [name for name in options if name not in known]
+    names = {name for each in unet.attn_processors.values() for name in inspect.signature(each.__call__).parameters}
+    unknown = [name for name in options if name not in names]
     if unknown:
         kinds = ", ".join(sorted({type(each).__name__ for each in unet.attn_processors.values()}))
         raise QueryError(

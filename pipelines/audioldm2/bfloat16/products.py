@@ -181,10 +181,10 @@ def as_maps(rows: Tensor) -> Tensor:
 
 def product_of(layer: Any) -> Product | None:
     """The product that stands in for a layer, if it may be called without the layer: nothing is hooked to that."""
-    found = layer.__dict__.get("forward")
-    found = found.product if isinstance(found, Convolution) else found
+    forward = layer.__dict__.get("forward")
+    forward = forward.product if isinstance(forward, Convolution) else forward
     hooked = layer._forward_hooks or layer._forward_pre_hooks
-    return found if isinstance(found, Product) and not hooked else None
+    return forward if isinstance(forward, Product) and not hooked else None
 
 
 def apply(layer: Any, states: Tensor, plus: Tensor) -> Tensor:
@@ -206,20 +206,20 @@ def attended(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Ten
         (batch, places, heads * size of a head).
     """
     batch, places = queries.shape[:2]
-    asked, told, told_of = (part.transpose(1, 2).flatten(0, 1) for part in (queries, keys, values))
-    found, told = torch.empty_like(asked), told.transpose(1, 2)
+    head_queries, head_keys, head_values = (part.transpose(1, 2).flatten(0, 1) for part in (queries, keys, values))
+    outputs, head_keys = torch.empty_like(head_queries), head_keys.transpose(1, 2)
     rows = max(1, min(places, SCORES // places))
     heads = max(1, SCORES // (rows * places))
-    room = queries.new_empty(min(heads, len(asked)) * rows * places)
-    for first in range(0, len(asked), heads):
+    room = queries.new_empty(min(heads, len(head_queries)) * rows * places)
+    for first in range(0, len(head_queries), heads):
         group = slice(first, first + heads)
         for start in range(0, places, rows):
-            part = asked[group, start : start + rows]
+            part = head_queries[group, start : start + rows]
             scores = room[: part.shape[0] * part.shape[1] * places].view(*part.shape[:2], places)
-            torch.baddbmm(scores, part, told[group], beta=0, alpha=scale, out=scores)
+            torch.baddbmm(scores, part, head_keys[group], beta=0, alpha=scale, out=scores)
             torch.softmax(scores, dim=2, out=scores)
-            found[group, start : start + rows] = torch.bmm(scores, told_of[group])
-    return found.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2)
+            outputs[group, start : start + rows] = torch.bmm(scores, head_values[group])
+    return outputs.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2)
 
 
 __all__ = ["Convolution", "Doubled", "Product", "apply", "as_maps", "as_rows", "attended", "product_of"]

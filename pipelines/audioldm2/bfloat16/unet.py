@@ -52,19 +52,19 @@ class Residual(Block[Tensor]):
 
     def __call__(self, maps: Tensor, temb: Tensor | None, *args: Any, **kwargs: Any) -> Tensor:
         """As the block's."""
-        own = self.module
+        block = self.module
         # an autoencoder's blocks call their second norm "group", which is what it is without times to be told
-        usual = own.time_embedding_norm == "default" or (own.time_embedding_norm == "group" and temb is None)
-        plain = usual and own.output_scale_factor == 1 and not own.training
-        second = own.conv2.__dict__.get("forward")
-        convolutions = isinstance(second, Convolution) and not (own.conv2._forward_hooks or own.up or own.down)
-        if not (plain and convolutions and isinstance(own.nonlinearity, nn.SiLU)) or args or kwargs:
+        usual = block.time_embedding_norm == "default" or (block.time_embedding_norm == "group" and temb is None)
+        plain = usual and block.output_scale_factor == 1 and not block.training
+        second = block.conv2.__dict__.get("forward")
+        convolutions = isinstance(second, Convolution) and not (block.conv2._forward_hooks or block.up or block.down)
+        if not (plain and convolutions and isinstance(block.nonlinearity, nn.SiLU)) or args or kwargs:
             return self.own(maps, temb, *args, **kwargs)
-        states = own.conv1(silu(own.norm1(maps), inplace=True))
-        if temb is not None and own.time_emb_proj is not None:
-            states += own.time_emb_proj(temb if own.skip_time_act else silu(temb))[:, :, None, None]
-        residual = maps if own.conv_shortcut is None else own.conv_shortcut(maps)
-        return second(silu(own.norm2(states), inplace=True), plus=residual)
+        states = block.conv1(silu(block.norm1(maps), inplace=True))
+        if temb is not None and block.time_emb_proj is not None:
+            states += block.time_emb_proj(temb if block.skip_time_act else silu(temb))[:, :, None, None]
+        residual = maps if block.conv_shortcut is None else block.conv_shortcut(maps)
+        return second(silu(block.norm2(states), inplace=True), plus=residual)
 
 
 class Enlarging(Block[Tensor]):
@@ -76,9 +76,9 @@ class Enlarging(Block[Tensor]):
 
     def __call__(self, maps: Tensor, output_size: Any = None, *args: Any, **kwargs: Any) -> Tensor:
         """As the block's."""
-        own, conv = self.module, getattr(self.module, "conv", None)
+        module, conv = self.module, getattr(self.module, "conv", None)
         double = output_size is None or tuple(output_size) == (2 * maps.shape[2], 2 * maps.shape[3])
-        usual = own.interpolate and own.use_conv and not own.use_conv_transpose and own.norm is None
+        usual = module.interpolate and module.use_conv and not module.use_conv_transpose and module.norm is None
         if self._doubled is None or not (double and usual and is_centred(conv)) or maps.shape[3] <= 2:
             return self.own(maps, output_size, *args, **kwargs)
         return self._doubled(maps)
@@ -97,15 +97,15 @@ class Spatial(Block[Any]):
 
     def __call__(self, hidden_states: Tensor, return_dict: bool = True, **kwargs: Any) -> Any:
         """As the block's."""
-        own = self.module
-        entry, leave = (product_of(layer) for layer in (own.proj_in, own.proj_out))
-        if entry is None or leave is None or return_dict or not own.is_input_continuous:
+        transformer = self.module
+        entry, leave = (product_of(layer) for layer in (transformer.proj_in, transformer.proj_out))
+        if entry is None or leave is None or return_dict or not transformer.is_input_continuous:
             return self.own(hidden_states, return_dict=return_dict, **kwargs)
-        given = as_rows(hidden_states)
-        states = entry(as_rows(own.norm(hidden_states)).flatten(1, 2))
-        for block in own.transformer_blocks:
+        residual = as_rows(hidden_states)
+        states = entry(as_rows(transformer.norm(hidden_states)).flatten(1, 2))
+        for block in transformer.transformer_blocks:
             states = block(states, **kwargs)
-        return (as_maps(leave(states, plus=given.flatten(1, 2)).view_as(given)),)
+        return (as_maps(leave(states, plus=residual.flatten(1, 2)).view_as(residual)),)
 
 
 class Transformer(Block[Tensor]):
@@ -129,22 +129,22 @@ class Transformer(Block[Tensor]):
         **kwargs: Any,
     ) -> Tensor:
         """As the block's."""
-        own = self.module
+        block = self.module
         unusual = attention_mask is not None or any(value is not None for value in kwargs.values())
-        simple = own.norm_type == "layer_norm" and own.pos_embed is None and own.attn2 is not None
-        if unusual or not simple or own.only_cross_attention or own._chunk_size is not None:
+        simple = block.norm_type == "layer_norm" and block.pos_embed is None and block.attn2 is not None
+        if unusual or not simple or block.only_cross_attention or block._chunk_size is not None:
             context = encoder_hidden_states, encoder_attention_mask
             return self.own(states, attention_mask, *context, **kwargs)
-        states = attend(own.attn1, own.norm1(states), states, None, None)
-        states = attend(own.attn2, own.norm2(states), states, encoder_hidden_states, encoder_attention_mask)
-        return self._feed(own.norm3(states), states)
+        states = attend(block.attn1, block.norm1(states), states, None, None)
+        states = attend(block.attn2, block.norm2(states), states, encoder_hidden_states, encoder_attention_mask)
+        return self._feed(block.norm3(states), states)
 
     def _feed(self, states: Tensor, residual: Tensor) -> Tensor:
         net = self.module.ff.net
         gated = type(net[0]).__name__ == "GEGLU" and product_of(net[0].proj) is not None
         if not gated or self._halves is None or len(net) != 3:
-            found: Tensor = self.module.ff(states) + residual
-            return found
+            output: Tensor = self.module.ff(states) + residual
+            return output
         wide, gate = self._halves
         return apply(net[2], wide(states, times=gate(states, after="gelu")), residual)
 
@@ -154,20 +154,20 @@ class MapAttention(Block[Tensor]):
 
     def __call__(self, maps: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """As the block's."""
-        own = self.module
+        attention = self.module
         unusual = args or any(value is not None for value in kwargs.values())
-        if unusual or maps.ndim != 4 or not is_plain(own, on_maps=True):
+        if unusual or maps.ndim != 4 or not is_plain(attention, on_maps=True):
             return self.own(maps, *args, **kwargs)
-        given = as_rows(maps)
-        states = as_rows(own.group_norm(maps)).flatten(1, 2)
-        return as_maps(self_attention(own, states, given.flatten(1, 2)).view_as(given))
+        residual = as_rows(maps)
+        states = as_rows(attention.group_norm(maps)).flatten(1, 2)
+        return as_maps(self_attention(attention, states, residual.flatten(1, 2)).view_as(residual))
 
 
 def attend(attn: Any, states: Tensor, residual: Tensor, context: Tensor | None, mask: Tensor | None) -> Tensor:
     """What an attention of diffusers makes of states, added to `residual`."""
     if context is not None or mask is not None or states.shape[1] < PLACES or not is_plain(attn):
-        found: Tensor = attn(states, encoder_hidden_states=context, attention_mask=mask)
-        return found + residual
+        output: Tensor = attn(states, encoder_hidden_states=context, attention_mask=mask)
+        return output + residual
     return self_attention(attn, states, residual)
 
 

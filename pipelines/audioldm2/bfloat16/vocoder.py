@@ -117,17 +117,17 @@ def decoded(vae: Any, latents: Tensor) -> Tensor:
     latents = latents.to(vae.dtype)
     last = vae.decoder.conv_out
     if vae.dtype == torch.float32 or hasattr(last, "_hf_hook"):
-        found: Tensor = vae.decode(latents).sample
-        return found.float()
+        mel: Tensor = vae.decode(latents).sample
+        return mel.float()
     vae.decoder.conv_out = InFloat32(last)
     try:
         # on a CPU, convolutions of half precision are faster with the channels last
         latents = latents.contiguous(memory_format=torch.channels_last)
         with on_processor(vae, latents.device):
-            found = vae.decode(latents).sample
+            mel = vae.decode(latents).sample
     finally:
         vae.decoder.conv_out = last
-    return found.contiguous()
+    return mel.contiguous()
 
 
 def vocoded(vocoder: Any, mel: Tensor, known: Tensor | None = None) -> Tensor:
@@ -139,8 +139,8 @@ def vocoded(vocoder: Any, mel: Tensor, known: Tensor | None = None) -> Tensor:
         whole: Tensor = vocoder(mel, known=known)
         return whole
     if vocoder.dtype == torch.float32 or hasattr(vocoder.conv_pre, "_hf_hook"):
-        found: Tensor = vocoder(mel.to(vocoder.dtype))
-        return found.float()
+        waveform: Tensor = vocoder(mel.to(vocoder.dtype))
+        return waveform.float()
     dtype = vocoder.dtype
     if vocoder.config.normalize_before:
         mel = (mel - vocoder.mean.float()) / vocoder.scale.float()
@@ -171,10 +171,10 @@ class InFloat32(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """As the convolution's."""
-        own = self.convolution
-        work = functional.conv2d if isinstance(own, nn.Conv2d) else functional.conv1d
-        bias = None if own.bias is None else own.bias.float()
-        return work(states.float(), own.weight.float(), bias, own.stride, own.padding, own.dilation, own.groups)
+        conv = self.convolution
+        work = functional.conv2d if isinstance(conv, nn.Conv2d) else functional.conv1d
+        bias = None if conv.bias is None else conv.bias.float()
+        return work(states.float(), conv.weight.float(), bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
 __all__ = ["decoded", "hidden_states", "runs_here", "vocoded"]

@@ -173,8 +173,8 @@ def in_precision(model: Any, dtype: torch.dtype) -> Any:
 
 def weight_files(folder: Path, variant: str | None) -> list[Path]:
     """The files a component's weights are in: those of the variant where there are any."""
-    found = {path: WEIGHTS.fullmatch(path.name) for path in sorted(folder.glob("*.safetensors"))}
-    marks = {path: match[1].lstrip(".") for path, match in found.items() if match is not None}
+    matches = {path: WEIGHTS.fullmatch(path.name) for path in sorted(folder.glob("*.safetensors"))}
+    marks = {path: match[1].lstrip(".") for path, match in matches.items() if match is not None}
     wanted = variant if variant in marks.values() else ""
     return [path for path, mark in marks.items() if mark == wanted]
 

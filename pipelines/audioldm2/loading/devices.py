@@ -72,8 +72,8 @@ def check_device(device: str | torch.device) -> None:
 
 def first_device() -> str:
     """The first accelerator, or the processor where there is none."""
-    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return str(found or "cpu")
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return str(accelerator or "cpu")
 
 
 def placed(model: Any, device: str) -> Any:

@@ -101,26 +101,26 @@ class Folder(Devices):
             CheckpointError: naming the file, component or tensor and the reason.
         """
         hub: dict[str, Any] = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
-        given = {name: kwargs.pop(name) for name in COMPONENTS if name in kwargs}
+        components = {name: kwargs.pop(name) for name in COMPONENTS if name in kwargs}
         _refuse(kwargs, attention_heads)
         if on_demand and (not strict or device_map == "balanced"):
             raise CheckpointError(ONE_DEVICE)
         folder = resolve_folder(pretrained_model_name_or_path, **hub)
         check_folder(folder)
-        listed = {name: entry for name, entry in read_index(folder).items() if name not in given}
+        listed = {name: entry for name, entry in read_index(folder).items() if name not in components}
         devices = devices_of(device_map, {name: _stored_bytes(folder / name) for name in listed})
         shelf = Shelf(torch.device(device_map or "cpu")) if on_demand else None
         for name, (library, class_name) in listed.items():
             options = _heads(folder, name, attention_heads)
             source, precision = (folder / name, library, class_name), precision_of(name, dtype, torch_dtype)
             if shelf is not None and issubclass(class_of(*source), torch.nn.Module):
-                given[name] = shelved(shelf, name, source, variant, precision, options)
+                components[name] = shelved(shelf, name, source, variant, precision, options)
                 continue
             options |= {"variant": variant} if _has_variant(folder / name, variant) else {}
-            given[name] = load_component(*source, dtype=precision, strict=strict, **options)
+            components[name] = load_component(*source, dtype=precision, strict=strict, **options)
             if name in devices:
-                given[name] = placed(given[name], devices[name])
-        pipe: Any = cls(**given)
+                components[name] = placed(components[name], devices[name])
+        pipe: Any = cls(**components)
         pipe.register_to_config(_name_or_path=os.fspath(pretrained_model_name_or_path))
         pipe._shelf = shelf
         pipe.known_sounds = sounds_of(folder)
@@ -169,8 +169,8 @@ class Folder(Devices):
         def save(folder: Path) -> None:
             self.save_pretrained(folder, max_shard_size=max_shard_size)
 
-        known = card if card is not None and is_named(card) else None
-        return push_folder(repo_id, save, fallback=known, short_card=SHORT_CARD, **options)
+        fallback = card if card is not None and is_named(card) else None
+        return push_folder(repo_id, save, fallback=fallback, short_card=SHORT_CARD, **options)
 
 
 def read_index(folder: Path) -> dict[str, tuple[str, str]]:
@@ -184,7 +184,7 @@ def read_index(folder: Path) -> dict[str, tuple[str, str]]:
     index = read_json(folder / INDEX)
     if index.get("_class_name") != "AudioLDM2Pipeline":
         raise CheckpointError(f"{INDEX} is of {shown(index.get('_class_name'))}; this class loads AudioLDM2Pipeline.")
-    found: dict[str, tuple[str, str]] = {}
+    components: dict[str, tuple[str, str]] = {}
     for name, (libraries, classes) in COMPONENTS.items():
         entry = index.get(name, [None, None])
         if not isinstance(entry, list) or len(entry) != 2:
@@ -197,8 +197,8 @@ def read_index(folder: Path) -> dict[str, tuple[str, str]]:
             )
         if not (folder / name).is_dir():
             raise CheckpointError(f"{INDEX} names {name}, but there is no such folder.")
-        found[name] = (entry[0], entry[1])
-    return found
+        components[name] = (entry[0], entry[1])
+    return components
 
 
 def precision_of(

@@ -158,14 +158,14 @@ def release_after_use(module: nn.Module, spans: dict[int, Span]) -> list[Removab
 
 def merged(spans: Iterable[Span]) -> list[Span]:
     """Spans in order, those that touch as one."""
-    found: list[Span] = []
+    runs: list[Span] = []
     for span in sorted(spans, key=lambda span: (id(span.file), span.start)):
-        last = found[-1] if found else None
+        last = runs[-1] if runs else None
         if last is not None and last.file is span.file and span.start - last.stop <= ALIGNMENT:
-            found[-1] = Span(last.file, last.start, max(last.stop, span.stop))
+            runs[-1] = Span(last.file, last.start, max(last.stop, span.stop))
         else:
-            found.append(span)
-    return found
+            runs.append(span)
+    return runs
 
 
 __all__ = ["BLOCK_BYTES", "KINDS", "MappedFile", "Release", "Span", "converted", "mapped", "release_after_use"]
