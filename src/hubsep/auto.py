@@ -95,10 +95,10 @@ def _fill(auto: type[_BaseAutoModelClass]) -> None:
 
 def _check_type(auto: type[_BaseAutoModelClass], model_type: Any) -> None:
     """Refuses the configuration of another kind of model before transformers builds it."""
-    known = sorted(config.model_type for config in auto._model_mapping)
-    if model_type not in known:
+    model_types = sorted(config.model_type for config in auto._model_mapping)
+    if model_type not in model_types:
         raise CheckpointError(
-            f"config.json: model_type is {shown(model_type)}; models that separate are {', '.join(known)}."
+            f"config.json: model_type is {shown(model_type)}; models that separate are {', '.join(model_types)}."
         )
 
 

@@ -184,12 +184,12 @@ def with_word(text: str, word: str) -> str:
 
 def split_words(text: str) -> list[str]:
     """What stands between commas, semicolons and line breaks, each once."""
-    found: dict[str, str] = {}
+    entries: dict[str, str] = {}
     for part in re.split(r"[,;\n\r]", text or ""):
         words = " ".join(part.split())
         if words:
-            found.setdefault(words.casefold(), words)
-    return list(found.values())
+            entries.setdefault(words.casefold(), words)
+    return list(entries.values())
 
 
 SOUNDS = Path(__file__).parent / "data" / "sounds.json"

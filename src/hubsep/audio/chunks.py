@@ -136,8 +136,8 @@ def flac_stop(file: BinaryIO) -> int:
 def w64_stop(file: BinaryIO) -> int:
     """Where the samples of a Wave64 file end, behind which libsndfile reads on: it takes other chunks for sound."""
     size = file.seek(0, os.SEEK_END)
-    found = next((chunk for chunk in w64_chunks(file) if chunk.name == W64_NAMES["data"]), None)
-    return size if found is None or not found.size else min(size, found.start + found.size)
+    data_chunk = next((chunk for chunk in w64_chunks(file) if chunk.name == W64_NAMES["data"]), None)
+    return size if data_chunk is None or not data_chunk.size else min(size, data_chunk.start + data_chunk.size)
 
 
 __all__ = [

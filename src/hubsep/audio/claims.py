@@ -130,8 +130,8 @@ def _audio_chunk(file: BinaryIO) -> tuple[int, int] | None:
         start, size = struct.unpack(">II" if magic[:4] == b".snd" else "<II", magic[4:])
         return start, size
     if magic[:4] == b"riff":
-        found = next((chunk for chunk in w64_chunks(file) if chunk.name == W64_NAMES["data"]), None)
-        return None if found is None else (found.start, found.size)
+        data_chunk = next((chunk for chunk in w64_chunks(file) if chunk.name == W64_NAMES["data"]), None)
+        return None if data_chunk is None else (data_chunk.start, data_chunk.size)
     long_size = None
     for chunk in iff_chunks(file):
         if chunk.name == b"ds64" and chunk.size >= 16:

@@ -129,8 +129,8 @@ class FileSource:
         with decoding(self.name):
             try:
                 # One more at the end: libsndfile looks at what follows the last sample only when it is asked for more.
-                asked = samples + (samples == self._left)
-                frames = self._sound.read(asked, dtype=self._dtype, always_2d=True)
+                count = samples + (samples == self._left)
+                frames = self._sound.read(count, dtype=self._dtype, always_2d=True)
             finally:
                 self._check_file()
         if self._left is not None:
@@ -170,10 +170,10 @@ class FileSource:
         frames = self._sound.frames
         self.claimed_samples = frames if frames < UNKNOWN_LENGTH else None
         position = self._file.tell()
-        found = claims.missing_share(self._file)
+        sizes = claims.missing_share(self._file)
         self._file.seek(position)
-        if found is not None:
-            declared, there = found
+        if sizes is not None:
+            declared, there = sizes
             self.claimed_samples = frames * declared // max(there, 1)
             self.cut = f"it claims {declared} bytes of audio and holds {there}"
 

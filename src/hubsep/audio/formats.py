@@ -54,17 +54,17 @@ def format_of(path: Path, format: str | None, subtype: str | None) -> tuple[str,
     Raises:
         AudioError: if it cannot be written, or the format does not hold the subtype.
     """
-    known = FORMATS.get(path.suffix.lower())
+    entry = FORMATS.get(path.suffix.lower())
     if format is None:
-        if known is None:
+        if entry is None:
             raise AudioError(f"{path}: cannot write {path.suffix or 'a file without ending'}; use {' '.join(FORMATS)}")
-        format, default = known
+        format, default = entry
     else:
         format = format.upper()
         defaults = {name: default for name, default in FORMATS.values() if default != "OPUS"}
         if format not in defaults:
             raise AudioError(f"{path}: cannot write the format {format}; use {', '.join(sorted(defaults))}")
-        default = known[1] if known is not None and known[0] == format else defaults[format]
+        default = entry[1] if entry is not None and entry[0] == format else defaults[format]
     subtype = (subtype or default).upper()
     if not sf.check_format(format, subtype):
         possible = ", ".join(sf.available_subtypes(format))
@@ -141,9 +141,9 @@ def kept_subtype(path: str | os.PathLike[str], subtype: str | None) -> str | Non
     Returns:
         None where `AudioWriter` should use its default.
     """
-    known = FORMATS.get(Path(path).suffix.lower())
+    entry = FORMATS.get(Path(path).suffix.lower())
     lossless = subtype is not None and (subtype in PCM_BITS or subtype in LOSSLESS_FLOATS)
-    return subtype if known is not None and lossless and sf.check_format(known[0], subtype) else None
+    return subtype if entry is not None and lossless and sf.check_format(entry[0], subtype) else None
 
 
 def bitrate_kbps(bitrate: int | str) -> int:

@@ -69,7 +69,9 @@ def in_steps(
     if not residual:
         return rounded
     rounded, width = rounded[:-1], bits[-1]
-    held = [block if own is None else _cut_off(block, own) for block, own in zip(rounded, bits[:-1], strict=True)]
+    held = [
+        block if depth is None else _cut_off(block, depth) for block, depth in zip(rounded, bits[:-1], strict=True)
+    ]
     rest = sources[-1].astype(np.float64)
     for source, block in zip(sources, held, strict=False):
         rest += source - block

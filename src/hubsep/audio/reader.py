@@ -234,10 +234,10 @@ class AudioReader:
 
 def _cut_short(name: str, evidence: str, on_short: OnShort) -> str:
     """What to warn of, if nothing is to be raised."""
-    found = f"{name}: the recording is cut short: {evidence}"
+    message = f"{name}: the recording is cut short: {evidence}"
     if on_short == "raise":
-        raise AudioError(f'{found}; pass on_short="warn" to use what is there')
-    return found
+        raise AudioError(f'{message}; pass on_short="warn" to use what is there')
+    return message
 
 
 def open_audio(

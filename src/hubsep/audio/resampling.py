@@ -71,13 +71,13 @@ class StreamResampler:
         self._check_unfinished()
         self._finished = True
         silence = np.zeros((self.channels, 0), np.float32)
-        given, natural = self._given, self._taken * self._ratio
+        position, natural = self._given, self._taken * self._ratio
         if samples is None or (self._stream is None and samples == self._taken):
             return self._process(silence, last=True)
         if self._stream is None or samples < 0 or abs(samples - natural) > self._ratio + 1:
             raise AudioError(f"{self._taken} samples are {natural:g} at {self._ratio:g} times the rate, not {samples}")
         silence = np.zeros((self.channels, 2 + int(2 / self._ratio)), np.float32)
-        return self._process(silence, last=True)[:, : max(0, samples - given)]
+        return self._process(silence, last=True)[:, : max(0, samples - position)]
 
     def _check_unfinished(self) -> None:
         if self._finished:

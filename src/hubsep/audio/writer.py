@@ -219,13 +219,13 @@ class AudioWriter:
         """A layout by its name has as many loudspeakers as there are channels; that of a file may be an odd one."""
         if not isinstance(layout, str):
             return layout
-        known = Layout.named(layout)
-        if not known.fits(self.channels):
+        preset = Layout.named(layout)
+        if not preset.fits(self.channels):
             raise AudioError(
-                f"{self.path}: the layout {layout} has {len(known.speakers)} channels ({' '.join(known.speakers)}), "
+                f"{self.path}: the layout {layout} has {len(preset.speakers)} channels ({' '.join(preset.speakers)}), "
                 f"and there are {self.channels}"
             )
-        return known
+        return preset
 
     def _clipped(self, block: NDArray[np.floating]) -> NDArray[np.floating]:
         if self.subtype in LOSSLESS_FLOATS or block.size == 0:

@@ -136,8 +136,8 @@ class SeparateRecordings:
     def _is_own(self, output: Any, name: str) -> bool:
         if not isinstance(output, dict) or not isinstance(output.get("label"), str):
             return False
-        own = output.get("path") == self._place(name, output["label"], self.task.format)
-        return own and isinstance(output.get("bytes"), int) and isinstance(output.get("score"), int | float)
+        is_own = output.get("path") == self._place(name, output["label"], self.task.format)
+        return is_own and isinstance(output.get("bytes"), int) and isinstance(output.get("score"), int | float)
 
     def _separate(
         self, store: Store, path: str | None, content: bytes | None, name: str, facts: dict[str, Any]
@@ -170,11 +170,13 @@ class SeparateRecordings:
             return
         labels = labels_of(self._loaded().model.config, SeparationOptions.of(self.task.options))
         places = [self._place(name, label, self.task.format) for label in labels]
-        own = isinstance(record, dict) and record.get("source") == facts and record.get("settings") == self._settings
-        listed = {output["path"] for output in record["outputs"]} if own else set()
+        is_own = (
+            isinstance(record, dict) and record.get("source") == facts and record.get("settings") == self._settings
+        )
+        listed = {output["path"] for output in record["outputs"]} if is_own else set()
         there = [place for place, size in zip(places, store.sizes(places), strict=True) if size is not None]
         foreign = [place for place in there if place not in listed]
-        if foreign or (record is not None and not own):
+        if foreign or (record is not None and not is_own):
             place = (foreign or [self._place(name, MARKER, "json")])[0]
             raise AudioError(
                 f"{store.root}/{place} is there and was not written from this recording with these settings; choose "
@@ -194,8 +196,8 @@ class SeparateRecordings:
         """What tells a recording from an earlier one of the same name."""
         if content is not None:
             return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        found, place = find_filesystem(str(path), self.task.filesystem)
-        info = found.get_file_info(place)
+        filesystem, place = find_filesystem(str(path), self.task.filesystem)
+        info = filesystem.get_file_info(place)
         if not info.is_file:
             raise AudioError(f"{path} does not exist")
         return {"bytes": info.size, "modified_ns": info.mtime_ns}
@@ -241,13 +243,13 @@ def _at_hand(path: str | None, content: bytes | None, filesystem: Any) -> Iterat
     if content is not None:
         yield bytes(content)
         return
-    found, place = find_filesystem(str(path), filesystem)
-    if found.type_name == "local":
+    system, place = find_filesystem(str(path), filesystem)
+    if system.type_name == "local":
         yield Path(place)
         return
     with tempfile.TemporaryDirectory(prefix="hubsep-") as folder:
         copy = Path(folder, PurePosixPath(place).name)
-        with found.open_input_stream(place) as stream, copy.open("wb") as file:
+        with system.open_input_stream(place) as stream, copy.open("wb") as file:
             while block := stream.read(COPIED_AT_ONCE):
                 file.write(block)
         yield copy

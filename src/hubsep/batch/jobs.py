@@ -62,8 +62,8 @@ class Job:
         def is_own(path: Path, label: str) -> bool:
             endings = {ending[1:] for ending in FORMATS} | {"png"}
             extension = path.suffix[1:]
-            own = self.output(folder, template, label, extension)
-            return extension in endings and str(path) == os.path.abspath(own)
+            expected = self.output(folder, template, label, extension)
+            return extension in endings and str(path) == os.path.abspath(expected)
 
         return RecordFile(self.output(folder, template, MARKER, "json"), folder, is_own, may_be_empty)
 

@@ -94,8 +94,8 @@ class Manifest:
         os.close(self._descriptor)
 
     def _merge(self, path: Path, line: dict[str, Any]) -> None:
-        known = self.entries.get(line["marker"])
-        if known is None or line.get("time", 0) >= known.get("time", 0):
+        entry = self.entries.get(line["marker"])
+        if entry is None or line.get("time", 0) >= entry.get("time", 0):
             self.entries[line["marker"]] = line
         if not line.get("ok"):
             self.sessions.setdefault(path, {})[line["marker"]] = line

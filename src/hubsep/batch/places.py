@@ -60,8 +60,8 @@ class Place:
             if names[0] in environment and names[1] in environment:
                 rank, world, local_rank, local_world = (_number(environment, name) for name in names)
                 if rank is None or world is None or not 0 <= rank < world:
-                    given = f"{names[0]}={environment[names[0]]} and {names[1]}={environment[names[1]]}"
-                    raise HubsepError(f"{given} are no place among processes; unset them, or start with torchrun")
+                    setting = f"{names[0]}={environment[names[0]]} and {names[1]}={environment[names[1]]}"
+                    raise HubsepError(f"{setting} are no place among processes; unset them, or start with torchrun")
                 return cls(rank, world, local_rank or 0, local_world or 1, part, parts)
         return cls(shard=part, shards=parts)
 

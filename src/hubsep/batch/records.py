@@ -118,8 +118,8 @@ class RecordFile:
         """
         reason = self.why_unfinished(source, settings)
         if reason in (None, "", CHANGED) and self.path.is_file():
-            own = {key_of(output.path) for output in self.listed(self.read())} | {key_of(self.path)}
-            return [(path, UNLISTED) for path in there if key_of(path) not in own]
+            own_keys = {key_of(output.path) for output in self.listed(self.read())} | {key_of(self.path)}
+            return [(path, UNLISTED) for path in there if key_of(path) not in own_keys]
         return [(path, reason or UNLISTED) for path in there]
 
     def remove_listed(self, kept: Iterable[Path], inputs: Iterable[Path]) -> list[Path]:

@@ -39,15 +39,15 @@ def find_filesystem(location: str, filesystem: Any = None) -> tuple[Any, str]:
     from pyarrow import fs
 
     if filesystem is not None:
-        known = isinstance(filesystem, fs.FileSystem)
-        found = filesystem if known else fs.PyFileSystem(fs.FSSpecHandler(filesystem))
-        return found, location.rstrip("/")
+        is_pyarrow = isinstance(filesystem, fs.FileSystem)
+        system = filesystem if is_pyarrow else fs.PyFileSystem(fs.FSSpecHandler(filesystem))
+        return system, location.rstrip("/")
     try:
         uri = location if "://" in location else Path(location).absolute().as_posix()
-        found, path = fs.FileSystem.from_uri(uri)
+        system, path = fs.FileSystem.from_uri(uri)
     except (ValueError, OSError) as error:
         raise DataError(f"{location!r} cannot be opened: {error}; pass filesystem=") from error
-    return found, path.rstrip("/")
+    return system, path.rstrip("/")
 
 
 class Store:
@@ -67,8 +67,8 @@ class Store:
 
     def sizes(self, names: Sequence[str]) -> list[int | None]:
         """Bytes of files, None for those that are not there."""
-        found = self.filesystem.get_file_info([self._path(name) for name in names])
-        return [info.size if info.is_file else None for info in found]
+        infos = self.filesystem.get_file_info([self._path(name) for name in names])
+        return [info.size if info.is_file else None for info in infos]
 
     def read_json(self, name: str) -> Any:
         """What a file holds, None if it is not there or is no JSON that we may have written."""

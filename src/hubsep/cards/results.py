@@ -77,9 +77,9 @@ def _pooled(results: Mapping[str, Any]) -> list[str]:
             lines.append(f"{words}: {results[name]}; " + ", ".join(beside))
     level = ("level_db", "level_db_real", "rolloff_hz", "rolloff_hz_real")
     if all(name in results for name in level):
-        made, real, rolloff, real_rolloff = (results[name] for name in level)
+        generated, real, rolloff, real_rolloff = (results[name] for name in level)
         lines.append(
-            f"Level {made:.1f} dB against full scale (recordings as training takes them {real:.1f}); 95 % of the "
+            f"Level {generated:.1f} dB against full scale (recordings as training takes them {real:.1f}); 95 % of the "
             f"energy below {rolloff:.0f} Hz ({real_rolloff:.0f} Hz)"
         )
     return lines

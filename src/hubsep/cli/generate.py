@@ -87,10 +87,10 @@ def chosen_way(ways: dict[str, Any], details: dict[str, Any], seconds: float | N
     Raises:
         QueryError: if there are several, or options do not go together.
     """
-    asked = [option for option, value in ways.items() if value is not None]
-    if len(asked) > 1:
-        raise QueryError(f"{' and '.join(asked)} do not go together; use one of them, then the next on its result")
-    option = asked[0] if asked else ""
+    options = [option for option, value in ways.items() if value is not None]
+    if len(options) > 1:
+        raise QueryError(f"{' and '.join(options)} do not go together; use one of them, then the next on its result")
+    option = options[0] if options else ""
     for name, value in details.items():
         if value is not None and name in BELONGS and BELONGS[name] != option:
             raise QueryError(f"{name} needs {BELONGS[name]}")

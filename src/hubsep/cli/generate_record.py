@@ -70,8 +70,8 @@ class Record:
             return None
         settings = self.settings if self.path.is_file() else {}
         for path, reason in self._file.not_ours(self._source, settings, there):
-            told = "" if reason == UNLISTED else f", and not of this command: {reason}"
-            raise AudioError(f"{path} is there already{told}; --overwrite replaces it")
+            detail = "" if reason == UNLISTED else f", and not of this command: {reason}"
+            raise AudioError(f"{path} is there already{detail}; --overwrite replaces it")
         if self._file.why_unfinished(self._source, settings) is not None:
             return None
         outputs = [{**one, "path": self.path.parent / one["path"]} for one in self._file.read()["outputs"]]

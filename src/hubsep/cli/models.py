@@ -126,8 +126,8 @@ def show(text: str, indent: int) -> None:
 
 def _figure(name: str, value: float) -> str:
     label, _, metric = name.rpartition(": ")
-    told, _, unit = COLUMNS[metric].partition(", ")
-    return f"{label}{': ' * bool(label)}{told} {value} {unit}".strip()
+    heading, _, unit = COLUMNS[metric].partition(", ")
+    return f"{label}{': ' * bool(label)}{heading} {value} {unit}".strip()
 
 
 def _data_name(entry: str | dict[str, Any]) -> str:

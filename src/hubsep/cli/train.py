@@ -63,12 +63,12 @@ def fine_tune(
 
     check_names(main, overrides)
     name = options.push_to_hub.rpartition("/")[2] if options.push_to_hub else None
-    told = {"licence": options.licence, "command": command(), "repository": options.push_to_hub, "name": name}
+    facts = {"licence": options.licence, "command": command(), "repository": options.push_to_hub, "name": name}
     settings = {
         "lora": options.lora or None, "non_commercial": options.non_commercial or None,
         "report_to": options.report_to or None, "gradient_checkpointing": options.gradient_checkpointing or None,
     }  # fmt: skip
-    places: dict[str, Any] = {"background": options.background, "config": config, "told": told}
+    places: dict[str, Any] = {"background": options.background, "config": config, "told": facts}
     result = main(model, data, output, **places, **{**settings, **overrides})
     if options.push_to_hub and int(os.environ.get("RANK", "0")) == 0:
         from ..training.finetune.card import publish

@@ -72,8 +72,8 @@ def noisy_mixtures(
         noise = excerpt(rng.choice(heard), samples, rng)
         noise = noise * np.float32(rms(speech) / rms(noise) * 10 ** (-rng.uniform(low, high) / 20))
         gain = np.float32(0.1 / rms(speech + noise))
-        told = f"{low:g} to {high:g} dB"
-        mixtures.append(NoisySpeech(torch.from_numpy(speech * gain)[None], torch.from_numpy(noise * gain), told))
+        kind = f"{low:g} to {high:g} dB"
+        mixtures.append(NoisySpeech(torch.from_numpy(speech * gain)[None], torch.from_numpy(noise * gain), kind))
     return mixtures
 
 

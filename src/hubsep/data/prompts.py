@@ -27,15 +27,15 @@ def canonical_label(label: str) -> str:
     A prefix ends with a word, which a number may follow.
     A label the catalogue does not know stays its own class.
     """
-    known = catalogue()
-    if label in known["sounds"] or label in known["others"]:
+    tables = catalogue()
+    if label in tables["sounds"] or label in tables["others"]:
         return label
     prefixes = [
         prefix
-        for prefix in known["label_prefixes"]
+        for prefix in tables["label_prefixes"]
         if label.startswith(prefix) and not label[len(prefix) :][:1].isalpha()
     ]
-    return known["label_prefixes"][max(prefixes, key=len)] if prefixes else label
+    return tables["label_prefixes"][max(prefixes, key=len)] if prefixes else label
 
 
 def heldout_phrases(label: str) -> list[str]:
@@ -69,10 +69,10 @@ def group_of(label: str) -> str | None:
 @lru_cache(maxsize=1)
 def near_labels() -> dict[str, frozenset[str]]:
     """By label: the sounds that may be heard in its recordings as well, or that people call by the same words."""
-    known = catalogue()
-    pairs = [(label, near) for label, entry in known["sounds"].items() for near in entry["near"]]
-    pairs += [(label, near) for label, entry in known["others"].items() for near in entry["near"]]
-    pairs += [(label, near) for label, names in known["unnamed"].items() for near in names]
+    tables = catalogue()
+    pairs = [(label, near) for label, entry in tables["sounds"].items() for near in entry["near"]]
+    pairs += [(label, near) for label, entry in tables["others"].items() for near in entry["near"]]
+    pairs += [(label, near) for label, names in tables["unnamed"].items() for near in names]
     near: dict[str, set[str]] = {}
     for one, other in pairs:
         near.setdefault(one, set()).add(other)
@@ -116,10 +116,10 @@ def dress(phrase: str, rng: random.Random) -> str:
 
 def absent_labels(present: set[str]) -> list[str]:
     """Classes that are surely not among the sounds present: not the same, not of their groups, not marked as near."""
-    known = catalogue()
+    tables = catalogue()
     groups = {group_of(label) for label in present} - {None}
-    sounds = [label for label in known["sounds"] if label not in present and group_of(label) not in groups]
-    others = [label for label, entry in known["others"].items() if not present & set(entry["near"])]
+    sounds = [label for label in tables["sounds"] if label not in present and group_of(label) not in groups]
+    others = [label for label, entry in tables["others"].items() if not present & set(entry["near"])]
     return sounds + [label for label in others if label not in present]
 
 

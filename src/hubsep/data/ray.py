@@ -35,8 +35,8 @@ def find_recordings(location: str, *, filesystem: Any = None) -> Any:
     import ray.data
     from pyarrow.fs import FileSelector
 
-    found, root = find_filesystem(location, filesystem)
-    files = [info.path for info in found.get_file_info(FileSelector(root, recursive=True)) if info.is_file]
+    system, root = find_filesystem(location, filesystem)
+    files = [info.path for info in system.get_file_info(FileSelector(root, recursive=True)) if info.is_file]
     scheme = location.partition("://")[0] + "://" if "://" in location else ""
     paths = sorted(scheme + path for path in files if PurePosixPath(path).suffix.lower() in SUFFIXES)
     if not paths:

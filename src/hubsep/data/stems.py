@@ -97,10 +97,10 @@ def load_songs(
         AudioError: if a recording cannot be read.
     """
     rows = [row for folder in folders for row in read_metadata(folder, columns=("path", "stems", "group"))]
-    known = sorted({row.get("corpus") or "" for row in rows})
-    unknown = sorted(set(corpora) - set(known))
+    corpus_names = sorted({row.get("corpus") or "" for row in rows})
+    unknown = sorted(set(corpora) - set(corpus_names))
     if unknown:
-        raise DataError(f"corpora names {unknown[0]!r}; the songs are of {', '.join(known)}")
+        raise DataError(f"corpora names {unknown[0]!r}; the songs are of {', '.join(corpus_names)}")
     rows = [row for row in rows if not corpora or row.get("corpus") in corpora]
     barred = [row for row in rows if row.get("commercial", "").lower() != "true"]
     if commercial_only and barred:
@@ -133,33 +133,33 @@ def choose_songs(songs: list[Song], count: int) -> list[Song]:
 
 def song_rate(row: dict[str, str]) -> int:
     """The sampling rate that the song of a row is recorded at, in Hz."""
-    path, told = Path(row["path"]), row["stems"].split()
-    with open_audio(str(path if _in_channels(told) else _file_of(path, told[0] if told else ""))) as reader:
+    path, words = Path(row["path"]), row["stems"].split()
+    with open_audio(str(path if _in_channels(words) else _file_of(path, words[0] if words else ""))) as reader:
         return reader.sampling_rate
 
 
 def read_song(row: dict[str, str], sampling_rate: int) -> Song:
     """Reads the song of a row of `metadata.csv`; errors are those of `load_songs`."""
-    told = row["stems"].split()
-    if _in_channels(told):
-        stems = _channels(Path(row["path"]), told, sampling_rate)
+    words = row["stems"].split()
+    if _in_channels(words):
+        stems = _channels(Path(row["path"]), words, sampling_rate)
     else:
-        stems = {name: _read(_file_of(Path(row["path"]), name), sampling_rate) for name in told}
+        stems = {name: _read(_file_of(Path(row["path"]), name), sampling_rate) for name in words}
     lengths = {name: stem.shape[-1] for name, stem in stems.items()}
     if len(set(lengths.values())) != 1:
         raise DataError(f"the stems of {row['path']} must be there and of one length in samples, got {lengths}")
     return Song(stems, row["group"], row.get("corpus") or "", row["path"])
 
 
-def _in_channels(told: list[str]) -> bool:
-    return bool(told) and all(word.startswith("ch") and "=" in word for word in told)
+def _in_channels(words: list[str]) -> bool:
+    return bool(words) and all(word.startswith("ch") and "=" in word for word in words)
 
 
-def _channels(path: Path, told: list[str], sampling_rate: int) -> dict[str, NDArray[np.int16]]:
+def _channels(path: Path, words: list[str], sampling_rate: int) -> dict[str, NDArray[np.int16]]:
     """The stems of a recording that has one in each channel."""
     waveform = _read(path, sampling_rate)
     names: dict[str, int] = {}
-    for word in told:
+    for word in words:
         number, _, name = word[2:].partition("=")
         if not number.isdecimal() or int(number) >= len(waveform) or not name:
             raise DataError(f"{path} has {len(waveform)} channels; stems says {word!r}")

@@ -61,15 +61,15 @@ class DemoLimits:
             AudioError: if a variable is no whole number above 0.
         """
         environment = os.environ if environment is None else environment
-        given = {}
+        values = {}
         for field in fields(cls):
             text = environment.get(PREFIX + field.name.upper())
             if text is None:
                 continue
             if not text.isdecimal() or int(text) < 1:
                 raise AudioError(f"{PREFIX}{field.name.upper()} must be a whole number above 0, got {text!r}")
-            given[field.name] = int(text)
-        return cls(**given)
+            values[field.name] = int(text)
+        return cls(**values)
 
 
 __all__ = ["DemoLimits"]

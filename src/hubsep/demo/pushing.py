@@ -72,12 +72,12 @@ def _push_copy(
     what = f"{shown(repo_id)} could not be pushed to; a push is one commit, so it holds the old or all of the new"
     api = HfApi(library_name="hubsep", token=token)
     with wire_errors(what, token):
-        made = api.create_repo(repo_id, repo_type="space", space_sdk=front["sdk"], private=private, exist_ok=True)
+        repo = api.create_repo(repo_id, repo_type="space", space_sdk=front["sdk"], private=private, exist_ok=True)
         contents: dict[str, Any] = dict(files)
         if wheel is not None:
-            contents |= with_wheel(Path(wheel), files, f"{api.endpoint}/spaces/{made.repo_id}/resolve/main")
+            contents |= with_wheel(Path(wheel), files, f"{api.endpoint}/spaces/{repo.repo_id}/resolve/main")
         commit = api.create_commit(
-            made.repo_id,
+            repo.repo_id,
             [CommitOperationAdd(name, content) for name, content in sorted(contents.items())],
             repo_type="space",
             commit_message=commit_message or "Upload Space",
@@ -147,8 +147,8 @@ def with_wheel(wheel: Path, files: dict[str, Path], address: str) -> dict[str, A
     """
     if not wheel.is_file() or not re.fullmatch(r"hubsep-[\w.+!]+-py3-none-any\.whl", wheel.name):
         raise CheckpointError(f"{shown(str(wheel))} is no wheel of hubsep; make one with: pip wheel --no-deps .")
-    asked = _text(files[REQUIREMENTS].parent, REQUIREMENTS)
-    named, times = re.subn(r"(?m)^(hubsep(?:\[[\w,]+\])?)\s*$", rf"\1 @ {address}/{wheel.name}", asked)
+    requirements = _text(files[REQUIREMENTS].parent, REQUIREMENTS)
+    named, times = re.subn(r"(?m)^(hubsep(?:\[[\w,]+\])?)\s*$", rf"\1 @ {address}/{wheel.name}", requirements)
     if times != 1:
         raise CheckpointError(f"{REQUIREMENTS} has to ask for hubsep in a line of its own")
     return {wheel.name: read_file(wheel.parent, wheel.name, MAX_BYTES), REQUIREMENTS: named.encode()}

@@ -45,7 +45,7 @@ def score_song(separator: Any, song: Multitrack, *, taps: int = TAPS) -> dict[st
     entries = separator({"array": song.mixture, "sampling_rate": song.sampling_rate})
     sources = {entry["label"]: entry["audio"] for entry in entries}
     targets = assign_targets(sources, song.stems)
-    estimates = _sums(sources, [made for made, _ in targets.values()], song.mixture.shape)
+    estimates = _sums(sources, [names for names, _ in targets.values()], song.mixture.shape)
     references = _sums(song.stems, [true for _, true in targets.values()], song.mixture.shape)
     measure = BSSEval(references, window=song.sampling_rate, hop=song.sampling_rate, taps=taps)
     scores = measure(estimates)
@@ -67,8 +67,8 @@ def _sums(waveforms: Any, groups: Sequence[tuple[str, ...]], shape: tuple[int, .
 
 def nan_median(values: Sequence[float]) -> float:
     """The median of what is not NaN, the mean of the two in the middle of an even number; NaN of nothing."""
-    known = [value for value in values if not math.isnan(value)]
-    return median(known) if known else math.nan
+    numbers = [value for value in values if not math.isnan(value)]
+    return median(numbers) if numbers else math.nan
 
 
 def evaluate_songs(
@@ -225,9 +225,9 @@ def main(
     print(format_table(result))
     for label, row in result["conditions"].items():
         print(f"{label}: mean SDR {row['sdr_mean']} dB, {row['songs']} songs")
-    told = "the test part of MUSDB18" if musdb else "no training heard" if all_recordings else "held out of training"
+    origin = "the test part of MUSDB18" if musdb else "no training heard" if all_recordings else "held out of training"
     result["measured_on"] = (
-        f"On {len(songs)} songs{', ' if musdb else ' '}{told}: BSS Eval v4 as museval computes it (medians over "
+        f"On {len(songs)} songs{', ' if musdb else ' '}{origin}: BSS Eval v4 as museval computes it (medians over "
         "seconds, then over songs), the mean over songs, and the SDR of the mixture taken as the estimate."
     )
     return result

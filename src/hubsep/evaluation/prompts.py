@@ -60,10 +60,10 @@ def run(request: Request) -> dict[str, Any]:
     }
     prompts = [(name, number) for name in names for number in range(request.per_class)]
     unseen = unseen_prompts(names, request.per_class)
-    made = generate(pipe, [*prompts, *(p for _, p in unseen)], classifier.config, request.seed, settings)
+    waveforms = generate(pipe, [*prompts, *(p for _, p in unseen)], classifier.config, request.seed, settings)
     sounds = Sounds(
-        names, classifier.config.sampling_rate, made[: len(prompts)].unflatten(0, (len(names), -1)), heldout, training,
-        made[len(prompts) :] if unseen else None, torch.tensor([label for label, _ in unseen]),
+        names, classifier.config.sampling_rate, waveforms[: len(prompts)].unflatten(0, (len(names), -1)), heldout,
+        training, waveforms[len(prompts) :] if unseen else None, torch.tensor([label for label, _ in unseen]),
     )  # fmt: skip
     result = evaluate_sounds(sounds, ears_of(classifier), seed=request.seed)
     result["measured_on"] = measured_on(result, classifier.config, settings)
@@ -81,16 +81,18 @@ def recordings(folders: Sequence[Path], config: Any, most: int) -> tuple[list[st
     """
     clips = load_clips(folders, config.sampling_rate, commercial_only=True)
     training, heldout = split_clips([clip for clip in clips if clip.samples.any()])
-    known = list(config.class_names)
+    class_names = list(config.class_names)
     shared = [{clip.labels[-1] for clip in part} for part in (training, heldout)]
-    names = [name for name in known if name in shared[0] & shared[1]]
+    names = [name for name in class_names if name in shared[0] & shared[1]]
     if not names:
-        raise DataError(f"the classifier knows {', '.join(known[:5])}, ...; none of these is held out of {folders[0]}")
-    found = []
+        raise DataError(
+            f"the classifier knows {', '.join(class_names[:5])}, ...; none of these is held out of {folders[0]}"
+        )
+    groups = []
     for part in (heldout, training):
         waveforms, labels = excerpts(part, config, most)
-        found.append([waveforms[labels == known.index(name)] for name in names])
-    return names, found[0], found[1]
+        groups.append([waveforms[labels == class_names.index(name)] for name in names])
+    return names, groups[0], groups[1]
 
 
 def generator_of(source: str) -> Any:
@@ -111,10 +113,10 @@ def generate(
     with tqdm(total=len(prompts), desc="sounds") as bar:
         for start in range(0, len(prompts), BATCH):
             part = prompts[start : start + BATCH]
-            made = make_sounds(pipe, part, seconds, seed, **settings)
+            waveforms = make_sounds(pipe, part, seconds, seed, **settings)
             if pipe.sampling_rate != config.sampling_rate:
-                made = torch.from_numpy(resample(made.numpy(), pipe.sampling_rate, config.sampling_rate))
-            parts.append(made[:, : config.samples])
+                waveforms = torch.from_numpy(resample(waveforms.numpy(), pipe.sampling_rate, config.sampling_rate))
+            parts.append(waveforms[:, : config.samples])
             bar.update(len(part))
     return torch.cat(parts)
 
@@ -180,8 +182,8 @@ def write_output(folder: Path, sounds: Sounds, result: dict[str, Any]) -> None:
     pairs = {name: (sounds.made[n, 0], sounds.heldout[n][0]) for n, name in enumerate(sounds.names)}
     plot_pairs(pairs, sounds.sampling_rate, folder / "spectrograms.png")
     plot_confusion(result["confusion"], folder / "confusion.png")
-    for name, (made, _) in pairs.items():
-        write_audio(folder / f"{name.replace(' ', '_')}.wav", made.numpy()[None], sounds.sampling_rate)
+    for name, (waveform, _) in pairs.items():
+        write_audio(folder / f"{name.replace(' ', '_')}.wav", waveform.numpy()[None], sounds.sampling_rate)
 
 
 __all__ = ["ears_of", "format_table", "generate", "recordings", "run", "tower_embedding"]

@@ -108,11 +108,11 @@ def make_sounds(pipe: Any, prompts: Sequence[tuple[str, int]], seconds: float, s
 
 def unseen_prompts(names: Sequence[str], count: int) -> list[tuple[int, tuple[str, int]]]:
     """Numbers of classes, each with one of `count` prompts in words no training saw; none of classes without such."""
-    found = []
+    prompts = []
     for label, name in enumerate(names):
         phrases = heldout_phrases(name)
-        found += [(label, (phrases[n % len(phrases)], n)) for n in range(count if phrases else 0)]
-    return found
+        prompts += [(label, (phrases[n % len(phrases)], n)) for n in range(count if phrases else 0)]
+    return prompts
 
 
 def hear(waveforms: Tensor, ears: Ears, sampling_rate: int) -> Heard:
@@ -187,8 +187,8 @@ def recognised(logits: Tensor, real: Tensor, number: int) -> dict[str, Any]:
 
 def part_right(logits: Tensor, number: int, top: int = 1) -> float:
     """How many (count, classes) have the class among the `top` likeliest."""
-    found = logits.topk(min(top, logits.shape[1]), dim=1).indices == number
-    return round(found.any(dim=1).float().mean().item(), 4)
+    hits = logits.topk(min(top, logits.shape[1]), dim=1).indices == number
+    return round(hits.any(dim=1).float().mean().item(), 4)
 
 
 def taken_for(logits: Tensor, known: Sequence[str]) -> dict[str, int]:
@@ -236,12 +236,12 @@ def class_distances(pool: dict[str, Heard]) -> dict[str, float]:
 def pooled_distances(pools: Sequence[dict[str, Heard]]) -> dict[str, float]:
     """`fad` of all classes together from all held-out recordings, `own_fad` in the embedding of the own tower."""
     real = joined([pool["real"] for pool in pools])
-    found = {}
+    distances = {}
     for prefix, kind in (("fad", "classifier"), ("own_fad", "own")):
         for name in SETS[:3] if kind in real.embeddings and len(real.logits) > 1 else ():
             rows = joined([pool[name] for pool in pools]).embeddings[kind]
-            found[prefix + suffix(name)] = round(frechet_distance(rows, real.embeddings[kind]), 4)
-    return found
+            distances[prefix + suffix(name)] = round(frechet_distance(rows, real.embeddings[kind]), 4)
+    return distances
 
 
 def divergences(pool: dict[str, Heard]) -> dict[str, float]:

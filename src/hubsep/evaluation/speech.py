@@ -240,11 +240,11 @@ def main(
             count=max(1, mixtures // 5), seconds=seconds, seed=seed,
         )  # fmt: skip
     print(format_table(result))
-    told = "no training heard" if all_recordings else "held out of training"
+    origin = "no training heard" if all_recordings else "held out of training"
     people_told = f"{people} speakers" if people > 1 else "one speaker under noise,"
     result["measured_on"] = (
-        f"On {mixtures} mixtures of {seconds:g} s of {people_told} {told}: SI-SNR and SDR (BSS Eval) improvement over "
-        "the mixture in the best order of the outputs."
+        f"On {mixtures} mixtures of {seconds:g} s of {people_told} {origin}: SI-SNR and SDR (BSS Eval) improvement "
+        "over the mixture in the best order of the outputs."
     )
     return result
 

@@ -181,13 +181,13 @@ def three_sounds(trials: Trials, label: str, number: int, rng: random.Random) ->
 def together(trials: Trials, label: str, number: int, rng: random.Random) -> Trial | None:
     """Three sounds, of which two are asked for in one query."""
     sounds = trials.sounds(label, number, rng, 2)
-    known = [sound for sound in sounds if sound.labels[-1] in trials.material.known]
-    if len(sounds) < 3 or len(known) < 2:
+    known_sounds = [sound for sound in sounds if sound.labels[-1] in trials.material.known]
+    if len(sounds) < 3 or len(known_sounds) < 2:
         return None
     mixture = np.sum([sound.waveform for sound in sounds], axis=0)
     gain = LEVEL / rms(mixture)
-    target = torch.from_numpy((known[0].waveform + known[1].waveform) * gain).float()
-    query = f"{known[0].labels[-1]} and {known[1].labels[-1]}"
+    target = torch.from_numpy((known_sounds[0].waveform + known_sounds[1].waveform) * gain).float()
+    query = f"{known_sounds[0].labels[-1]} and {known_sounds[1].labels[-1]}"
     return Trial(torch.from_numpy(mixture * gain).float(), query, target, None)
 
 

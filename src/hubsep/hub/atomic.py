@@ -132,10 +132,10 @@ def _check_target(target: Path, overwrite: bool, keep: Keep | None) -> None:
         raise CheckpointError(f"{shown(str(target))} exists; choose another folder or allow overwriting.")
     if keep is not None:
         return
-    known = {MANIFEST, *(listed_files(target) if (target / MANIFEST).is_file() else ())}
+    own_files = {MANIFEST, *(listed_files(target) if (target / MANIFEST).is_file() else ())}
     for path in target.rglob("*"):
         name = path.relative_to(target).as_posix()
-        if name not in known and (path.is_symlink() or not path.is_dir()):
+        if name not in own_files and (path.is_symlink() or not path.is_dir()):
             raise CheckpointError(
                 f"{shown(str(target))} holds {shown(name)}, which hubsep did not write and would delete. Choose a new "
                 "folder."

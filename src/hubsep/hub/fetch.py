@@ -151,7 +151,7 @@ class _Transfer:
             for header in NAMING:
                 self._check_name(header, response.headers.get(header))
         waits = [WAIT_S.search(response.headers.get(header, "")) for header in ("retry-after", "ratelimit")]
-        if any(found and int(found[1]) > PATIENCE_S for found in waits):
+        if any(wait and int(wait[1]) > PATIENCE_S for wait in waits):
             self._refuse("the server asks to be asked again much later;")
         if self._answers > MAX_ANSWERS:
             self._refuse(f"it takes more than {MAX_ANSWERS} answers of the server;")

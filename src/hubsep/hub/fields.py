@@ -71,7 +71,7 @@ def choice(*values: Any) -> Check:
     """One of some values, which are told apart by their types too."""
 
     def check(name: str, value: Any) -> None:
-        if not any(type(value) is type(known) and value == known for known in values):
+        if not any(type(value) is type(option) and value == option for option in values):
             raise CheckpointError(f"{name} is {shown(value)}; accepted are {', '.join(map(str, values))}.")
 
     return check

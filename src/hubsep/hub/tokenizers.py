@@ -252,8 +252,8 @@ def _growth(part: dict[str, Any]) -> float:
         return max(1, max(map(len, _mapped(base64.b64decode(part["precompiled_charsmap"])))))
     if part["type"] != "Replace":
         return GROWTH.get(part["type"], 1.0)
-    found = part["pattern"].get("String", " ")  # each expression of the list finds a byte at least
-    return max(1.0, len(part["content"].encode()) / len(found.encode()))
+    pattern = part["pattern"].get("String", " ")  # each expression of the list finds a byte at least
+    return max(1.0, len(part["content"].encode()) / len(pattern.encode()))
 
 
 def _mapped(charsmap: bytes) -> list[bytes]:

@@ -85,18 +85,18 @@ def plot_confusion(confusion: Mapping[str, Mapping[str, int]], path: Path) -> Pa
     """
     from matplotlib.figure import Figure
 
-    asked = list(confusion)
-    named = [*asked, *sorted({name for row in confusion.values() for name in row} - set(asked))]
+    labels = list(confusion)
+    named = [*labels, *sorted({name for row in confusion.values() for name in row} - set(labels))]
     parts = np.array([[row.get(name, 0) / max(1, sum(row.values())) for name in named] for row in confusion.values()])
-    figure = Figure(figsize=(2.2 + 0.3 * len(named), 2 + 0.28 * len(asked)), layout="constrained")
+    figure = Figure(figsize=(2.2 + 0.3 * len(named), 2 + 0.28 * len(labels)), layout="constrained")
     axis = figure.subplots()
     axis.imshow(parts, cmap="magma", vmin=0, vmax=1, aspect="auto")
     for row, column in np.argwhere(parts > 0):
-        count = confusion[asked[row]][named[column]]
+        count = confusion[labels[row]][named[column]]
         colour = "black" if parts[row, column] > 0.6 else "white"
         axis.text(column, row, str(count), ha="center", va="center", fontsize=7, color=colour)
     axis.set_xticks(range(len(named)), named, rotation=90, fontsize=8, parse_math=False)
-    axis.set_yticks(range(len(asked)), asked, fontsize=8, parse_math=False)
+    axis.set_yticks(range(len(labels)), labels, fontsize=8, parse_math=False)
     axis.set_xlabel("taken for")
     axis.set_ylabel("asked for")
     return save_figure(figure, path)
