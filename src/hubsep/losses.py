@@ -201,8 +201,8 @@ def mixit_assignment(sources: Tensor, mixtures: Tensor, limit_db: float = 30.0) 
     for index, chosen in enumerate((choices, 1 - choices)):
         power = products[:, index, index].clamp_min(EPSILON).unsqueeze(1)
         shared = products[:, index, 2:] @ chosen.T
-        own = ((chosen @ products[:, 2:, 2:]) * chosen).sum(dim=-1)
-        noise = (products[:, index, index].unsqueeze(1) - 2 * shared + own).clamp_min(0)
+        sum_energy = ((chosen @ products[:, 2:, 2:]) * chosen).sum(dim=-1)
+        noise = (products[:, index, index].unsqueeze(1) - 2 * shared + sum_energy).clamp_min(0)
         totals = totals + torch.log10(noise / power + 10 ** (-limit_db / 10))
     return choices[totals.argmin(dim=1)].to(sources.dtype)
 

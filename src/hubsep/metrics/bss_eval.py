@@ -65,13 +65,13 @@ class BSSEval:
         self.references = references.detach().cpu()
         self.window, self.hop, self.taps = min(window, references.shape[-1]), hop, taps
         flat = self.references.flatten(0, 1)
-        own = correlations(flat, flat, taps)
-        energy = own[:, :, taps - 1].diagonal()
+        autocorrelations = correlations(flat, flat, taps)
+        energy = autocorrelations[:, :, taps - 1].diagonal()
         self._scale = torch.where(energy > 0, energy, 1.0).rsqrt()
-        own *= self._scale[:, None, None] * self._scale[None, :, None]
+        autocorrelations *= self._scale[:, None, None] * self._scale[None, :, None]
         channels, rows = references.shape[1], flat.shape[0]
         groups = [range(rows), *(range(i, i + channels) for i in range(0, rows, channels))]
-        self._all, *self._own = (make_group(own, list(group)) for group in groups)
+        self._all, *self._own = (make_group(autocorrelations, list(group)) for group in groups)
 
     def __call__(self, estimates: Tensor) -> dict[str, Tensor]:
         """Scores of estimates in the order of the sources.
@@ -136,12 +136,14 @@ class BSSEval:
         for number in range(frames.shape[2]):
             yield frames[:, :, number].unsqueeze(0).double()
 
-    def _energies(self, references: Tensor, estimates: Tensor, every: Tensor, own: Tensor) -> dict[str, Tensor]:
+    def _energies(
+        self, references: Tensor, estimates: Tensor, all_filters: Tensor, own_filters: Tensor
+    ) -> dict[str, Tensor]:
         """Scores of frames, each (num_sources, frames)."""
         size = fft_size(self.window + self.taps - 1)
-        true, made = (torch.fft.rfft(x, n=size) for x in (references, estimates))
-        spatial = (own @ true.permute(1, 3, 2, 0)).permute(3, 0, 2, 1)
-        explained = (every @ true.flatten(1, 2).permute(2, 1, 0)).permute(2, 1, 0).unflatten(1, true.shape[1:3])
+        true, estimated = (torch.fft.rfft(x, n=size) for x in (references, estimates))
+        spatial = (own_filters @ true.permute(1, 3, 2, 0)).permute(3, 0, 2, 1)
+        explained = (all_filters @ true.flatten(1, 2).permute(2, 1, 0)).permute(2, 1, 0).unflatten(1, true.shape[1:3])
 
         def energy(spectra: Tensor) -> Tensor:
             power = torch.view_as_real(spectra).square().sum(dim=(2, -1))  # Parseval: the window and its tail fit
@@ -151,7 +153,7 @@ class BSSEval:
             "sdr": simple_energies(references, estimates),
             "isr": (references.square().sum(dim=(2, 3)), energy(spatial - true)),
             "sir": (energy(spatial), energy(explained - spatial)),
-            "sar": (energy(explained), energy(made - explained)),
+            "sar": (energy(explained), energy(estimated - explained)),
         }
         nothing = unheard(references, estimates)
         return {name: decibels(*pair, nothing) for name, pair in ratios.items()}

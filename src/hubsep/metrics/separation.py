@@ -118,11 +118,11 @@ def filtered_sdr(estimate: Tensor, reference: Tensor, *, taps: int = 512) -> Ten
     length = estimate.shape[-1] + taps
     estimate, reference = (F.normalize(x.detach().double().cpu(), dim=-1) for x in (estimate, reference))
     spectrum, other = torch.fft.rfft(reference, n=length), torch.fft.rfft(estimate, n=length)
-    own = torch.fft.irfft(spectrum.abs().square(), n=length)[..., :taps]
-    own[..., 0] *= 1 + 1e-12  # a pure tone has no unique filter
+    autocorrelation = torch.fft.irfft(spectrum.abs().square(), n=length)[..., :taps]
+    autocorrelation[..., 0] *= 1 + 1e-12  # a pure tone has no unique filter
     cross = torch.fft.irfft(spectrum.conj() * other, n=length)[..., :taps]
     rows = []
-    for correlation, shared in zip(own.reshape(-1, taps), cross.reshape(-1, taps), strict=True):
+    for correlation, shared in zip(autocorrelation.reshape(-1, taps), cross.reshape(-1, taps), strict=True):
         filter_ = solve_toeplitz(correlation.numpy(), shared.numpy()) if correlation[0] > 0 else shared.numpy()
         explained = (shared @ torch.as_tensor(filter_)).clamp(1e-10, 1 - 1e-10)
         rows.append(10 * torch.log10(explained / (1 - explained)))

@@ -242,8 +242,8 @@ class WindowAttention(nn.Module):
         """(heads, window^2, window^2)."""
         offsets = window_offsets(self.window).to(self.bias1.weight)
         hidden = F.dropout(F.relu(self.bias1(offsets)), self.bias_dropout, self.training)
-        made = F.dropout(self.bias2(hidden), self.bias_dropout, self.training)
-        return made.T.unflatten(1, (self.window**2, -1))
+        biases = F.dropout(self.bias2(hidden), self.bias_dropout, self.training)
+        return biases.T.unflatten(1, (self.window**2, -1))
 
 
 class WindowLayer(GradientCheckpointingLayer):

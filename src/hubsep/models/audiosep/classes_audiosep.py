@@ -36,30 +36,30 @@ def add_query_classes(model: Any, names: Sequence[str]) -> None:
     """
     if not model.config.query_classes or not names:
         return
-    known = list(model.config.query_classes)
-    twice = sorted(set(names) & set(known))
+    classes = list(model.config.query_classes)
+    twice = sorted(set(names) & set(classes))
     if twice or len(set(names)) < len(names):
         raise CheckpointError(f"the model has a query class {shown((twice or list(names))[0])} already.")
-    if len(known) + len(names) > MAX_CLASSES:
-        raise CheckpointError(f"{len(known) + len(names)} query classes are more than {MAX_CLASSES}.")
+    if len(classes) + len(names) > MAX_CLASSES:
+        raise CheckpointError(f"{len(classes) + len(names)} query classes are more than {MAX_CLASSES}.")
     network = model.query_network
     old, values = network.linear2, network.values
-    count = len(known) + len(names)
+    count = len(classes) + len(names)
     sizes = {"linear2": (old.in_features, count), "values": (count, values.out_features)}
     for layer, kept in (("linear2", old), ("values", values)):
         inputs, outputs = sizes[layer]
-        made = nn.Linear(
+        new_layer = nn.Linear(
             inputs, outputs, bias=kept.bias is not None, device=kept.weight.device, dtype=kept.weight.dtype
         )
-        made.weight.requires_grad = kept.weight.requires_grad
-        setattr(network, layer, made)
+        new_layer.weight.requires_grad = kept.weight.requires_grad
+        setattr(network, layer, new_layer)
     fill(network.linear2.weight, old.weight, torch.zeros_like(old.weight[:1]).expand(len(names), -1))
     fill(network.linear2.bias, old.bias, old.bias.new_full((len(names),), UNTAUGHT))
     fill(network.values.weight.T, values.weight.T, values.weight.mean(dim=1).expand(len(names), -1))
     network.linear2.bias.requires_grad = old.bias.requires_grad
     if model.config.listener_channels and not model.config.listener_classes:
-        model.config.listener_classes = len(known)  # it does not hear the new ones
-    model.config.query_classes = [*known, *names]
+        model.config.listener_classes = len(classes)  # it does not hear the new ones
+    model.config.query_classes = [*classes, *names]
 
 
 def fill(target: Tensor, old: Tensor, new: Tensor) -> None:

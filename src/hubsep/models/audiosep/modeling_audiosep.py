@@ -254,10 +254,10 @@ def decode(block: DecoderBlock, x: Tensor, skip: Tensor, condition: Tensor, head
     for outer, inner, kept in _strips(skip, stride):
         hidden = activated(x[:, :, outer.start // stride : outer.stop // stride])
         hidden = residual(torch.cat([block.upsample(hidden), skip[:, :, outer]], dim=1))[:, :, inner]
-        made = hidden if head is None else head(hidden)
+        strip = hidden if head is None else head(hidden)
         if not result.numel():
-            result = _empty(skip, made.shape[1])
-        result[:, :, kept] = made
+            result = _empty(skip, strip.shape[1])
+        result[:, :, kept] = strip
     return result
 
 

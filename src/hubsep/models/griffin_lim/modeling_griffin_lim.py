@@ -88,10 +88,10 @@ class GriffinLimVocoder(HubsepModelMixin, PreTrainedModel):
         loudest = (self.n_fft / 2 * triangles.amax(dim=0)).clamp(min=TINY).log()  # no full-scale waveform has more
         wanted = torch.minimum(mel, loudest).exp()
         spread = wanted @ triangles.T
-        found = spread / triangles.sum(dim=1).square().clamp(min=TINY)
+        magnitudes = spread / triangles.sum(dim=1).square().clamp(min=TINY)
         for _ in range(self.config.inversion_steps):
-            found = found * spread / ((found @ triangles) @ triangles.T).clamp(min=TINY)
-        return found
+            magnitudes = magnitudes * spread / ((magnitudes @ triangles) @ triangles.T).clamp(min=TINY)
+        return magnitudes
 
     def _with_phases(self, magnitudes: Tensor, known: Tensor | None) -> Tensor:
         window = torch.hann_window(self.n_fft, device=magnitudes.device)
@@ -108,10 +108,10 @@ class GriffinLimVocoder(HubsepModelMixin, PreTrainedModel):
             waveform = torch.istft(spectrum, self.n_fft, hop, window=window)
             if step == self.config.phase_steps:
                 break
-            found = torch.stft(waveform, self.n_fft, hop, window=window, return_complex=True)
-            phases = found - before * (self.config.momentum / (1 + self.config.momentum))
+            rebuilt = torch.stft(waveform, self.n_fft, hop, window=window, return_complex=True)
+            phases = rebuilt - before * (self.config.momentum / (1 + self.config.momentum))
             phases = phases / phases.abs().clamp(min=TINY)
-            before = found
+            before = rebuilt
         return waveform
 
     def _known_spectrum(self, known: Tensor, window: Tensor) -> Tensor | None:

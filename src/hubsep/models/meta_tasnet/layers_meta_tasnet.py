@@ -82,8 +82,8 @@ class InstrumentLayer(nn.Module):
         assert embedding is not None
         with torch.autocast(embedding.device.type, enabled=False):
             hidden = linear_in_float32(self.bottleneck, embedding)
-            made = {name: linear_in_float32(head, hidden, InstrumentHead) for name, head in self.heads.items()}
-            return {name: tensor.unflatten(-1, self.shapes[name]) for name, tensor in made.items()}
+            outputs = {name: linear_in_float32(head, hidden, InstrumentHead) for name, head in self.heads.items()}
+            return {name: tensor.unflatten(-1, self.shapes[name]) for name, tensor in outputs.items()}
 
 
 def pointwise(config: MetaTasNetConfig, inputs: int, outputs: int, bias: bool = False) -> InstrumentLayer:

@@ -199,8 +199,8 @@ class MetaTasNetMasker(nn.Module):
         leave = [layer(embedding) for layer in (self.norm3, self.head, self.norm4)]
         sources = enter[0]["affine"].shape[0]
         logits = latents.new_empty(sources, *latents.shape)
-        for item, own in enumerate(latents):
-            rectified = F.leaky_relu(own, self.activation1.weight.item())
+        for item, latent in enumerate(latents):
+            rectified = F.leaky_relu(latent, self.activation1.weight.item())
             moments, norms = channel_moments(rectified), []
             for source in range(sources):
                 before = None if hidden is None else hidden[source, item].to(dtype)
@@ -210,7 +210,7 @@ class MetaTasNetMasker(nn.Module):
                     block.overwrite(x, skip, tensors, source, dtype)
                 norms.append(self._leave_alone(skip, logits[source, item], leave, source))
             scale, shift = (torch.cat(parts) for parts in zip(*norms, strict=True))
-            self._mask_alone(logits[:, item], scale, shift, own)
+            self._mask_alone(logits[:, item], scale, shift, latent)
         return logits
 
     def _enter_alone(

@@ -85,12 +85,12 @@ def add_levels(statistics: Mapping[str, Tensor] | None, waveforms: Sequence[Tens
         `counts`, `sums` and `squares`, (rows, stages).
     """
     stages = [waveform.double() for waveform in waveforms]
-    found = {
+    piece_statistics = {
         "counts": torch.stack([torch.full_like(wave[:, 0], wave.shape[-1]) for wave in stages], dim=1),
         "sums": torch.stack([wave.sum(dim=-1) for wave in stages], dim=1),
         "squares": torch.stack([wave.square().sum(dim=-1) for wave in stages], dim=1),
     }
-    return _added(statistics, found)
+    return _added(statistics, piece_statistics)
 
 
 def whole_level(statistics: Mapping[str, Tensor], stage: int) -> tuple[Tensor, Tensor]:
@@ -121,9 +121,12 @@ def gains_from(products: Tensor, wanted: Tensor) -> Tensor:
     return (inverse @ wanted).squeeze(-1).float()
 
 
-def _added(statistics: Mapping[str, Tensor] | None, found: Statistics) -> Statistics:
+def _added(statistics: Mapping[str, Tensor] | None, piece_statistics: Statistics) -> Statistics:
     before = dict(statistics or {})
-    return {**before, **{name: before[name] + value if name in before else value for name, value in found.items()}}
+    return {
+        **before,
+        **{name: before[name] + value if name in before else value for name, value in piece_statistics.items()},
+    }
 
 
 SPREAD = 0.1  # of what instruments differ in at the start, in norms and biases

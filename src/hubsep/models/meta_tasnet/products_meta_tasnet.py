@@ -56,10 +56,10 @@ def channel_moments(x: Tensor) -> Tensor:
 
 def joined_moments(moments: Sequence[Tensor], frames: Sequence[int]) -> Tensor:
     """Mean and variance of a map, from those of strips of so many frames."""
-    found = torch.stack(list(moments))
-    shares = found.new_tensor(frames).div_(sum(frames)).view(-1, *[1] * (found.ndim - 2))
-    mean = (shares * found[:, 0]).sum(dim=0)
-    return torch.stack([mean, (shares * (found[:, 1] + (found[:, 0] - mean).square())).sum(dim=0)])
+    stacked = torch.stack(list(moments))
+    shares = stacked.new_tensor(frames).div_(sum(frames)).view(-1, *[1] * (stacked.ndim - 2))
+    mean = (shares * stacked[:, 0]).sum(dim=0)
+    return torch.stack([mean, (shares * (stacked[:, 1] + (stacked[:, 0] - mean).square())).sum(dim=0)])
 
 
 def rows(x: Tensor, weight: Tensor, bias: Tensor | None = None, slope: float | None = None) -> Tensor:

@@ -104,9 +104,9 @@ def _moments(x: Tensor, in_pieces: bool) -> tuple[Tensor, Tensor]:
     pieces = x.split(max(PIECE_ELEMENTS // x[:, 0].numel(), 1), dim=1)
     shares = [piece.shape[1] / x.shape[1] for piece in pieces]
     moments = [[part.double() for part in _moments(piece.float(), in_pieces=False)] for piece in pieces]
-    mean = sum(share * own for share, (own, _) in zip(shares, moments, strict=True))
+    mean = sum(share * piece_mean for share, (piece_mean, _) in zip(shares, moments, strict=True))
     parts = zip(shares, moments, strict=True)
-    variance = sum(share * (spread + (own - mean).square()) for share, (own, spread) in parts)
+    variance = sum(share * (spread + (piece_mean - mean).square()) for share, (piece_mean, spread) in parts)
     return mean.float(), variance.float()
 
 

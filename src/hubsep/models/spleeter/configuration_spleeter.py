@@ -181,14 +181,14 @@ class SpleeterConfig(HubsepConfigMixin, PreTrainedConfig):
 
     def decoder_channels(self) -> list[tuple[int, int]]:
         """Channels that each layer on the way up reads and makes."""
-        made = [*reversed(self.conv_channels[:-1]), 1]
-        read = [self.conv_channels[-1], *(2 * channels for channels in made[:-1])]
-        return list(zip(read, made, strict=True))
+        outputs = [*reversed(self.conv_channels[:-1]), 1]
+        inputs = [self.conv_channels[-1], *(2 * channels for channels in outputs[:-1])]
+        return list(zip(inputs, outputs, strict=True))
 
     def estimated_parameters(self) -> int:
         """How many parameters the model will have, but for norms and biases."""
         pairs = [*zip([2, *self.conv_channels[:-1]], self.conv_channels, strict=True), *self.decoder_channels()]
-        return self.num_sources * sum(25 * read * made for read, made in pairs)
+        return self.num_sources * sum(25 * inputs * outputs for inputs, outputs in pairs)
 
 
 __all__ = ["ACTIVATIONS", "DEPTH", "MASK_ACTIVATIONS", "MASK_EXTENSIONS", "NEGATIVE_SLOPE", "SpleeterConfig"]

@@ -205,10 +205,10 @@ class SpleeterUp(nn.Module):
 
     def __init__(self, config: SpleeterConfig, index: int):
         super().__init__()
-        read, made = config.decoder_channels()[index]
+        inputs, outputs = config.decoder_channels()[index]
         self.activation = config.decoder_activation
-        self.conv = DoublingConv(read, made)
-        self.norm = SpleeterNorm(made, config.freeze_norm)
+        self.conv = DoublingConv(inputs, outputs)
+        self.norm = SpleeterNorm(outputs, config.freeze_norm)
         drops = index < DROPPING_LAYERS and not config.freeze_norm
         self.dropout = config.decoder_dropout if drops else 0.0
 

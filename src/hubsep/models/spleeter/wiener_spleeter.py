@@ -42,8 +42,8 @@ class WienerFilter:
 
     def sums(self) -> dict[str, Tensor]:
         """All that is known of the frames that `add` has seen; recordings are the first axis."""
-        found = {"power": self.power, "cross": self.cross, "peak": self.peak}
-        return {name: tensor for name, tensor in found.items() if tensor is not None}
+        sums = {"power": self.power, "cross": self.cross, "peak": self.peak}
+        return {name: tensor for name, tensor in sums.items() if tensor is not None}
 
     def add(self, estimates: Tensor, mixture: Tensor, peak: Tensor) -> None:
         """Takes frames in.
@@ -83,11 +83,11 @@ class WienerFilter:
         total = scale.square() * (EPSILON + self.power.mean(dim=2) / scale.square())
         rows = torch.stack([*self.power.unbind(dim=2), self.cross.real, self.cross.imag]) / total
         covariances = rows.unsqueeze(3).unbind(dim=2)  # of each stem, (4, batch, 1, bins)
-        found = [
+        parts = [
             _filtered(ratios, real, imaginary, covariances, scale)
             for ratios, real, imaginary in blocks(estimates, mixture)
         ]
-        return torch.view_as_complex(torch.cat(found, dim=3))
+        return torch.view_as_complex(torch.cat(parts, dim=3))
 
 
 def blocks(estimates: Tensor, mixture: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

@@ -143,7 +143,7 @@ def _attention_kinds() -> list[SDPBackend]:
         SDPBackend.MATH: cuda.math_sdp_enabled(),
         SDPBackend.CUDNN_ATTENTION: cuda.cudnn_sdp_enabled(),
     }
-    return [kind for kind, given in allowed.items() if given]
+    return [kind for kind, enabled in allowed.items() if enabled]
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:

@@ -137,9 +137,9 @@ def describe(run: Run, curve: list[dict[str, Any]], after: dict[str, float], tol
         f"mixtures of {others}:\n\n{figures(run.before, after)}\n\n"
         "![Learning curve](curve.png)"
     )
-    asked = f', queries=["{material.labels[0]}"]' if material.labels else ""
+    queries = f', queries=["{material.labels[0]}"]' if material.labels else ""
     target = f'model="{run.base[0]}", adapter="{repository}"' if recipe.lora else f'model="{repository}"'
-    use = f'from hubsep import pipeline\n\nseparate = pipeline({target})\nsources = separate("recording.wav"{asked})'
+    use = f'from hubsep import pipeline\n\nseparate = pipeline({target})\nsources = separate("recording.wav"{queries})'
     card = finetuned_card(
         base, name=name, data=data_entries(material.rows), licence=told.get("licence") or "unknown",
         commercial=material.commercial if told.get("licence") else None, training=training,

@@ -118,12 +118,12 @@ def fill_recipe(model_type: str, config: Path | None, overrides: dict[str, Any])
     if changed:
         raise DataError(f"{changed[0]} is a setting of runs that train a model anew; leave it out of a fine-tune")
     check_reports(recipe.report_to)
-    own = DEFAULTS[model_type]
+    defaults = DEFAULTS[model_type]
     changes: dict[str, Any] = {
         "model_type": model_type,
-        "learning_rate": recipe.learning_rate or own["rates"][recipe.lora],
-        "batch_size": recipe.batch_size or own["batch_size"],
-        "mixing": {"seconds": own["seconds"], **recipe.mixing},
+        "learning_rate": recipe.learning_rate or defaults["rates"][recipe.lora],
+        "batch_size": recipe.batch_size or defaults["batch_size"],
+        "mixing": {"seconds": defaults["seconds"], **recipe.mixing},
     }
     if recipe.minutes and world_size() > 1:
         raise DataError("minutes is for one process; several would not stop at the same step: set steps")

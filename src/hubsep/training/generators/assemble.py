@@ -72,13 +72,13 @@ def check_sizes(parts: dict[str, Any]) -> None:
     Raises:
         DataError: naming both.
     """
-    told = parts["unet"].config.cross_attention_dim[-1]
+    widths = parts["unet"].config.cross_attention_dim[-1]
     loa = parts["audio_mae"].config.hidden_size
     pairs = {
         "latent channels of vae and unet": (parts["vae"].config.latent_channels, parts["unet"].config.in_channels),
         "language of audio of audio_mae and language_model": (loa, parts["language_model"].config.n_embd),
-        "language of audio of audio_mae and unet": (loa, told[1] if isinstance(told, list | tuple) else told),
-        "states of text_encoder_2 and unet": (parts["text_encoder_2"].config.d_model, told[-1]),
+        "language of audio of audio_mae and unet": (loa, widths[1] if isinstance(widths, list | tuple) else widths),
+        "states of text_encoder_2 and unet": (parts["text_encoder_2"].config.d_model, widths[-1]),
         "rates of audio_mae and vocoder": (
             parts["audio_mae"].config.sampling_rate,
             parts["vocoder"].config.sampling_rate,

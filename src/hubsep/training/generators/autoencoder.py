@@ -49,11 +49,11 @@ class AutoencoderObjective(Objective):
         vae: Any = self.trained["vae"]
         posterior = vae.encode(mel).latent_dist
         latents = posterior.mean + posterior.std * torch.randn_like(posterior.mean)
-        made = vae.decode(latents).sample.float()
+        reconstruction = vae.decode(latents).sample.float()
         mean, log_variance = posterior.mean.float(), posterior.logvar.float()
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
-        error = F.l1_loss(made, mel)
-        slopes = sum(F.l1_loss(made.diff(dim=axis), mel.diff(dim=axis)) for axis in (2, 3)) / 2
+        error = F.l1_loss(reconstruction, mel)
+        slopes = sum(F.l1_loss(reconstruction.diff(dim=axis), mel.diff(dim=axis)) for axis in (2, 3)) / 2
         loss = error + self.slope_weight * slopes + self.kl_weight * divergence
         return {"loss": loss, "l1": error, "kl": divergence}
 

@@ -68,15 +68,15 @@ class Encoder:
         features = self.extractor(waveform, self.sounds.settings.sampling_rate, truncation=True)["input_features"]
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
             pool = self.audio_mae.config.loa_pool()
-            found = {"loa": self.audio_mae.loa(features.to(self.device), *pool)[0].float().cpu()}
+            item = {"loa": self.audio_mae.loa(features.to(self.device), *pool)[0].float().cpu()}
             if self.vae is not None:
                 mel = mel_spectrogram(waveform[None], self.mel)[:, None].to(self.device)
                 posterior = self.vae.encode(mel).latent_dist
                 noise = torch.randn(posterior.mean[0].shape, generator=torch.Generator().manual_seed(0))
                 latents = posterior.mean[0].float().cpu() + posterior.std[0].float().cpu() * noise
-                found["latents"] = latents * self.vae.config.scaling_factor
-        self.known[sound.seed] = found
-        return dict(found)
+                item["latents"] = latents * self.vae.config.scaling_factor
+        self.known[sound.seed] = item
+        return dict(item)
 
 
 __all__ = ["Encoder", "FeatureDataset"]

@@ -64,19 +64,19 @@ class JointObjective(LoaObjective):
     ) -> dict[str, Tensor]:
         """`loss`, and of it `diffusion` and `loa`, the mean absolute error of GPT-2's tokens."""
         read, mask, states = self.read(text_embeds, input_ids, attention_mask)
-        made = self.made(read, mask, loa.shape[1]).float()
-        error = F.l1_loss(made, loa)
-        told = made
+        tokens = self.made(read, mask, loa.shape[1]).float()
+        error = F.l1_loss(tokens, loa)
+        condition = tokens
         states, weights = self.disturbed(states, attention_mask)  # not as for GPT-2: each has to do without words
         if self.training:
             truth = torch.rand(len(loa), device=loa.device) < self.recipe.truth_probability
             nothing = dropped(len(loa), self.recipe.condition_dropout, loa)
-            told = torch.where(truth[:, None, None], loa, made).masked_fill(nothing[:, None, None], 0.0)
+            condition = torch.where(truth[:, None, None], loa, tokens).masked_fill(nothing[:, None, None], 0.0)
             empty, empty_mask = self.empty()
             states = torch.where(nothing[:, None, None], empty, states)
             weights = torch.where(nothing[:, None], empty_mask, weights)
-        made_of_it = diffusion_loss(self.part("unet"), self.scheduler, latents, told, states, weights.float())
-        return {"loss": made_of_it + self.recipe.loa_weight * error, "diffusion": made_of_it, "loa": error}
+        diffusion = diffusion_loss(self.part("unet"), self.scheduler, latents, condition, states, weights.float())
+        return {"loss": diffusion + self.recipe.loa_weight * error, "diffusion": diffusion, "loa": error}
 
 
 def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dict[str, float]:

@@ -87,15 +87,15 @@ class Captions:
                 features = self.text_encoder.get_text_features(
                     encoded["input_ids"], attention_mask=encoded["attention_mask"]
                 )
-            found = getattr(features, "pooler_output", features).float().cpu()
-            for caption, embedding in zip(part, found, strict=True):
+            embeddings = getattr(features, "pooler_output", features).float().cpu()
+            for caption, embedding in zip(part, embeddings, strict=True):
                 self._keep(caption, embedding[None])
 
     def _keep(self, caption: str, embedding: Tensor) -> None:
         padded = self.tokenizer_2([caption], padding="max_length", max_length=self.tokens, return_tensors="pt")
-        found = padded["input_ids"].shape[1]
-        if found > self.tokens:
-            raise DataError(f"{caption!r} has {found} tokens, text_tokens is {self.tokens}; raise it")
+        length = padded["input_ids"].shape[1]
+        if length > self.tokens:
+            raise DataError(f"{caption!r} has {length} tokens, text_tokens is {self.tokens}; raise it")
         self.known[caption] = {
             "text_embeds": embedding.clone(),
             "input_ids": padded["input_ids"][0],
@@ -182,21 +182,21 @@ class LoaObjective(Objective):
         output = self.part("language_model")(
             inputs_embeds=inputs, attention_mask=whole, position_ids=self.positions(whole)
         )
-        made: Tensor = output.last_hidden_state[:, -tokens:]
-        return made
+        states: Tensor = output.last_hidden_state[:, -tokens:]
+        return states
 
     def made(self, read: Tensor, mask: Tensor, tokens: int) -> Tensor:
         """The tokens as GPT-2 makes them from its own before, as in use; gradients go all the way back."""
         whole = torch.cat([mask, mask.new_ones(len(mask), tokens - 1)], dim=1)
-        positions, inputs, cache, made = self.positions(whole), read, None, []
+        positions, inputs, cache, states = self.positions(whole), read, None, []
         for count in range(read.shape[1], whole.shape[1] + 1):
             output = self.part("language_model")(
                 inputs_embeds=inputs, attention_mask=whole[:, :count], past_key_values=cache, use_cache=True,
                 position_ids=None if positions is None else positions[:, count - inputs.shape[1] : count],
             )  # fmt: skip
             inputs, cache = output.last_hidden_state[:, -1:].to(read), output.past_key_values
-            made.append(inputs)
-        return torch.cat(made, dim=1)
+            states.append(inputs)
+        return torch.cat(states, dim=1)
 
     def forward(
         self, loa: Tensor, text_embeds: Tensor, input_ids: Tensor, attention_mask: Tensor
@@ -263,9 +263,9 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
         return {**encoder(sound), **captions(sound.caption)}
 
     fixed = [features(sound) for sound in heldout]
-    found = fixed[0]["loa"].shape[0]
-    if found != recipe.loa_tokens:
-        raise DataError(f"audio_mae gives {found} tokens of language of audio, loa_tokens is {recipe.loa_tokens}")
+    tokens = fixed[0]["loa"].shape[0]
+    if tokens != recipe.loa_tokens:
+        raise DataError(f"audio_mae gives {tokens} tokens of language of audio, loa_tokens is {recipe.loa_tokens}")
     title = "error of language of audio, dB below 1 (held out)"
     return train_stage(
         recipe, LoaObjective(parts, recipe, captions("")), FeatureDataset(sounds, features), fixed, title, output

@@ -133,9 +133,9 @@ class Told:
             mode = vae.encode(mel.to(vae.device, vae.dtype)).latent_dist.mode()[0]
             self.latents[sound.seed] = mode.float().cpu() * vae.config.scaling_factor
         if sound.caption not in self.captions:
-            found = self.pipe.encode_prompt(sound.caption)
-            text, mask = self.padded(found.text, found.weights, sound.caption)
-            self.captions[sound.caption] = {"loa": found.loa[0].float().cpu(), "text": text[0], "mask": mask[0]}
+            conditions = self.pipe.encode_prompt(sound.caption)
+            text, mask = self.padded(conditions.text, conditions.weights, sound.caption)
+            self.captions[sound.caption] = {"loa": conditions.loa[0].float().cpu(), "text": text[0], "mask": mask[0]}
         return {"latents": self.latents[sound.seed], **self.captions[sound.caption]}
 
     def padded(self, text: Tensor, mask: Tensor, caption: str) -> tuple[Tensor, Tensor]:
@@ -188,14 +188,14 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
     torch.manual_seed(recipe.seed)
     adapted = add_adapters(pipe.unet, recipe)
     sounds, heldout = load_sounds(recipe, data)
-    told = Told(pipe, sounds, recipe.text_tokens)
+    features = Told(pipe, sounds, recipe.text_tokens)
     nothing = pipe.encode_prompt("")
-    empty = told.padded(nothing.text, nothing.weights, "")
+    empty = features.padded(nothing.text, nothing.weights, "")
     card = adapter_card(recipe, licence, data, output)
     objective = LoraObjective(adapted, pipe.scheduler, recipe.condition_dropout, empty, card)
     title = "error of what the U-Net predicts, dB below 1 (held out)"
-    fixed = [told(sound) for sound in heldout]
-    result = train_stage(recipe, objective, FeatureDataset(sounds, told), fixed, title, output)
+    fixed = [features(sound) for sound in heldout]
+    result = train_stage(recipe, objective, FeatureDataset(sounds, features), fixed, title, output)
     if recipe.push_to:
         push_adapters(recipe.push_to, output / "model")
     return result

@@ -153,8 +153,8 @@ def token_means(tower: Tower, texts: list[str]) -> Tensor:
     batch = tower.tokenizer(texts, padding=True, return_tensors="pt")
     hidden = tower.model.text_model(**batch).last_hidden_state
     weight = batch["attention_mask"].unsqueeze(-1)
-    found: Tensor = (hidden * weight).sum(1) / weight.sum(1)
-    return found
+    means: Tensor = (hidden * weight).sum(1) / weight.sum(1)
+    return means
 
 
 @torch.no_grad()
@@ -207,8 +207,12 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
     for name, part in parts.items():
         part.save_pretrained(output / name)
     phrases = [phrase for label in catalogue()["sounds"] for phrase in heldout_phrases(label)]
-    found = cosines(model, tokenizer, tower, phrases)
-    return {"tokens": float(len(tokens)), "cosine": float(found.mean()), "lowest_cosine": float(found.min())}
+    similarities = cosines(model, tokenizer, tower, phrases)
+    return {
+        "tokens": float(len(tokens)),
+        "cosine": float(similarities.mean()),
+        "lowest_cosine": float(similarities.min()),
+    }
 
 
 __all__ = ["TextEncodersRecipe", "cosines", "main", "pooled_by_mean"]

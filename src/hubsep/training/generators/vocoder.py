@@ -60,9 +60,9 @@ def spectral_loss(made: Tensor, wanted: Tensor) -> Tensor:
     """Error of magnitudes relative to those wanted, and of their logarithms, over three resolutions."""
     total = made.new_zeros(())
     for n_fft, hop in RESOLUTIONS:
-        found, target = magnitudes(made, n_fft, hop), magnitudes(wanted, n_fft, hop)
-        total = total + torch.linalg.norm(target - found) / torch.linalg.norm(target).clamp(min=1e-3)
-        total = total + F.l1_loss(found.log(), target.log())
+        estimate, target = magnitudes(made, n_fft, hop), magnitudes(wanted, n_fft, hop)
+        total = total + torch.linalg.norm(target - estimate) / torch.linalg.norm(target).clamp(min=1e-3)
+        total = total + F.l1_loss(estimate.log(), target.log())
     return total / len(RESOLUTIONS)
 
 
@@ -99,22 +99,22 @@ class VocoderObjective(Objective):
 
     def forward(self, mel: Tensor, waveform: Tensor) -> dict[str, Tensor]:
         """`loss`; of it `spectral` and `mel`; outside training without the adversarial part."""
-        made = self.trained["vocoder"](mel).float()
-        with torch.autocast(made.device.type, enabled=False):
-            spectral = spectral_loss(made, waveform)
+        output = self.trained["vocoder"](mel).float()
+        with torch.autocast(output.device.type, enabled=False):
+            spectral = spectral_loss(output, waveform)
             # from the waveforms both, as the mel spectrogram in the batch may be in half precision
-            heard = F.l1_loss(mel_spectrogram(made, self.mel), mel_spectrogram(waveform, self.mel))
+            heard = F.l1_loss(mel_spectrogram(output, self.mel), mel_spectrogram(waveform, self.mel))
         loss = spectral + self.mel_weight * heard
         if self.training and self.adversarial_weight:
-            loss = loss + self.adversarial_weight * self._adversarial(made, waveform)
+            loss = loss + self.adversarial_weight * self._adversarial(output, waveform)
         return {"loss": loss, "spectral": spectral, "mel": heard}
 
-    def _adversarial(self, made: Tensor, waveform: Tensor) -> Tensor:
-        total = made.new_zeros(())
+    def _adversarial(self, output: Tensor, waveform: Tensor) -> Tensor:
+        total = output.new_zeros(())
         for judge in self.judges:
             fixed = {name: parameter.detach() for name, parameter in judge.named_parameters()}
-            total = total - torch.func.functional_call(judge, fixed, (made,)).mean()
-            total = total + F.relu(1 - judge(waveform)).mean() + F.relu(1 + judge(made.detach())).mean()
+            total = total - torch.func.functional_call(judge, fixed, (output,)).mean()
+            total = total + F.relu(1 - judge(waveform)).mean() + F.relu(1 + judge(output.detach())).mean()
         return total / len(self.judges)
 
 

@@ -24,8 +24,8 @@ from .query_classes import ELSE, embed
 
 def sounds_without_class(model: Any, labels: Sequence[str]) -> list[str]:
     """Labels the query network has no class for; none if it has no classes at all."""
-    known = set(model.config.query_classes)
-    return [label for label in labels if label not in known] if known else []
+    classes = set(model.config.query_classes)
+    return [label for label in labels if label not in classes] if classes else []
 
 
 def teach_new_classes(
@@ -44,26 +44,26 @@ def teach_new_classes(
     Returns:
         The share of sentences about the new sounds that are given their class.
     """
-    known = list(model.config.query_classes)
+    known_classes = list(model.config.query_classes)
     add_query_classes(model, labels)
     rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
-    texts, classes = _sentences(known, labels, rng)
+    texts, classes = _sentences(known_classes, labels, rng)
     embeds, targets = embed(model, processor, texts).to(model.device), torch.tensor(classes, device=model.device)
-    new = (targets >= len(known)).float()
+    new = (targets >= len(known_classes)).float()
     weight = new / new.sum() + (1 - new) / (1 - new).sum().clamp_min(1)
     network = model.query_network
     linear = network.linear2
-    row = linear.weight[len(known) :].detach().clone().requires_grad_()
-    bias = torch.zeros_like(linear.bias[len(known) :]).requires_grad_()
+    row = linear.weight[len(known_classes) :].detach().clone().requires_grad_()
+    bias = torch.zeros_like(linear.bias[len(known_classes) :]).requires_grad_()
     optimizer = torch.optim.AdamW([row, bias], lr=2e-2, weight_decay=0.01)
     with torch.no_grad():
-        bound = linear.weight[: len(known)].norm(dim=1).mean() / linear.in_features**0.5
+        bound = linear.weight[: len(known_classes)].norm(dim=1).mean() / linear.in_features**0.5
         row.copy_(bound * torch.randn(row.shape, generator=generator).to(row))
 
     def logits(inputs: Tensor) -> Tensor:
         with torch.no_grad():
             hidden = F.leaky_relu(network.linear1(network.norm(inputs)), 0.01)
-            before = F.linear(hidden, linear.weight[: len(known)], linear.bias[: len(known)])
+            before = F.linear(hidden, linear.weight[: len(known_classes)], linear.bias[: len(known_classes)])
         return torch.cat([before, F.linear(hidden, row, bias)], dim=-1)
 
     for _ in range(steps):
@@ -75,23 +75,23 @@ def teach_new_classes(
         optimizer.step()
         optimizer.zero_grad()
     with torch.no_grad():
-        linear.weight[len(known) :], linear.bias[len(known) :] = row, bias
+        linear.weight[len(known_classes) :], linear.bias[len(known_classes) :] = row, bias
         right = network.classify(embeds).argmax(dim=-1) == targets
     return right[new.bool()].float().mean().item()
 
 
-def _sentences(known: Sequence[str], labels: Sequence[str], rng: random.Random) -> tuple[list[str], list[int]]:
+def _sentences(known_classes: Sequence[str], labels: Sequence[str], rng: random.Random) -> tuple[list[str], list[int]]:
     """Sentences about the new sounds, the known ones and others, and the number of the class of each."""
     words = catalogue()
-    frames, number = words["templates"], {name: index for index, name in enumerate([*known, *labels])}
+    frames, number = words["templates"], {name: index for index, name in enumerate([*known_classes, *labels])}
     rows = [(frame.format(phrase), number[label]) for label in labels for phrase in phrases(label)[:12] for frame in
             ["{}", *rng.sample(frames, 7)]]  # fmt: skip
     for sound in words["sounds"]:
         if sound in number and sound not in labels:
             rows += _some(phrases(sound), number[sound], 8, frames, rng)
-    for group, told in words["groups"].items():
+    for group, wordings in words["groups"].items():
         if f"any {group}" in number:
-            rows += _some(told, number[f"any {group}"], 8, frames, rng)
+            rows += _some(wordings, number[f"any {group}"], 8, frames, rng)
     if ELSE in number:
         for other in [*words["others"], *(sound for sound in words["sounds"] if sound not in number)]:
             if other not in labels:
@@ -99,8 +99,8 @@ def _sentences(known: Sequence[str], labels: Sequence[str], rng: random.Random) 
     return [text for text, _ in rows], [place for _, place in rows]
 
 
-def _some(told: Sequence[str], number: int, count: int, frames: Sequence[str], rng: random.Random) -> Any:
-    return [(rng.choice(frames).format(p), number) for p in rng.sample(list(told), min(count, len(told)))]
+def _some(wordings: Sequence[str], number: int, count: int, frames: Sequence[str], rng: random.Random) -> Any:
+    return [(rng.choice(frames).format(p), number) for p in rng.sample(list(wordings), min(count, len(wordings)))]
 
 
 __all__ = ["sounds_without_class", "teach_new_classes"]

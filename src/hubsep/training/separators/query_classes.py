@@ -28,8 +28,8 @@ from ...models.audiosep.processing_audiosep import AudioSepProcessor
 
 def class_names() -> list[str]:
     """Names of the classes: sounds, groups ("any animal"), and everything else."""
-    known = catalogue()
-    return [*known["sounds"], *(f"any {group}" for group in known["groups"]), ELSE]
+    tables = catalogue()
+    return [*tables["sounds"], *(f"any {group}" for group in tables["groups"]), ELSE]
 
 
 def class_phrases(names: list[str]) -> list[tuple[str, int]]:
@@ -37,12 +37,12 @@ def class_phrases(names: list[str]) -> list[tuple[str, int]]:
 
     Sounds of the catalogue that are no class are as good as those known by name only: anything else.
     """
-    known = catalogue()
+    tables = catalogue()
     number = {name: index for index, name in enumerate(names)}
-    rows = [(phrase, number.get(sound, number[ELSE])) for sound in known["sounds"] for phrase in phrases(sound)]
-    for group, words in known["groups"].items():
+    rows = [(phrase, number.get(sound, number[ELSE])) for sound in tables["sounds"] for phrase in phrases(sound)]
+    for group, words in tables["groups"].items():
         rows += [(phrase, number[f"any {group}"]) for phrase in words]
-    return rows + [(phrase, number[ELSE]) for other in known["others"] for phrase in phrases(other)]
+    return rows + [(phrase, number[ELSE]) for other in tables["others"] for phrase in phrases(other)]
 
 
 def foreign_rows(names: list[str]) -> list[tuple[str, str, int]]:
@@ -55,8 +55,8 @@ def foreign_rows(names: list[str]) -> list[tuple[str, str, int]]:
     rows = [
         (code, phrase, number.get(sound, number[ELSE]))
         for sound in catalogue()["sounds"]
-        for code, told in foreign_phrases(sound).items()
-        for phrase in told
+        for code, wordings in foreign_phrases(sound).items()
+        for phrase in wordings
     ]
     return rows + [("de", phrase, number[ELSE]) for phrase in ("狗叫", "дождь", "雨の音", "نباح", "개 짖는 소리")]
 

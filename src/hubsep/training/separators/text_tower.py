@@ -66,8 +66,8 @@ class Tower:
 
 def all_phrases() -> dict[str, list[str]]:
     """Every class of the catalogue with the phrases taught for it."""
-    known = catalogue()
-    return {label: phrases(label) for label in [*known["sounds"], *known["others"]]}
+    tables = catalogue()
+    return {label: phrases(label) for label in [*tables["sounds"], *tables["others"]]}
 
 
 def choose_tokens(tower: Tower, recipe: TextTowerRecipe) -> list[str]:
