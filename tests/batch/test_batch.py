@@ -23,7 +23,7 @@ from children import ENVIRONMENT, Children
 from tiny_conv_tasnet import tiny_conv_tasnet
 
 from hubsep.batch.claims import Claims
-from hubsep.batch.delivery import sweep
+from hubsep.batch.delivery import scratch_folder, sweep
 from hubsep.batch.fingerprint import model_fingerprint
 from hubsep.batch.manifest import Manifest, read_manifest
 from hubsep.batch.places import Place, one_process_instead_of_many, own_device
@@ -359,6 +359,23 @@ def launch(arguments: list[str]) -> subprocess.Popen[str]:
     environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(SOURCES)}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen([*run, *arguments], env=environment, **pipes)
+
+
+def test_an_interruption_while_scratch_files_go_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unlink, signals = os.unlink, [signal.SIGINT]
+
+    def interrupted(*arguments: Any, **options: Any) -> None:
+        while signals:
+            os.kill(os.getpid(), signals.pop())
+        unlink(*arguments, **options)
+
+    scratch = scratch_folder(tmp_path)
+    (scratch.__enter__() / "half.w64").write_bytes(b"half")
+    monkeypatch.setattr(os, "unlink", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        scratch.__exit__(None, None, None)
+    assert not signals
+    assert not os.listdir(tmp_path)
 
 
 @pytest.mark.slow

@@ -116,8 +116,15 @@ def open_for_form(source: Path) -> AudioReader:
 def scratch_folder(output: Path) -> Iterator[Path]:
     """A hidden folder in `output` for what is not complete."""
     output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{host()}-{os.getpid()}-", dir=output) as folder:
-        yield Path(folder)
+    scratch = tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{host()}-{os.getpid()}-", dir=output)
+    try:
+        yield Path(scratch.name)
+    finally:
+        try:
+            scratch.cleanup()
+        except KeyboardInterrupt:  # in the middle of it; it does not go on by itself
+            shutil.rmtree(scratch.name, ignore_errors=True)
+            raise
 
 
 def sweep(output: Path) -> None:
