@@ -9,6 +9,7 @@ setting's own default is always allowed, 0 for "the system's own" for instance.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
@@ -122,20 +123,47 @@ def check_bounds(label: str, name: str, value: Any) -> None:
             raise DataError(f"{label} must be {low:.12g} to {high:.12g}, got {shown(value)}")
 
 
-def settings_of(settings_class: type[Settings], values: Mapping[str, Any], what: str, **fixed: Any) -> Settings:
+def settings_of(settings_class: type[Settings], values: Mapping[str, Any], what: str, **facts: Any) -> Settings:
     """Settings of a class, most of them from a recipe.
 
     Args:
         settings_class: a dataclass.
-        values: of the recipe, which win.
+        values: of the recipe.
         what: the recipe's name for them, such as "mixing".
-        **fixed: what follows from the model.
+        **facts: what follows from the model, and cannot be otherwise in the recipe.
 
     Raises:
-        DataError: as `check_fields`.
+        DataError: as `check_fields`, and if the recipe contradicts the model, with both values.
     """
     check_fields(settings_class, values, f"{what} setting")
-    return settings_class(**{**fixed, **values})
+    for name, fact in facts.items():
+        value = values.get(name, fact)
+        if value != fact and not (isinstance(value, list | tuple) and list(value) == list(fact)):
+            raise DataError(
+                f"{what} setting {name} is {shown(value)} in the recipe, but {shown(fact)} for this model, which "
+                f"decides it; leave {name} out of {what}, or train a model that has it"
+            )
+    return settings_class(**{**values, **facts})
+
+
+def check_length(label: str, seconds: float, config: Any) -> None:
+    """Refuses pieces of sound that are too short for a model to hear.
+
+    Args:
+        label: what the length is called, such as "mixing setting seconds".
+        seconds: the length.
+        config: of the model, with `sampling_rate` and `minimum_samples`.
+
+    Raises:
+        DataError: naming the length and the shortest one.
+    """
+    samples = int(seconds * config.sampling_rate)
+    if samples < config.minimum_samples:
+        least = math.ceil(config.minimum_samples / config.sampling_rate * 1_000) / 1_000
+        raise DataError(
+            f"{label} is {seconds:g}, which is {samples} samples at {config.sampling_rate} Hz; this model needs "
+            f"{config.minimum_samples}: set it to at least {least:g}"
+        )
 
 
 def _check_kind(label: str, value: Any, kind: Any) -> None:
@@ -182,4 +210,4 @@ def _name_of(kind: Any) -> str:
     return NAMES.get(kind, "a path" if kind is Path else "null")
 
 
-__all__ = ["CHOICES", "LIMITS", "check_bounds", "check_fields", "settings_of"]
+__all__ = ["CHOICES", "LIMITS", "check_bounds", "check_fields", "check_length", "settings_of"]

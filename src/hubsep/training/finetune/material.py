@@ -33,7 +33,7 @@ from ...data.speech import SpeechMixtureDataset, SpeechSettings, speech_mixtures
 from ...data.stems import assign_stems, read_song
 from ...errors import DataError
 from ...metrics.separation import sdr_improvement, si_snr
-from ..bounds import settings_of
+from ..bounds import check_length, settings_of
 from ..separators import music, speech
 from ..validation import Judge
 
@@ -89,11 +89,17 @@ def load_material(model: Any, processor: Any, recipe: Any, data: Any, background
         AudioError: if a recording cannot be read.
     """
     kind = kind_of(model.config)
+    kinds: dict[str, tuple[Callable[..., Any], Callable[..., Material]]] = {
+        "sounds": (sound_settings, _sounds),
+        "speakers": (speech_settings, _speakers),
+        "songs": (song_settings, _songs),
+    }
+    mixed, load = kinds[kind]
+    settings = mixed(model.config, recipe, background)
     rows = read_rows(data, kind)
     others = read_metadata(background) if background is not None else []
     commercial = check_commercial([*rows, *others], recipe.non_commercial)
-    load = {"sounds": _sounds, "speakers": _speakers, "songs": _songs}[kind]
-    material = load(model, processor, recipe, rows, background)
+    material = load(model, processor, recipe, settings, rows, background)
     material.rows, material.commercial = [*rows, *others], commercial
     return material
 
@@ -110,9 +116,68 @@ class FineTuneMixtures(MixtureDataset):
         return super()._text(clips, number, rng)
 
 
-def _sounds(model: Any, processor: Any, recipe: Any, rows: list[Row], background: Path | None) -> Material:
+def sound_settings(config: Any, recipe: Any, background: Path | None) -> MixingSettings:
+    """How sounds are mixed for a model asked with text.
+
+    Raises:
+        DataError: if the recipe does not suit the model.
+    """
+    settings = settings_of(MixingSettings, recipe.mixing, "mixing", sampling_rate=config.sampling_rate)
+    check_lengths(settings.seconds, config, recipe)
+    return settings
+
+
+def speech_settings(config: Any, recipe: Any, background: Path | None) -> SpeechSettings:
+    """How speakers are mixed, with noise if there is a background.
+
+    Raises:
+        DataError: if the recipe does not suit the model, or noise is asked for and there is no folder of it.
+    """
+    sources = config.num_sources
+    if sources == 1 and background is None:
+        raise DataError("this model takes speech out of noise; name a folder of noises with --background")
+    usual = 0.0 if background is None else 1.0 if sources == 1 else 0.5
+    facts: dict[str, Any] = {"sampling_rate": config.sampling_rate, "num_sources": sources, "num_outputs": sources}
+    settings = settings_of(SpeechSettings, {"noise_probability": usual, **recipe.mixing}, "mixing", **facts)
+    if settings.noise_probability > 0 and background is None:
+        raise DataError(
+            f"mixing setting noise_probability is {settings.noise_probability:g}, and there is no noise; name a "
+            "folder of noises with --background, or leave noise_probability out of mixing"
+        )
+    check_lengths(settings.seconds, config, recipe)
+    return settings
+
+
+def song_settings(config: Any, recipe: Any, background: Path | None) -> MusicSettings:
+    """How songs are mixed.
+
+    Raises:
+        DataError: if the recipe does not suit the model, or there is a background.
+    """
+    if background is not None:
+        raise DataError("songs are mixed with each other; leave out --background")
+    facts: dict[str, Any] = {
+        "sampling_rate": config.sampling_rate, "stems": config.source_names, "channels": config.num_channels,
+    }  # fmt: skip
+    settings = settings_of(MusicSettings, recipe.mixing, "mixing", **facts)
+    check_length("mixing setting seconds", settings.seconds, config)
+    return settings
+
+
+def check_lengths(seconds: float, config: Any, recipe: Any) -> None:
+    """Refuses mixtures that are too short for the model, those it learns from and those it is judged by.
+
+    Raises:
+        DataError: naming the setting.
+    """
+    check_length("mixing setting seconds", seconds, config)
+    check_length("recipe setting validation_seconds", recipe.validation_seconds, config)
+
+
+def _sounds(
+    model: Any, processor: Any, recipe: Any, settings: MixingSettings, rows: list[Row], background: Path | None
+) -> Material:
     rate, labels = model.config.sampling_rate, sorted({row["label"].strip() for row in rows})
-    settings = settings_of(MixingSettings, recipe.mixing, "mixing", sampling_rate=rate)
     named = zip((row["label"].strip() for row in rows), groups_of(rows), strict=True)
     groups = hold_out(named, recipe.validation_fraction, LEAST)
     others = load_clips([background], rate) if background is not None else []
@@ -173,17 +238,16 @@ def validate_queries(
     return {name: round(value, 3) for name, value in result.items()}
 
 
-def _speakers(model: Any, processor: Any, recipe: Any, rows: list[Row], background: Path | None) -> Material:
+def _speakers(
+    model: Any, processor: Any, recipe: Any, settings: SpeechSettings, rows: list[Row], background: Path | None
+) -> Material:
     rate, sources = model.config.sampling_rate, model.config.num_sources
     named = [("speech", row["speaker"]) for row in rows]
     held = hold_out(named, recipe.validation_fraction, max(LEAST, sources), "speakers")
     clips = read_clips(rows, "speakers", rate, OWN)
     noises = split_clips(load_clips([background], rate))[0] if background is not None else []
-    if sources == 1 and not noises:
-        raise DataError("this model takes speech out of noise; name a folder of noises with --background")
-    noisy = {"noise_probability": 1.0 if sources == 1 else 0.5} if noises else {}
-    fixed: dict[str, Any] = {"sampling_rate": rate, "num_sources": sources, "num_outputs": sources, **noisy}
-    settings = settings_of(SpeechSettings, recipe.mixing, "mixing", **fixed)
+    if background is not None and not noises:
+        raise DataError(f"{background}, the --background, has no recordings to learn from; name a folder of noises")
     training = [clip for clip in clips if clip.group not in held]
     heldout = [clip for clip in clips if clip.group in held]
 
@@ -226,10 +290,10 @@ def validate_noisy(model: Any, mixtures: list[dict[str, Tensor]]) -> dict[str, f
     return {"si_snri": round(mean(gains), 3)}
 
 
-def _songs(model: Any, processor: Any, recipe: Any, rows: list[Row], background: Path | None) -> Material:
-    if background is not None:
-        raise DataError("songs are mixed with each other; leave out --background")
-    names, channels, rate = model.config.source_names, model.config.num_channels, model.config.sampling_rate
+def _songs(
+    model: Any, processor: Any, recipe: Any, settings: MusicSettings, rows: list[Row], background: Path | None
+) -> Material:
+    names, rate = model.config.source_names, model.config.sampling_rate
     groups = groups_of(rows)
     held = hold_out((("songs", group) for group in groups), recipe.validation_fraction, LEAST, "artists")
     songs = []
@@ -238,8 +302,6 @@ def _songs(model: Any, processor: Any, recipe: Any, rows: list[Row], background:
         assign_stems(song.stems, names)
         songs.append(song)
     training, heldout = [s for s in songs if s.group not in held], [s for s in songs if s.group in held]
-    fixed: dict[str, Any] = {"sampling_rate": rate, "stems": names, "channels": channels}
-    settings = settings_of(MusicSettings, recipe.mixing, "mixing", **fixed)
     choosing, reporting, apart = two_parts(heldout, [("songs", song.group) for song in heldout], ["songs"])
     few = song_mixtures(choosing[: recipe.validation_mixtures], names, 2)
     many = song_mixtures(reporting[: recipe.final_mixtures], names, 2)

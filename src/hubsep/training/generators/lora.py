@@ -150,10 +150,20 @@ def settings_of(pipe: Any, recipe: LoraRecipe) -> None:
     """Gives the recipe the pipeline's rate, hop, mel bins and, where it has none, its length.
 
     Raises:
-        DataError: if excerpts are no whole number of what the U-Net halves.
+        DataError: if the recipe says otherwise, or excerpts are no whole number of what the U-Net halves.
     """
-    config = pipe.vocoder.config
-    recipe.sampling_rate, recipe.hop_length, recipe.num_mels = pipe.sampling_rate, pipe.hop_length, config.model_in_dim
+    facts = {
+        "sampling_rate": pipe.sampling_rate,
+        "hop_length": pipe.hop_length,
+        "num_mels": pipe.vocoder.config.model_in_dim,
+    }
+    for name, fact in facts.items():
+        value = getattr(recipe, name)
+        if value not in (fact, getattr(LoraRecipe, name)):
+            raise DataError(
+                f"recipe setting {name} is {value}, but {fact} for this pipeline, which decides it; leave {name} out"
+            )
+        setattr(recipe, name, fact)
     recipe.seconds = recipe.seconds or pipe.native_seconds
     step = pipe.vae_scale_factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1)
     frames = recipe.samples // recipe.hop_length

@@ -33,7 +33,7 @@ from ...hub.loading import load_checked_tokenizer
 from ...models.audiosep.configuration_audiosep import AudioSepConfig
 from ...models.audiosep.modeling_audiosep import AudioSepForAudioSeparation
 from ...models.audiosep.processing_audiosep import AudioSepProcessor
-from ..bounds import settings_of
+from ..bounds import check_length, settings_of
 from ..recipe import load_recipe
 from ..trainer import Collator, TrainingRecipe, collate, run_training
 from ..validation import CurveCallback, Judge
@@ -187,31 +187,47 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
     recipe = load_recipe(AudioSepRecipe, config, **overrides)
     torch.manual_seed(recipe.seed)
     model, processor = build_model(recipe)
+    settings = mixing_settings(recipe, model.config)
     training, validation = load_data(recipe, data, model.config.sampling_rate)
     model.config.known_sounds = sorted({label for clip in training + validation for label in clip.labels})
     if recipe.scenes:
         model.config.known_sounds = [name for name in model.config.known_sounds if name in model.config.query_classes]
     watch = CurveCallback(model, judge(recipe, model, processor, validation), recipe, output)
     model.to(memory_format=torch.channels_last)
-    dataset, collator = material(recipe, model, processor, training)
+    dataset, collator = material(recipe, settings, model, processor, training)
     point = run_training(model, recipe, dataset, watch, output, collator)
     processor.save_pretrained(output / "model")
     return point
 
 
-def material(
-    recipe: AudioSepRecipe, model: AudioSepForAudioSeparation, processor: AudioSepProcessor, clips: list[Clip]
-) -> tuple[Dataset[Any], Collator]:
-    """The items of a run, and what makes a batch of them."""
-    length, rate = recipe.steps * recipe.batch_size, model.config.sampling_rate
-    if not recipe.scenes:
+def mixing_settings(recipe: AudioSepRecipe, config: Any) -> MixingSettings | SceneSettings:
+    """How the mixtures, or the scenes, of a run are made.
+
+    Raises:
+        DataError: if the recipe does not suit the model.
+    """
+    rate = config.sampling_rate
+    settings: MixingSettings | SceneSettings
+    if recipe.scenes:
+        settings = settings_of(SceneSettings, recipe.scenes, "scenes", sampling_rate=rate)
+    else:
         settings = settings_of(MixingSettings, recipe.mixing, "mixing", sampling_rate=rate)
+    check_length(f"{'scenes' if recipe.scenes else 'mixing'} setting seconds", settings.seconds, config)
+    return settings
+
+
+def material(
+    recipe: AudioSepRecipe, settings: MixingSettings | SceneSettings, model: AudioSepForAudioSeparation,
+    processor: AudioSepProcessor, clips: list[Clip],
+) -> tuple[Dataset[Any], Collator]:  # fmt: skip
+    """The items of a run, and what makes a batch of them."""
+    length = recipe.steps * recipe.batch_size
+    if isinstance(settings, MixingSettings):
         return MixtureDataset(ClipSampler(clips, recipe.corpus_weights), settings, length, recipe.seed), TextCollator(
             processor
         )
     sampler = SoundSampler(clips, model.config.query_classes, recipe.sound_weights)
-    scenes = settings_of(SceneSettings, recipe.scenes, "scenes", sampling_rate=rate)
-    return SceneDataset(sampler, scenes, model.config.query_classes, length, recipe.seed), collate
+    return SceneDataset(sampler, settings, model.config.query_classes, length, recipe.seed), collate
 
 
 def judge(recipe: AudioSepRecipe, model: Any, processor: AudioSepProcessor, clips: list[Clip]) -> Judge:

@@ -29,7 +29,7 @@ from ...errors import DataError
 from ...models.audiosep.configuration_audiosep import AudioSepConfig
 from ...models.audiosep.listener_audiosep import HOP, POOLING
 from ...models.audiosep.modeling_audiosep import AudioSepForAudioSeparation, frames_heard, smooth_maximum
-from ..bounds import settings_of
+from ..bounds import check_length, settings_of
 from ..recipe import load_recipe
 from ..trainer import TrainingRecipe, run_training, shipped_or_folder
 from ..validation import CurveCallback, Judge
@@ -235,10 +235,11 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
     torch.manual_seed(recipe.seed)
     model = build(recipe)
     rate, classes = model.config.sampling_rate, list(model.config.query_classes)
+    settings = settings_of(SceneSettings, recipe.scenes, "scenes", sampling_rate=rate)
+    check_length("scenes setting seconds", settings.seconds, model.config)
     folders = [data / name for name in recipe.folders]
     clips = load_clips(folders, rate, commercial_only=recipe.commercial_only)
     training, heldout = held_out(clips, data, recipe.validation_fraction, commercial_only=recipe.commercial_only)
-    settings = settings_of(SceneSettings, recipe.scenes, "scenes", sampling_rate=rate)
     dataset = PoolDataset(
         SoundSampler(training, classes, recipe.sound_weights), settings, classes, recipe.steps * recipe.batch_size,
         pool=recipe.pool, mixtures=recipe.mixtures, seed=recipe.seed,

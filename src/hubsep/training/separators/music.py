@@ -30,7 +30,7 @@ from ...metrics.separation import level_change, sdr_improvement
 from ...models.meta_tasnet.layers_meta_tasnet import EPSILON
 from ...registry import SYSTEMS, locate
 from .. import trainer
-from ..bounds import settings_of
+from ..bounds import check_length, settings_of
 from ..recipe import load_recipe
 from ..trainer import TrainingRecipe
 from ..validation import CurveCallback, Judge
@@ -146,9 +146,10 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
     torch.manual_seed(recipe.seed)
     model = build_model(recipe)
     names, channels = model.config.source_names, model.config.num_channels
-    training, heldout = load_data(recipe, data, model.config.sampling_rate)
     facts: dict[str, Any] = {"sampling_rate": model.config.sampling_rate, "stems": names, "channels": channels}
     settings = settings_of(MusicSettings, recipe.mixing, "mixing", **facts)
+    check_length("mixing setting seconds", settings.seconds, model.config)
+    training, heldout = load_data(recipe, data, model.config.sampling_rate)
     dataset = MusicMixtureDataset(training, settings, recipe.steps * recipe.batch_size, recipe.seed)
     if recipe.spectrogram_items and not recipe.initial_model:
         start_spectrograms(model, dataset, min(recipe.spectrogram_items, len(dataset)))

@@ -22,11 +22,12 @@ from ...data.noisy import NoisySpeech, noisy_mixtures
 from ...data.pairs import separate
 from ...data.recordings import Clip, held_out, load_clips, split_clips
 from ...data.speech import SpeechMixture, SpeechMixtureDataset, SpeechSettings, speech_mixtures
+from ...errors import DataError
 from ...metrics.separation import match_outputs, si_snr
 from ...pipelines.separation.levels import rescale
 from ...pipelines.separation.scores import ACTIVE_SCORE, Scores
 from .. import trainer
-from ..bounds import settings_of
+from ..bounds import check_length, settings_of
 from ..recipe import load_recipe
 from ..trainer import TrainingRecipe
 from ..validation import CurveCallback, Judge
@@ -105,6 +106,30 @@ def build_model(recipe: SpeechRecipe) -> PreTrainedModel:
     return model
 
 
+def mixing_settings(recipe: SpeechRecipe, config: Any) -> SpeechSettings:
+    """How the mixtures of a run are made.
+
+    Raises:
+        DataError: if the recipe does not suit the model, or asks for noise and names no folder of it.
+    """
+    mixit, sources = getattr(config, "loss", "") == "mixit", config.num_sources
+    facts: dict[str, Any] = {
+        "num_sources": sources,
+        "num_outputs": 0 if mixit else sources,
+        "mixit": mixit,
+        "sampling_rate": config.sampling_rate,
+    }
+    settings = settings_of(SpeechSettings, recipe.mixing, "mixing", **facts)
+    if settings.noise_probability > 0 and not recipe.noise_folders:
+        raise DataError(
+            f"mixing setting noise_probability is {settings.noise_probability:g}, and there is no noise; name folders "
+            "of it in noise_folders, or leave noise_probability out of mixing"
+        )
+    check_length("mixing setting seconds", settings.seconds, config)
+    check_length("recipe setting validation_seconds", recipe.validation_seconds, config)
+    return settings
+
+
 def load_speakers(recipe: SpeechRecipe, data: Path, sampling_rate: int) -> tuple[list[Clip], ...]:
     """Training clips, validation clips of other speakers, and noises of the two parts.
 
@@ -133,16 +158,9 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
     recipe = load_recipe(SpeechRecipe, config, **overrides)
     torch.manual_seed(recipe.seed)
     model = build_model(recipe)
-    rate, sources = model.config.sampling_rate, model.config.num_sources
+    rate = model.config.sampling_rate
+    settings = mixing_settings(recipe, model.config)
     training, heldout, noises, others = load_speakers(recipe, data, rate)
-    mixit = getattr(model.config, "loss", "") == "mixit"
-    facts: dict[str, Any] = {
-        "num_sources": sources,
-        "num_outputs": 0 if mixit else sources,
-        "mixit": mixit,
-        "sampling_rate": rate,
-    }
-    settings = settings_of(SpeechSettings, recipe.mixing, "mixing", **facts)
     dataset = SpeechMixtureDataset(training, settings, recipe.steps * recipe.batch_size, recipe.seed, noises)
     options: dict[str, Any] = {"count": recipe.validation_mixtures, "seconds": recipe.validation_seconds}
     fixed: Sequence[SpeechMixture | NoisySpeech]
