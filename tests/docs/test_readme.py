@@ -75,6 +75,22 @@ def test_the_first_line_writes_what_it_says(tmp_path: Path):
     assert picture.stat().st_size > 20_000
 
 
+def test_the_command_against_noise_prints_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    shown = block("console", 1)
+    command, expected = shown.split("\n", 1)
+    words = shlex.split(command)
+    assert words[:2] == ["$", "hubsep"]
+    monkeypatch.chdir(ROOT)
+    result = CliRunner().invoke(app, [str(tmp_path) if word == "clean" else word for word in words[2:]])
+    assert result.exit_code == 0, result.output
+    same(result.stdout.replace(str(tmp_path), "clean"), expected)
+
+
+def test_how_often_a_score_is_wrong_stands_beside_it():
+    result = json.loads((SHIPPED[DEFAULT_MODEL] / "evaluation.json").read_text(encoding="utf-8"))
+    assert f"{result['false_alarms']:.0%}".replace("%", " %") in README.partition("## Four uses")[0]
+
+
 @pytest.mark.parametrize("number", [0, 1, 2, 3])
 def test_the_python_examples_print_what_they_say(
     number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
