@@ -98,7 +98,7 @@ PREPARE: dict[str, Callable[[Path], None]] = {
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("street.wav", "talk.wav", "song.flac"):
+    for name in ("street.wav", "talk.wav", "noisy.wav", "song.flac"):
         source = ROOT / "examples" / name
         waveform, sampling_rate = sf.read(source)
         sf.write(tmp_path / name, waveform[: SECONDS * sampling_rate], sampling_rate, sf.info(source).subtype)
