@@ -2,12 +2,11 @@
 """What the container of a recording says about its end, so that a file cut short is noticed.
 
 libsndfile reads most truncated files as if they ended there (measured with 1.2.2, files cut to half): of WAV, AIFF,
-AU, W64 and RF64 it reports only the samples that are left, of Ogg those up to the last whole page. How a cut shows:
+AU, W64 and RF64 it reports only the samples that are left. How a cut shows:
 
 - chunked formats: the declared end of the audio chunk lies behind the end of the file;
-- Ogg: the last page does not carry the end-of-stream flag, or is incomplete;
 - Matroska, AVI and MP4: an outermost element reaches behind the end of the file;
-- MP3: `audio.mp3`; FLAC: the header counts the samples, and libsndfile reports it.
+- MP3: `audio.mp3`; Ogg: `audio.ogg`; FLAC: the header counts the samples, and libsndfile reports it.
 
 Lengths that mean "not known when writing began" (0, all bits set, and what sox, arecord and espeak write into pipes)
 claim nothing.
@@ -18,7 +17,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 from .chunks import W64_NAMES, iff_chunks, w64_chunks
 
@@ -27,14 +26,6 @@ UNKNOWN_SIZES = frozenset({0, 0xFFFF_F000, 0xFFFF_FFFF, 2**63 - 1, 2**64 - 1, *r
 MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 MAX_BOXES = 200_000
 EBML_HEADER, EBML_SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
-
-
-class OggLink(NamedTuple):
-    """One of the recordings of an Ogg file, which may follow each other; positions in bytes."""
-
-    start: int
-    stop: int
-    ended: bool
 
 
 def missing_share(file: BinaryIO) -> tuple[int, int] | None:
@@ -49,30 +40,6 @@ def missing_share(file: BinaryIO) -> tuple[int, int] | None:
     start, declared = audio
     there = max(0, file_size - start)
     return (declared, there) if declared not in UNKNOWN_SIZES and declared > there else None
-
-
-def ogg_links(file: BinaryIO) -> list[OggLink]:
-    """The recordings of an Ogg file: a page that begins a stream after one that does not begins the next recording.
-
-    What is no page, such as a tag behind the last one, ends the search; the last link then reaches to the end.
-    """
-    file_size = file.seek(0, os.SEEK_END)
-    starts, ended, position, after_first_pages = [0], [False], 0, False
-    while position + 27 <= file_size:
-        file.seek(position)
-        header = file.read(27 + 255)
-        if header[:5] != b"OggS\x00":
-            break
-        segments = header[26]
-        stop = position + 27 + segments + sum(header[27 : 27 + segments])
-        begins = bool(header[5] & 2)
-        if begins and after_first_pages:
-            starts.append(position)
-            ended.append(False)
-        after_first_pages = not begins
-        ended[-1] = bool(header[5] & 4) and stop <= file_size and len(header) >= 27 + segments
-        position = stop
-    return [OggLink(*link) for link in zip(starts, [*starts[1:], file_size], ended, strict=True)]
 
 
 def video_is_cut(file: BinaryIO) -> bool:
@@ -142,4 +109,4 @@ def _audio_chunk(file: BinaryIO) -> tuple[int, int] | None:
     return None
 
 
-__all__ = ["MP4_BOXES", "OggLink", "has_index", "missing_share", "ogg_links", "video_is_cut"]
+__all__ = ["MP4_BOXES", "has_index", "missing_share", "video_is_cut"]

@@ -26,7 +26,7 @@ class Source(Protocol):
     """A recording that is read forwards.
 
     Attributes:
-        claimed_samples: what its header promises, None if nothing.
+        claimed_samples: what its header promises, None if nothing; asked again at the end, by when more may be known.
         slack_samples: how many fewer may come without anything being lost.
         cut: what shows that its end is missing, if something does before it is decoded.
         lossy: whether a lossy codec decodes it.
@@ -39,12 +39,14 @@ class Source(Protocol):
     subtype: str | None
     sampling_rate: int
     channels: int
-    claimed_samples: int | None
     slack_samples: int
     cut: str | None
     lossy: bool
     layout: Layout | None
     notes: Notes
+
+    @property
+    def claimed_samples(self) -> int | None: ...
 
     def read(self, samples: int) -> NDArray[np.floating]:
         """The next (channels, at most `samples`); no samples at the end."""

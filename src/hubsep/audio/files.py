@@ -21,12 +21,12 @@ from ..errors import AudioError
 from . import claims, mp3
 from .av import AVSource
 from .chunks import flac_stop, w64_stop
-from .claims import OggLink
 from .decoding import Patched, Source, Window, decoding
 from .layout_headers import masked_floats, read_layout
 from .limits import AudioLimits
 from .mp3_frames import id3_size
 from .notes import read_notes
+from .ogg import OggLink, OggPages, read_pages
 from .unfinished import UNFINISHED, even_chunks, finished_header, open_ended
 
 
@@ -34,7 +34,6 @@ LOSSY_SUBTYPES = frozenset({"VORBIS", "OPUS", "MPEG_LAYER_I", "MPEG_LAYER_II", "
 DEEP_SUBTYPES = frozenset({"PCM_32", "ALAC_32", "DOUBLE"})  # whose samples float32 would round
 MP3_SLACK_SAMPLES = 2 * 1_152  # headers that count themselves, and decoders that drop a first incomplete frame
 TAILS = {"FLAC": flac_stop, "W64": w64_stop}  # where libsndfile does not see for itself that the sound is over
-OGG_CUT = "its last page is missing"
 HEAD_BYTES = 400
 MAGICS = {  # what a file begins with, and PyAV's name of its format
     b"#!AMR": "amr", b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": "asf", b"FLV\x01": "flv", b"\0\0\x01\xba": "mpeg",
@@ -67,8 +66,7 @@ def _open(file: Any, name: str, limits: AudioLimits) -> Source:
         file.seek(tag)
         behind = file.read(HEAD_BYTES)
         head = behind if _demuxer_for(behind) in ("aac", "ac3") else head
-    links = claims.ogg_links(file) if head[:4] == b"OggS" else []
-    cut = OGG_CUT if links and not links[-1].ended else None
+    links, cut = read_pages(file) if head[:4] == b"OggS" else OggPages([], None)
     demuxer = _demuxer_for(head)
     if demuxer is not None:
         if claims.video_is_cut(file):
@@ -198,15 +196,18 @@ class FileSource:
 
 
 class ChainedSource:
-    """Ogg recordings that follow each other in one file, of which libsndfile would read the first alone."""
+    """Ogg recordings that follow each other in one file, of which libsndfile would read the first alone.
 
-    claimed_samples: int | None = None
+    Attributes:
+        claimed_samples: what all of them promise; None until the last is begun.
+    """
+
     slack_samples = 0
     lossy = True
 
     def __init__(self, file: Any, name: str, links: Sequence[OggLink], limits: AudioLimits, *, cut: str | None = None):
         self.name, self.cut, self._file, self._limits = name, cut, file, limits
-        self._links = iter(links)
+        self._links, self._claimed, self._left = iter(links), 0, len(links)
         self._link = first = self._open(next(self._links))
         self.format, self.subtype = first.format, first.subtype
         self.sampling_rate, self.channels, self.layout = first.sampling_rate, first.channels, first.layout
@@ -216,8 +217,14 @@ class ChainedSource:
         """The next (channels, at most `samples`)."""
         block = self._link.read(samples)
         while block.shape[1] == 0 and (link := next(self._links, None)) is not None:
+            try:
+                following = self._open(link)
+            except AudioError:
+                if self.cut is None:
+                    raise
+                continue  # no more than its beginning is there, as was said
             self._link.close()
-            self._link = following = self._open(link)
+            self._link = following
             if (following.channels, following.sampling_rate) != (self.channels, self.sampling_rate):
                 raise AudioError(
                     f"{self.name}: the audio changes from {self.channels} channels at {self.sampling_rate} Hz to "
@@ -231,8 +238,15 @@ class ChainedSource:
         self._link.close()
         self._file.close()
 
+    @property
+    def claimed_samples(self) -> int | None:
+        return None if self._left else self._claimed
+
     def _open(self, link: OggLink) -> FileSource:
-        return FileSource(Window(self._file, link.start, link.stop), self.name, self._limits)
+        source = FileSource(Window(self._file, link.start, link.stop), self.name, self._limits)
+        self._left -= 1
+        self._claimed += source.claimed_samples or 0
+        return source
 
 
 def _demuxer_for(head: bytes) -> str | None:

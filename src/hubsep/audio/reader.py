@@ -60,10 +60,9 @@ class Excerpt:
         self.slack_samples, self.cut, self.lossy = source.slack_samples, source.cut, source.lossy
         self._to_skip = self._samples("offset_s", offset_s)
         self.notes = source.notes.later(self._to_skip)
-        self._left = None if duration_s is None else self._samples("duration_s", duration_s)
+        self._wanted = self._left = None if duration_s is None else self._samples("duration_s", duration_s)
         if self._left == 0:
             raise AudioError(f"duration_s is {duration_s}, which is not one sample at {self.sampling_rate} Hz")
-        self.claimed_samples = self._claimed()
         self._empty = True
 
     def _samples(self, name: str, seconds: Any) -> int:
@@ -72,11 +71,12 @@ class Excerpt:
             raise AudioError(f"{name} must be a number of seconds, 0 to {LONGEST_SECONDS}, got {seconds!r}")
         return round(seconds * self.sampling_rate)
 
-    def _claimed(self) -> int | None:
-        claimed = self._source.claimed_samples
-        if claimed is None or claimed <= self._to_skip:
+    @property
+    def claimed_samples(self) -> int | None:
+        claimed, skipped = self._source.claimed_samples, self._samples("offset_s", self._offset_s)
+        if claimed is None or claimed <= skipped:
             return None
-        return claimed - self._to_skip if self._left is None else min(self._left, claimed - self._to_skip)
+        return claimed - skipped if self._wanted is None else min(self._wanted, claimed - skipped)
 
     def read(self, samples: int) -> NDArray[np.floating]:
         """The next (channels, at most `samples`) of the part."""
@@ -226,7 +226,7 @@ class AudioReader:
     def _check_length(self, samples: int) -> None:
         if samples == 0:
             raise AudioError(f"{self.name}: the recording holds no samples")
-        claimed = self.claimed_samples
+        claimed = self._source.claimed_samples
         if claimed is not None and samples + self._source.slack_samples < claimed and self._source.cut is None:
             evidence = f"it claims {claimed} samples and holds {samples}"
             warnings.warn(_cut_short(self.name, evidence, self._on_short), UserWarning, stacklevel=4)

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What files say of their own length and parts is compared with what they hold; none comes out shorter in silence."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import corpus
+import numpy as np
+import pytest
+
+from hubsep.audio import open_audio, read_audio
+from hubsep.audio.ogg import page_checksum, read_pages
+from hubsep.errors import AudioError
+
+
+def refused_or_read(data: bytes, says: str) -> np.ndarray:
+    """What is left of a damaged recording: an error unless that is asked for, and then one warning."""
+    with pytest.raises(AudioError, match=f'cut short: .*{says}.*pass on_short="warn" to use what is there') as caught:
+        read_audio(data)
+    assert "\n" not in str(caught.value)
+    with warnings.catch_warnings(record=True) as raised:
+        warnings.simplefilter("always")
+        waveform = read_audio(data, on_short="warn").waveform
+    assert len(raised) == 1
+    assert "cut short" in str(raised[0].message)
+    return waveform
+
+
+def read_in_silence(data: bytes) -> np.ndarray:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return read_audio(data).waveform
+
+
+SECONDS = 4
+OGG = {
+    subtype: corpus.encode(corpus.sound(SECONDS * rate), rate, format="OGG", subtype=subtype)
+    for subtype, rate in (("VORBIS", 44_100), ("OPUS", 48_000))
+}
+Pages = list[bytes]
+
+
+def pages_of(data: bytes) -> Pages:
+    starts = [at for at in range(len(data)) if data.startswith(b"OggS\0", at)]
+    return [data[start:stop] for start, stop in zip(starts, [*starts[1:], len(data)], strict=True)]
+
+
+def flipped(page: bytes, at: int) -> bytes:
+    return page[:at] + bytes([page[at] ^ 0xFF]) + page[at + 1 :]
+
+
+# what may happen to one page, and what is said of it
+PAGE_FAULTS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "a flipped byte of sound": (lambda page: flipped(page, len(page) - 9), "page at byte [0-9]+ is damaged"),
+    "a flipped byte of its position": (lambda page: flipped(page, 8), "page at byte [0-9]+ is damaged"),
+    "a flipped byte of its sizes": (lambda page: flipped(page, 30), "page at byte [0-9]+ is damaged|last page"),
+    "a flipped byte of its number": (lambda page: flipped(page, 18), "page at byte [0-9]+ is damaged"),
+    "its first bytes": (lambda page: b"X" + page[1:], "bytes at byte [0-9]+ are no page|last page is missing"),
+    "zeros": (lambda page: bytes(len(page)), "bytes at byte [0-9]+ are no page|last page is missing"),
+    "missing": (lambda page: b"", "has the number [0-9]+ where [0-9]+ should be|last page is missing"),
+    "half of it": (lambda page: page[: len(page) // 2], "page at byte [0-9]+ is damaged|last page is missing"),
+    "something before it": (lambda page: b"junk" + page, "the 4 bytes at byte [0-9]+ are no page"),
+    "there twice": (lambda page: page + page, "has the number [0-9]+ where [0-9]+ should be"),
+}
+
+
+@pytest.mark.parametrize("fault", PAGE_FAULTS)
+@pytest.mark.parametrize("place", ["first", "middle", "last"])
+@pytest.mark.parametrize("subtype", OGG)
+def test_damaged_pages_are_said(subtype: str, place: str, fault: str) -> None:
+    pages = pages_of(OGG[subtype])
+    at = {"first": 2, "middle": len(pages) // 2, "last": len(pages) - 1}[place]  # of those with sound
+    damage, says = PAGE_FAULTS[fault]
+    whole = read_audio(OGG[subtype]).waveform
+    waveform = refused_or_read(b"".join([*pages[:at], damage(pages[at]), *pages[at + 1 :]]), says)
+    assert 0 < waveform.shape[1] <= whole.shape[1]
+
+
+@pytest.mark.parametrize("fault", PAGE_FAULTS)
+def test_damaged_pages_of_the_second_recording_are_said(fault: str) -> None:
+    whole, pages = OGG["VORBIS"], pages_of(OGG["VORBIS"])
+    damage, says = PAGE_FAULTS[fault]
+    waveform = refused_or_read(whole + b"".join([*pages[:3], damage(pages[3]), *pages[4:]]), says)
+    assert waveform.shape[1] > SECONDS * 44_100, "the first is read whole"
+
+
+@pytest.mark.parametrize("between", [b"z", b"OggS", bytes(50), b"TAG" + bytes(125), b"OggS\0" + bytes(99)])
+def test_what_stands_between_recordings_is_said(between: bytes) -> None:
+    waveform = refused_or_read(OGG["OPUS"] + between + OGG["OPUS"], "no page|is damaged")
+    assert waveform.shape[1] == 2 * SECONDS * 48_000
+
+
+def test_a_recording_that_lacks_its_end_is_said_wherever_it_stands() -> None:
+    whole, pages = OGG["VORBIS"], pages_of(OGG["VORBIS"])
+    refused_or_read(b"".join(pages[:-1]) + whole, "the last page before byte [0-9]+ is missing")
+    for tail in (whole[:3], whole[:20], whole[:60], whole[:-1]):
+        refused_or_read(whole + tail, "its last page is missing")
+
+
+def test_a_chain_whose_end_claims_more_than_there_is() -> None:
+    pages = pages_of(OGG["VORBIS"])
+    position = int.from_bytes(pages[-1][6:14], "little") + 1_000_000
+    last = pages[-1][:6] + position.to_bytes(8, "little") + pages[-1][14:]
+    last = last[:22] + page_checksum(last) + last[26:]
+    claims_more = b"".join([*pages[:-1], last])
+    for data in (claims_more, claims_more + OGG["VORBIS"], OGG["VORBIS"] + claims_more):
+        refused_or_read(data, "claims [0-9]+ samples and holds [0-9]+")
+
+
+def test_whole_ogg_files_are_read_in_silence() -> None:
+    for data in OGG.values():
+        samples = read_in_silence(data).shape[1]
+        for tail in (b"TAG" + bytes(125), bytes(5_000), b"made with Ogg", b"ID3" + b"OggS"):
+            assert read_in_silence(data + tail).shape[1] == samples
+        assert read_in_silence(data + data + data).shape[1] == 3 * samples
+        with open_audio(data + data, offset_s=1.5 * SECONDS) as reader:
+            assert reader.whole().shape[1] == samples // 2
+
+
+@pytest.mark.parametrize("codec", ["flac", "libopus"])
+def test_whole_ogg_files_of_ffmpeg_are_read_in_silence(codec: str) -> None:
+    data = corpus.encode_video(corpus.sound(SECONDS * 48_000), "ogg", codec, 48_000)
+    assert read_in_silence(data).shape[1] >= SECONDS * 48_000
+    pages = pages_of(data)
+    assert page_checksum(pages[3]) == pages[3][22:26]
+    refused_or_read(b"".join([*pages[:3], *pages[4:]]), "has the number 4 where 3 should be")
+
+
+SPAM = {
+    "first bytes": b"OggS\0" * 100_000,
+    "pages of no size": (b"OggS\0" + bytes(22)) * 20_000,
+    "pages of no size, and others": (b"OggS\0" + bytes(22) + b"z") * 20_000,
+    "pages of full size": (b"OggS\0" + bytes(21) + b"\xff" * 256) * 3_000,
+    "pages apart": (b"OggS\0" + b"x" * 300) * 3_000,
+}
+
+
+@pytest.mark.parametrize("kind", SPAM)
+def test_looking_for_pages_takes_no_time_beyond_the_file(kind: str) -> None:
+    file = corpus.Counting(SPAM[kind])
+    assert read_pages(file).fault
+    assert file.count <= 8 * 2**20 + 40 * len(SPAM[kind])
