@@ -72,7 +72,10 @@ def test_a_recording_is_separated_once(model: str, tmp_path: Path) -> None:
     assert [row["output"] for row in again] == [row["output"] for row in rows]
     assert files(output) == before
 
-    (output / "000.wav/speaker_1.wav").write_bytes(b"cut off")
+    (output / "000.wav/speaker_1.wav").write_bytes(b"edited")
+    (row,) = SeparateRecordings(task)({"path": str(path)})
+    assert "speaker_1.wav is there and was not written like this" in row["error"]
+    (output / "000.wav/speaker_1.wav").unlink()
     assert not any(row["skipped"] for row in SeparateRecordings(task)({"path": str(path)}))
     recordings(tmp_path / "in", 1)  # the same bytes at another time: another recording, as far as one can tell
     before = files(output)
@@ -80,7 +83,7 @@ def test_a_recording_is_separated_once(model: str, tmp_path: Path) -> None:
     for foreign in (task, other):
         (row,) = SeparateRecordings(foreign)({"path": str(path)})
         assert not row["ok"]
-        assert "was not written from this recording with these settings" in row["error"]
+        assert "was not written like this from this recording with these settings" in row["error"]
         assert files(output) == before
     rows = SeparateRecordings(replace(other, overwrite=True))({"path": str(path)})
     assert [row["label"] for row in rows] == [*LABELS, "residual"]

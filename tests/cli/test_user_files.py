@@ -93,13 +93,18 @@ def test_recordings_of_one_name_get_apart_or_are_refused(model: Path, capsys: py
     assert run(model, "a/ep.wav", "a/../a/ep.wav", "-o", "twice") == 2
 
 
-def test_files_of_other_settings_do_not_stay_beside_the_new_ones(model: Path) -> None:
+def test_files_of_another_command_stay_and_are_named(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of all that is there, `--overwrite` replaces what has the name of a result and nothing else."""
     record("ep.wav")
     assert run(model, "ep.wav", "-o", "out", "--residual") == 0
-    Path("out/ep/notes.txt").write_text("mine")
-    assert run(model, "ep.wav", "-o", "out") == 2
+    before = listing()
+    assert run(model, "ep.wav", "-o", "out", "--format", "flac") == 2
+    assert listing() == before
+    capsys.readouterr()
     assert run(model, "ep.wav", "-o", "out", "--format", "flac", "--overwrite") == 0
-    assert sorted(os.listdir("out/ep")) == ["notes.txt", "rain.flac", "separated.json"]
+    assert "separated.json listed 'rain.wav' and 1 more, of another command: left alone" in capsys.readouterr().err
+    assert sorted(os.listdir("out/ep")) == ["rain.flac", "rain.wav", "residual.wav", "separated.json"]
+    assert listing()["out/ep/rain.wav"] == before["out/ep/rain.wav"]
     listed = json.loads(Path("out/ep/separated.json").read_text())["outputs"]
     assert [entry["path"] for entry in listed] == ["rain.flac"]
 
@@ -113,7 +118,9 @@ def test_a_run_that_was_killed_between_its_files_is_ended_by_the_next(model: Pat
     marker.write_text(json.dumps({**known, "complete": False}))
     Path("out/ep/residual.wav").unlink()
     assert run(model, "ep.wav", "-o", "out", "--residual") == 0
-    assert listing() == whole
+    record_name = str(marker)  # it has the times of the files
+    assert {**listing(), record_name: b""} == {**whole, record_name: b""}
+    assert json.loads(marker.read_text())["complete"]
 
 
 @pytest.mark.parametrize("asked", [False, True])

@@ -141,8 +141,19 @@ def test_what_the_same_command_made_is_known_by_its_record(folder: Path, capsys:
     Path("out-2.wav").unlink()  # as if the run had been killed
     assert run(folder, *call) == 0
     assert Path("out-2.wav").is_file()
+    capsys.readouterr()
+    before = {path.name: path.read_bytes() for path in Path().iterdir()}
     assert run(folder, "rain", "-o", "out.wav", "--seconds", "0.1", "--overwrite") == 0
-    assert sorted(path.name for path in Path().iterdir()) == ["out.json", "out.wav"], "older files of ours are gone"
+    assert "out.json listed 'out-1.wav' and 3 more, of another command: left alone" in capsys.readouterr().err
+    after = {path.name: path.read_bytes() for path in Path().iterdir()}
+    assert {name for name in after if after[name] != before.get(name)} == {"out.json", "out.wav"}
+    assert set(before) < set(after)
+    content = bytearray(after["out.wav"])
+    content[-1] ^= 1
+    Path("out.wav").write_bytes(content)
+    assert run(folder, "rain", "-o", "out.wav", "--seconds", "0.1") == 1
+    assert "out.wav is there already, and an output has changed" in capsys.readouterr().err
+    assert Path("out.wav").read_bytes() == content
 
 
 def test_a_record_is_believed_only_for_what_the_command_makes(

@@ -173,14 +173,16 @@ class SeparateRecordings:
         is_own = (
             isinstance(record, dict) and record.get("source") == facts and record.get("settings") == self._settings
         )
-        listed = {output["path"] for output in record["outputs"]} if is_own else set()
-        there = [place for place, size in zip(places, store.sizes(places), strict=True) if size is not None]
-        foreign = [place for place in there if place not in listed]
+        listed = {output["path"]: output["bytes"] for output in record["outputs"]} if is_own else {}
+        if is_own and not record.get("complete", True):  # what is there may be of the worker before the one that ended
+            listed = dict.fromkeys(listed)
+        there = [(place, size) for place, size in zip(places, store.sizes(places), strict=True) if size is not None]
+        foreign = [place for place, size in there if place not in listed or listed[place] not in (None, size)]
         if foreign or (record is not None and not is_own):
             place = (foreign or [self._place(name, MARKER, "json")])[0]
             raise AudioError(
-                f"{store.root}/{place} is there and was not written from this recording with these settings; choose "
-                "another output, or pass overwrite=True"
+                f"{store.root}/{place} is there and was not written like this from this recording with these "
+                "settings; choose another output, or pass overwrite=True"
             )
 
     def _is_finished(self, store: Store, record: Any, facts: dict[str, Any]) -> bool:

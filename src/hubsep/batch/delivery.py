@@ -14,7 +14,7 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -146,7 +146,7 @@ def deliver(
     from_recording: Collection[str] = (),
     residual: bool = False,
 ) -> tuple[dict[str, tuple[Path, Path]], str]:
-    """Writes waveforms in their final form, all or none; `move` then gives them their names.
+    """Writes waveforms in their final form, all or none; `records.move` then gives them their names.
 
     Args:
         waveforms: labels and floating point files.
@@ -191,13 +191,6 @@ def as_said(asked: Form, written: Form) -> str:
     return f"written as {written.extension} with 32-bit floating point samples, which {asked.extension} cannot hold"
 
 
-def move(files: Iterable[tuple[Path, Path]]) -> None:
-    """Gives complete files, the second of each pair, their names, the first."""
-    for path, complete in files:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(complete, path)
-
-
 def _copy(sources: list[Path], targets: list[Path], form: Form, gain: float, together: dict[str, Any]) -> None:
     """Writes floating point files of one length, times `gain`, in their final form."""
     with ExitStack() as files:
@@ -228,4 +221,4 @@ def peak_of(waveform: Path) -> float:
         return max(float(np.abs(block).max()) for block in reader.blocks())
 
 
-__all__ = ["Clip", "Form", "deliver", "open_for_form", "move", "peak_of", "scratch_folder", "sweep"]
+__all__ = ["Clip", "Form", "deliver", "open_for_form", "peak_of", "scratch_folder", "sweep"]

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -78,7 +78,7 @@ def load(run: Run, *, quiet: bool = False) -> Any:
 
 
 def separate_one(
-    run: Run, separator: Any, job: Job, *, inputs: Sequence[Path] = (), quiet: bool = False
+    run: Run, separator: Any, job: Job, *, overwrite: bool = False, quiet: bool = False
 ) -> dict[str, Any]:
     """Separates one input, draws it if asked to, and says last that it is finished; returns what it said.
 
@@ -86,12 +86,12 @@ def separate_one(
         run: the command line.
         separator: the pipeline.
         job: the input.
-        inputs: everything that is read in the run, none of which is ever removed.
+        overwrite: whether files of other commands may be replaced.
         quiet: whether results are not said.
     """
-    from .delivery import Form, deliver, move, scratch_folder
+    from .delivery import Form, deliver, scratch_folder
     from .jobs import PICTURE
-    from .records import describe_source
+    from .records import describe_output, describe_source, move
 
     place = partial(job.output, run.output, run.template)
     source = describe_source(job.source)
@@ -112,13 +112,11 @@ def separate_one(
             complete = {label: unnamed for label, (_, unnamed) in files.items()}
             drawn = draw(job, results, complete, scratch / "spectrograms.png", part)
             written.append((place(PICTURE, "png"), drawn, {"label": PICTURE}))
-        outputs = [(path, {"bytes": complete.stat().st_size, **facts}) for path, complete, facts in written]
-        read = (*inputs, job.source, *(run.options["query_audio"] or ()))
-        stays = file.remove_listed([path for path, _ in outputs], read)
-        file.write(source, run.settings, outputs, scratch, complete=False)
-        move((path, complete) for path, complete, _ in written)
+        outputs = [(path, {**describe_output(complete), **facts}) for path, complete, facts in written]
+        replaced, left_alone = file.begin(job.source, run.settings, outputs, source, scratch, overwrite=overwrite)
+        move([(path, complete) for path, complete, _ in written], replaced=replaced)
         record = file.write(source, run.settings, outputs, scratch, complete=True)
-    warn(*file.remarks(stays))
+    warn(*left_alone)
     lines = [result_line(path, facts) if "score" in facts else str(path) for path, _, facts in written]
     if not quiet:
         say(*lines, *count_of(separator.model.config, job, results))

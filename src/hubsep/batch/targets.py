@@ -20,6 +20,7 @@ from ..errors import AudioError, HubsepError
 from .delivery import Form, open_for_form
 from .jobs import MARKER, PICTURE, Job
 from .overwriting import LONGEST_NAME, key_of
+from .records import CHANGED
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,8 @@ def check_kept(naming: Naming, forms: Mapping[Job, Form | None], settings: Mappi
     for job, form in forms.items():
         there = [path for paths in naming.files(job, form).values() for path in paths if os.path.lexists(path)]
         if there:  # asked before the record is read: it is written first
-            foreign += job.record(naming.folder, naming.template).not_ours(job.source, settings, there)
+            kept = job.record(naming.folder, naming.template).not_ours(job.source, settings, there)
+            foreign += [(path, reason) for path, reason in kept if reason != CHANGED]  # which is left alone, and said
     if foreign:
         path, reason = foreign[0]
         others = f" (and {len(foreign) - 1} more)" if len(foreign) > 1 else ""

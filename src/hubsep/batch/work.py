@@ -32,7 +32,7 @@ from .jobs import MARKER, Job
 from .lines import say, warn
 from .manifest import FOLDER, Manifest
 from .places import Place, share_threads
-from .records import RecordFile, describe_source
+from .records import CHANGED, RecordFile, describe_source
 from .run import Run, load, separate_one
 
 
@@ -58,7 +58,7 @@ def work_through(
         QueryError: if the queries do not suit the model; no input could succeed.
         CheckpointError: if the model cannot be loaded.
     """
-    batch = Batch(run, place.part(jobs), place, [job.source for job in jobs], overwrite=overwrite)
+    batch = Batch(run, place.part(jobs), place, overwrite=overwrite)
     try:
         batch.work()
         return batch.failures(), batch.unknown
@@ -73,12 +73,10 @@ class Batch:
         run: the command line.
         jobs: the inputs of this part, the same for all processes.
         place: of this process.
-        inputs: everything that is read in the run, by whichever process.
         overwrite: whether to do finished inputs again.
     """
 
-    def __init__(self, run: Run, jobs: list[Job], place: Place, inputs: list[Path], *, overwrite: bool):
-        self._inputs = inputs
+    def __init__(self, run: Run, jobs: list[Job], place: Place, *, overwrite: bool):
         self.run, self.jobs, self.place, self.overwrite = run, jobs, place, overwrite
         self.unknown: dict[str, str] = {}
         self._failed: dict[str, tuple[str, str]] = {}
@@ -183,7 +181,7 @@ class Batch:
         return True
 
     def _settle(self, key: str, job: Job) -> None:
-        if not self.overwrite and self._why_unfinished(job) is None:
+        if not self.overwrite and self._why_unfinished(job) in (None, CHANGED):
             self._note_found(key, job)
             self._done.add(key)
             return
@@ -193,7 +191,8 @@ class Batch:
             if self._separator is None:
                 share_threads(self.place)
                 self._separator = load(self.run, quiet=not self.place.leader)
-            record = separate_one(self.run, self._separator, job, inputs=self._inputs, quiet=not self.place.leader)
+            quiet = not self.place.leader
+            record = separate_one(self.run, self._separator, job, overwrite=self.overwrite, quiet=quiet)
         except QueryError:
             raise  # the same for every input
         except (HubsepError, OSError) as error:
@@ -229,11 +228,16 @@ class Batch:
     def _say_what_is_finished(self) -> None:
         """Says how many inputs are finished, and why others that once were are done again."""
         reasons = {self._key(job): self._why_unfinished(job) for job in self.jobs}
-        self._done |= {key for key, reason in reasons.items() if reason is None}
+        self._done |= {key for key, reason in reasons.items() if reason in (None, CHANGED)}
         if self._done:
             say(f"{len(self._done)} of {len(self.jobs)} inputs are finished already; --overwrite does them again")
+        for job in self.jobs:
+            if reasons[self._key(job)] == CHANGED:
+                record = self._record(job)
+                path = record.changed(record.read())[0]
+                warn(f"{path} has changed since it was written: left as it is; --overwrite makes it again")
         for reason, count in Counter(reasons.values()).items():
-            if reason:
+            if reason not in ("", None, CHANGED):
                 warn(f"{count} of {len(self.jobs)} inputs are done again: {reason}")
 
     def _wait_for_siblings(self) -> None:

@@ -5,15 +5,16 @@ of what may be replaced."""
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..audio.formats import format_of
 from ..audio.reader import write_audio
-from ..batch.delivery import Form, deliver, move, scratch_folder, sweep
+from ..batch.delivery import Form, deliver, scratch_folder, sweep
 from ..batch.lines import warn
 from ..batch.overwriting import LONGEST_NAME, key_of
+from ..batch.records import move
 from ..errors import AudioError
 from ..plotting.spectrograms import plot_recordings
 from .generate_record import record_of
@@ -78,7 +79,7 @@ def picture_of(paths: list[Path]) -> Path:
     return paths[0].with_suffix(".png")
 
 
-Note = Callable[[list[tuple[Path, Path]], Path], None]
+Note = Callable[[list[tuple[Path, Path]], Path], Collection[Path]]
 
 
 def write(
@@ -96,7 +97,8 @@ def write(
         waveforms: (recordings, samples).
         sampling_rate: in Hz.
         picture: a file, and what draws it.
-        note: is told the files and their complete copies in a folder, before they get their names.
+        note: is told the files and their complete copies in a folder, before they get their names; says which of
+            them may be replaced, without it none.
 
     Returns:
         The files of the recordings.
@@ -117,9 +119,7 @@ def write(
         if picture is not None:
             picture[1](scratch / "picture.png")
             files.append((picture[0], scratch / "picture.png"))
-        if note is not None:
-            note(files, scratch)
-        move(files)
+        move(files, replaced=() if note is None else note(files, scratch))
     if remark:
         warn(remark)
     return [path for path, _ in delivered.values()]

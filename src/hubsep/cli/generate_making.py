@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -35,9 +36,8 @@ def carry_out(
     places, targets = checked_places(output, len(texts), kept, plot=plot, recording=order.way.recording)
     model = checked_model(loading["model"])
     chosen = {"prompts": texts, "kept": kept, "channel": channel, "plot": plot, "dtype": loading["dtype"]}
-    record = Record(output, order.way.recording, model, {**order.settings(), **chosen})
-    count = len(texts) * (kept + plot)
-    outputs = record.finished(targets, count, overwrite=overwrite)
+    record = Record(output, order.way.recording, model, {**order.settings(), **chosen}, overwrite=overwrite)
+    outputs = record.finished(targets, len(texts) * (kept + plot))
     if outputs is not None:
         say(*(f"{one['path']}  made already by the same command" for one in outputs))
     else:
@@ -76,8 +76,8 @@ def make_one(
         for said, score in zip(facts, result.scores[0].tolist(), strict=False):
             said["score"] = score
 
-    def note(files: list[tuple[Path, Path]], scratch: Path) -> None:
-        record.note(files, [*facts, {"label": "spectrograms"}][: len(files)], scratch)
+    def note(files: list[tuple[Path, Path]], scratch: Path) -> Collection[Path]:
+        return record.note(files, [*facts, {"label": "spectrograms"}][: len(files)], scratch)
 
     drawn = None if picture is None else (picture, lambda path: draw(path, prompt, waveforms, rate, recording))
     for path, said in zip(write(paths, waveforms, rate, picture=drawn, note=note), facts, strict=True):

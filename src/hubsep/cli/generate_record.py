@@ -3,7 +3,8 @@
 
 Decisions: it has the fields of that file, so one reader serves both. What it lists for the same words, recording,
 settings and weights is our own and need not be made again; anything else that is there is replaced only with
-`--overwrite`. It is written before the files get their names, so a killed run is known by it.
+`--overwrite`, and so is what was changed since. It is written before the files get their names, so a killed run is
+known by it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from ..batch.delivery import scratch_folder
 from ..batch.fingerprint import model_fingerprint
 from ..batch.lines import warn
 from ..batch.overwriting import key_of
-from ..batch.records import UNLISTED, RecordFile, describe_source
+from ..batch.records import CHANGED, UNLISTED, RecordFile, describe_output, describe_source
 from ..errors import AudioError
 
 
@@ -33,13 +34,19 @@ class Record:
         source: the recording it starts from, if any.
         model: folder, Hub repository or shipped name.
         settings: what decides the content, besides the weights.
+        overwrite: whether files may be replaced, and are to be made again.
     """
 
-    def __init__(self, output: Path, source: Path | None, model: str, settings: Mapping[str, Any]):
+    def __init__(
+        self, output: Path, source: Path | None, model: str, settings: Mapping[str, Any], *, overwrite: bool = False
+    ):
         self.path = record_of(output)
         self._file = RecordFile(self.path, output.parent, lambda path, label: is_output(path, output))
         self._source, self._model = source, model
         self._settings: dict[str, Any] = json.loads(json.dumps(dict(settings)))  # as they are read again
+        self._overwrite = overwrite
+        self._targets: Sequence[Path] = ()
+        self._own: set[Path] = set()
         self._outputs: list[tuple[Path, dict[str, Any]]] = []
 
     @cached_property
@@ -51,13 +58,12 @@ class Record:
         """
         return {"model": self._model, "weights": model_fingerprint(self._model), **self._settings}
 
-    def finished(self, targets: Sequence[Path], count: int, *, overwrite: bool) -> list[dict[str, Any]] | None:
+    def finished(self, targets: Sequence[Path], count: int) -> list[dict[str, Any]] | None:
         """What an earlier run of the same command wrote, if all of it is there.
 
         Args:
             targets: every file this run may write.
             count: how many it writes; of two formats of a sound one.
-            overwrite: whether files may be replaced, and are to be made again.
 
         Returns:
             The facts of its outputs, each with its file as "path"; None if there is work to do.
@@ -65,42 +71,61 @@ class Record:
         Raises:
             AudioError: naming a file that is there and not our own.
         """
+        self._targets = targets
         there = [path for path in (*targets, self.path) if os.path.lexists(path)]
-        if overwrite or not there:
+        if self._overwrite or not there:
             return None
         settings = self.settings if self.path.is_file() else {}
         for path, reason in self._file.not_ours(self._source, settings, there):
-            detail = "" if reason == UNLISTED else f", and not of this command: {reason}"
+            others = "" if reason == CHANGED else "not of this command: "
+            detail = "" if reason == UNLISTED else f", and {others}{reason}"
             raise AudioError(f"{path} is there already{detail}; --overwrite replaces it")
+        self._own = set(there)
         if self._file.why_unfinished(self._source, settings) is not None:
             return None
         outputs = [{**one, "path": self.path.parent / one["path"]} for one in self._file.read()["outputs"]]
         written = {key_of(one["path"]) for one in outputs} & set(map(key_of, targets))
         return outputs if len(written) == len(outputs) == count else None
 
-    def note(self, files: Sequence[tuple[Path, Path]], facts: Sequence[Mapping[str, Any]], scratch: Path) -> None:
+    def note(
+        self, files: Sequence[tuple[Path, Path]], facts: Sequence[Mapping[str, Any]], scratch: Path
+    ) -> Collection[Path]:
         """Says what is about to get its name.
 
         Args:
             files: names, and complete files.
             facts: what to say of each.
             scratch: a folder on the same disk.
+
+        Returns:
+            Names that may be taken, of files that are replaced.
+
+        Raises:
+            AudioError: if another run has written such a file in the meantime.
         """
+        outputs = [
+            (path, {**describe_output(complete), **said}) for (path, complete), said in zip(files, facts, strict=True)
+        ]
         if not self._outputs:
-            inputs = [] if self._source is None else [self._source]
-            warn(*self._file.remarks(self._file.remove_listed([path for path, _ in files], inputs)))
-        for (path, complete), said in zip(files, facts, strict=True):
-            self._outputs.append((path, {"bytes": complete.stat().st_size, **said}))
+            said_of = (outputs, self._said_of_source(), scratch)
+            _, left_alone = self._file.begin(
+                self._source, self.settings, *said_of, overwrite=self._overwrite, planned=self._targets
+            )
+            warn(*left_alone)
+        self._outputs += outputs
         self._write(scratch, complete=False)
+        return [path for path, _ in files] if self._overwrite else self._own
 
     def finish(self) -> None:
         """Says that all files have their names."""
         with scratch_folder(self.path.parent) as scratch:
             self._write(scratch, complete=True)
 
+    def _said_of_source(self) -> dict[str, Any] | None:
+        return None if self._source is None else describe_source(self._source)
+
     def _write(self, scratch: Path, *, complete: bool) -> None:
-        source = None if self._source is None else describe_source(self._source)
-        self._file.write(source, self.settings, self._outputs, scratch, complete=complete)
+        self._file.write(self._said_of_source(), self.settings, self._outputs, scratch, complete=complete)
 
 
 def record_of(output: Path) -> Path:

@@ -116,7 +116,10 @@ Device = Annotated[
 Dtype = Annotated[Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Precision of the model.")]
 BatchSize = Annotated[int, typer.Option(min=1, metavar="NUMBER", help="Segments the model works on at once.")]
 Plot = Annotated[bool, typer.Option("--plot", help="Also draw the spectrograms of mixture and sources.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Do finished inputs again.")]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Do finished inputs again, and replace files that have the names of results."),
+]
 Shard = Annotated[
     str | None,
     typer.Option(metavar="K/N", help="Work on the K-th of N parts of the inputs only, such as 2/4; for job arrays."),
