@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Names of the files a recording's sources are written to.
 
-Decisions: a template is filled in, not computed: `{name}` and no `{name!r:>99}`, which could ask for gigabytes.
+Decisions: a template is filled in, not computed: `{name}` and no `{name!r:>99}`, which could ask for gigabytes. What
+it makes lies in the folder of the results.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from string import Formatter
 from typing import Any
 
 from hubsep.errors import AudioError
+from hubsep.hub.bounds import shown
+from hubsep.hub.file_names import LONGEST_NAME, key_of
 
 
 FIELDS = ("name", "label", "stem")  # the stem is the label
@@ -30,8 +33,12 @@ def check_fields(template: str, fields: Collection[str], *, several: bool = True
         several: whether there may be two sources to tell apart.
 
     Raises:
-        AudioError: naming what it may hold.
+        AudioError: if it is no text, or leaves the folder of the results; else naming what it may hold.
     """
+    if not isinstance(template, str) or "\0" in template:
+        raise AudioError(f"template must be a text such as '{{name}}.{{label}}.wav', got {shown(template)}")
+    if Path(template).is_absolute() or ".." in Path(template).parts:
+        raise AudioError(f"template {template!r} leaves the output folder")
     wanted = "needs {label} or {stem} and may use " if several else "may use "
     wanted += ", ".join(f"{{{field}}}" for field in fields)
     try:
@@ -58,31 +65,54 @@ def output_paths(
         template: file name with {name} and {label}, or {stem}, which is the same.
 
     Raises:
-        AudioError: if a label has no path, two have the same, or a path is the recording itself.
+        AudioError: if a label has no path, two have the same, or one is no path, too long, or the recording itself.
     """
     if isinstance(output, Mapping):
         if set(output) != set(labels):
-            raise AudioError(f"output must have a path for each of {', '.join(labels)}; got {', '.join(output)}")
-        paths = [Path(output[label]) for label in labels]
+            given = ", ".join(map(shown, output))
+            raise AudioError(f"output must have a path for each of {', '.join(labels)}; got {given or 'none'}")
+        paths = [path_of(output[label], f"output of {label}") for label in labels]
     else:
         check_fields(template, FIELDS, several=False)
         filed = [file_name(label) for label in labels]
         names = [template.format(name=file_name(name), label=label, stem=label) for label in filed]
-        paths = [Path(output) / portable(name) for name in names]
-    if len({path.resolve() for path in paths}) < len(paths):
+        paths = [path_of(output, "output") / portable(name) for name in names]
+    if len(set(map(key_of, paths))) < len(paths) or len({path.resolve() for path in paths}) < len(paths):
         raise AudioError(f"two sources would be written to one file: {', '.join(map(str, paths))}; name them apart")
-    origin = Path(source).resolve() if isinstance(source, str | Path) else None
-    if origin in [path.resolve() for path in paths]:
-        raise AudioError(f"{origin} is the recording itself; write its sources somewhere else")
+    for path in paths:
+        if any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts):
+            raise AudioError(f"{path.name[:60]}... is longer than a name may be; choose a shorter one")
+    if isinstance(source, str | Path):
+        origin = Path(source)
+        if key_of(origin) in map(key_of, paths) or origin.resolve() in [path.resolve() for path in paths]:
+            raise AudioError(f"{origin} is the recording itself; write its sources somewhere else")
     return paths
+
+
+def path_of(place: str | os.PathLike[str], what: str) -> Path:
+    """A place as a path.
+
+    Args:
+        place: what a caller gave.
+        what: it is, for an error.
+
+    Raises:
+        AudioError: if it is no path.
+    """
+    text = os.fspath(place) if isinstance(place, str | os.PathLike) else None
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise AudioError(f"{what} must be a path such as 'separated', got {shown(place)}")
+    return Path(text)
 
 
 def check_free(paths: Sequence[Path], *, overwrite: bool) -> None:
     """Refuses to write where something is; it is told as Python is asked, a command has a rule of its own.
 
     Raises:
-        AudioError: naming the first such file.
+        AudioError: naming the first such file; or if `overwrite` is neither true nor false.
     """
+    if not isinstance(overwrite, bool):
+        raise AudioError(f"overwrite must be True or False, got {shown(overwrite)}")
     there = [path for path in paths if os.path.lexists(path)]
     if there and not overwrite:
         others = f" (and {len(there) - 1} more)" if len(there) > 1 else ""
@@ -103,4 +133,4 @@ def portable(name: str) -> Path:
     return Path(*(RESERVED.sub(r"\1_", part) if RESERVED.match(part) else part for part in Path(name).parts))
 
 
-__all__ = ["check_fields", "check_free", "file_name", "output_paths", "portable"]
+__all__ = ["check_fields", "check_free", "file_name", "output_paths", "path_of", "portable"]

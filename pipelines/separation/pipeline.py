@@ -26,7 +26,7 @@ from hubsep.audio.writer import Clip
 from hubsep.errors import AudioError
 
 from ..base import AudioPipeline, many
-from ..names import check_free, output_paths
+from ..names import FIELDS, check_fields, check_free, output_paths
 from ..results import Endless, Many, SeparatedSource, SourceBlock, SourceFile
 from .options import CallOptions, SeparationOptions, check_names
 from .steps import Steps, make_track
@@ -207,6 +207,7 @@ class AudioSeparationPipeline(AudioPipeline):
         plan = make_plan(self.model, self.processor, self.check(**options), exact=True)
         cut_out = [label in plan.targets.from_recording for label in plan.labels]
         kbps = None if bitrate is None else bitrate_kbps(bitrate)
+        check_fields(template, FIELDS, several=False)
         with ExitStack() as files:
             writers: list[AudioWriter] = []
             for track, block, _ in self._run([source], plan):
@@ -217,6 +218,7 @@ class AudioSeparationPipeline(AudioPipeline):
                     for writer in writers:
                         files.enter_context(writer)
                 write_together(writers, list(block), from_recording=cut_out, residual=plan.options.residual)
+            check_free(paths, overwrite=overwrite)  # again: it has taken a while
             results: list[SourceFile] = []
             for facts, writer in zip(plan.facts(track.scores()), writers, strict=True):
                 if plan.keeps(facts["label"], facts["score"]):

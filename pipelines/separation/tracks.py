@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hubsep.audio.reader import AudioReader, AudioWriter, StreamResampler
+from hubsep.errors import AudioError
 
 from ..results import SourceBlock
 from .offsets import without_offset
@@ -133,9 +134,16 @@ class Track:
         return entry
 
     def writers(self, paths: Sequence[Path], **form: Any) -> list[AudioWriter]:
-        """Writers of files with the recording's rate and channels, in folders that are made."""
+        """Writers of files with the recording's rate and channels, in folders that are made.
+
+        Raises:
+            AudioError: if a folder or a file cannot be made.
+        """
         for path in paths:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise AudioError(f"{path.parent} cannot be made a folder: {error.strerror}; choose another") from error
         form |= {"samples": self.total_samples, "layout": self.reader.layout, "notes": self.reader.notes}
         return [AudioWriter(path, self.sampling_rate, self.channels, **form) for path in paths]
 

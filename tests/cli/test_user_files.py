@@ -18,9 +18,9 @@ from tiny_conv_tasnet import tiny_conv_tasnet
 
 from hubsep.audio.formats import FORMATS, check_written
 from hubsep.audio.writer import AudioWriter
-from hubsep.batch.overwriting import key_of
 from hubsep.cli import main
 from hubsep.errors import AudioError
+from hubsep.hub.file_names import key_of
 from hubsep.pipelines.names import portable
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import reprlib
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ FORMATS = {
     ".w64": ("W64", "FLOAT"),
     ".wav": ("WAV", "FLOAT"),
 }
+EXAMPLES = {"format": "WAV", "subtype": "PCM_16"}
 PCM_BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 PCM_BITS |= {"ALAC_16": 16, "ALAC_20": 20, "ALAC_24": 24, "ALAC_32": 32}
 SAMPLE_BYTES = {"PCM_S8": 1, "PCM_U8": 1, "ULAW": 1, "ALAW": 1, "PCM_16": 2, "PCM_24": 3, "DOUBLE": 8}
@@ -54,6 +56,9 @@ def format_of(path: Path, format: str | None, subtype: str | None) -> tuple[str,
     Raises:
         AudioError: if it cannot be written, or the format does not hold the subtype.
     """
+    for name, value in (("format", format), ("subtype", subtype)):
+        if value is not None and (not isinstance(value, str) or not value):
+            raise AudioError(f"{path}: {name} must be a text such as {EXAMPLES[name]!r}, got {reprlib.repr(value)}")
     entry = FORMATS.get(path.suffix.lower())
     if format is None:
         if entry is None:
@@ -155,7 +160,7 @@ def bitrate_kbps(bitrate: int | str) -> int:
     text = str(bitrate).strip().lower()
     number = text.removesuffix("bps").removesuffix("k")
     if isinstance(bitrate, bool) or not (number.isascii() and number.isdigit()) or len(number) > 9:
-        raise AudioError(f"a bitrate is given in kbit/s, such as 256 or 256k, got {bitrate!r}")
+        raise AudioError(f"a bitrate is given in kbit/s, such as 256 or 256k, got {reprlib.repr(bitrate)}")
     return int(number)
 
 

@@ -15,6 +15,7 @@ known beforehand to be too long becomes RF64, its successor, which the same prog
 from __future__ import annotations
 
 import os
+import reprlib
 import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
@@ -108,8 +109,8 @@ class AudioWriter:
         self._order = codec_order(self.subtype, channels, self.layout)
         if self.format == "WAV" and (samples or 0) * self._sample_bytes > self._room:
             self.format = "RF64"
-        if clip not in ("raise", "clamp"):
-            raise AudioError(f'clip must be "raise" or "clamp", got {clip!r}')
+        if not isinstance(clip, str) or clip not in ("raise", "clamp"):
+            raise AudioError(f'clip must be "raise" or "clamp", got {reprlib.repr(clip)}')
         self._clip = clip
         self._samples = 0
         self._unfinished = self.path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.part")

@@ -143,14 +143,14 @@ def _describe_others(top: Path, others: Iterable[Path]) -> list[str]:
 
 
 def check_template(template: str) -> None:
-    """Refuses a template that cannot tell two outputs apart or leaves the output folder.
+    """Refuses a template that cannot tell two outputs apart, leaves the output folder or names the format itself.
 
     Raises:
         HubsepError: naming what the template needs.
     """
     check_fields(template, FIELDS)
-    if Path(template).is_absolute() or ".." in Path(template).parts:
-        raise HubsepError(f"template {template!r} leaves the output folder")
+    if not template.endswith(".{ext}"):
+        raise HubsepError(f"template {template!r} must end in .{{ext}}, the ending of the format")
 
 
 __all__ = ["FIELDS", "MARKER", "PICTURE", "SUFFIXES", "Job", "check_template", "collect_jobs"]

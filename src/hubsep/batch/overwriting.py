@@ -1,24 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rule of commands that write one thing: what is there stays, unless the user says `--overwrite`; when two names
-are one."""
+"""The rule of commands that write one thing: what is there stays, unless the user says `--overwrite`."""
 
 from __future__ import annotations
 
-import os
-import unicodedata
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 
-LONGEST_NAME = 255  # bytes, on nearly every file system
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
-
-
-def key_of(path: Path) -> str:
-    """What two names that a disk may take for one have in common."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", os.path.abspath(path)).casefold())
 
 
 def check_free(path: Path, *, overwrite: bool, source: Path | None = None) -> None:
@@ -40,4 +31,4 @@ def check_free(path: Path, *, overwrite: bool, source: Path | None = None) -> No
         raise typer.BadParameter(f"{path} is there already; choose another place, or replace it with --overwrite")
 
 
-__all__ = ["LONGEST_NAME", "Overwrite", "check_free", "key_of"]
+__all__ = ["Overwrite", "check_free"]

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import AudioError, CheckpointError
-from ..hub.bounds import is_whole, shown
+from ..hub.bounds import shown
+from ..hub.file_names import key_of
 from ..hub.json_files import read_json
 from ..hub.manifest import sha256
-from .overwriting import key_of
 
 
 MAX_RECORD_BYTES = 32 << 20  # ten thousand outputs with their facts have 3 MB
@@ -289,7 +289,8 @@ def _is_output(output: Any) -> bool:
     if not isinstance(output, dict) or not all(isinstance(output.get(key), str) for key in ("path", "label")):
         return False
     size = output.get("bytes")
-    return is_whole(size) and size >= 0 and "\0" not in output["path"] and not os.path.isabs(output["path"])
+    is_size = isinstance(size, int) and not isinstance(size, bool) and size >= 0
+    return is_size and "\0" not in output["path"] and not os.path.isabs(output["path"])
 
 
 def _is_as_written(output: Listed) -> bool:

@@ -17,9 +17,9 @@ from typing import Any
 
 from ..audio.formats import check_written
 from ..errors import AudioError, HubsepError
+from ..hub.file_names import LONGEST_NAME, key_of
 from .delivery import Form, open_for_form
 from .jobs import MARKER, PICTURE, Job
-from .overwriting import LONGEST_NAME, key_of
 from .records import CHANGED
 
 

@@ -16,7 +16,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..batch.overwriting import check_free, key_of
+from ..batch.overwriting import check_free
+from ..hub.file_names import key_of
 from ..shipped import SHIPPED
 
 

@@ -13,9 +13,9 @@ from ..audio.formats import format_of
 from ..audio.reader import write_audio
 from ..batch.delivery import Form, deliver, scratch_folder, sweep
 from ..batch.lines import warn
-from ..batch.overwriting import LONGEST_NAME, key_of
 from ..batch.records import move
 from ..errors import AudioError
+from ..hub.file_names import LONGEST_NAME, key_of
 from ..plotting.spectrograms import plot_recordings
 from .generate_record import record_of
 

@@ -21,9 +21,9 @@ from ..audio.formats import FORMATS
 from ..batch.delivery import scratch_folder
 from ..batch.fingerprint import model_fingerprint
 from ..batch.lines import warn
-from ..batch.overwriting import key_of
 from ..batch.records import CHANGED, UNLISTED, RecordFile, describe_output, describe_source
 from ..errors import AudioError
+from ..hub.file_names import key_of
 
 
 class Record:

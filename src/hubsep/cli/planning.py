@@ -32,6 +32,9 @@ def find_jobs(run: Run, inputs: list[Path], *, overwrite: bool, quiet: bool) -> 
     """
     try:
         check_template(run.template)
+    except HubsepError as error:
+        raise typer.BadParameter(str(error).removeprefix("template "), param_hint="--template") from error
+    try:
         jobs, left_out = collect_jobs(inputs, run.output)
         if not quiet:
             warn(*left_out)
