@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
+import io
+import itertools
+import struct
 import warnings
 from collections.abc import Callable
 
 import corpus
 import numpy as np
 import pytest
+import soundfile as sf
 
 from hubsep.audio import open_audio, read_audio
+from hubsep.audio.chunks import caf_chunks, iff_chunks, w64_chunks
 from hubsep.audio.ogg import page_checksum, read_pages
 from hubsep.errors import AudioError
 
@@ -142,3 +147,103 @@ def test_looking_for_pages_takes_no_time_beyond_the_file(kind: str) -> None:
     file = corpus.Counting(SPAM[kind])
     assert read_pages(file).fault
     assert file.count <= 8 * 2**20 + 40 * len(SPAM[kind])
+
+
+def chunk_start(data: bytes, name: bytes) -> int:
+    """Where the content of a chunk begins."""
+    file = io.BytesIO(data)
+    chunks = [*iff_chunks(file), *w64_chunks(file), *caf_chunks(file)]
+    return next(chunk.start for chunk in chunks if chunk.name.startswith(name))
+
+
+# where a header counts samples: the chunk, the place in it, how the number is written
+COUNTS = {
+    ("AIFF", "PCM_16"): [("COMM", 2, ">I")],
+    ("AIFF", "FLOAT"): [("COMM", 2, ">I")],
+    ("RF64", "PCM_16"): [("ds64", 16, "<Q")],
+    ("WAV", "FLOAT"): [("fact", 0, "<I")],
+    ("WAV", "ULAW"): [("fact", 0, "<I")],
+    ("WAV", "MS_ADPCM"): [("fact", 0, "<I")],
+    ("W64", "FLOAT"): [("fact", 0, "<Q")],
+    ("CAF", "ALAC_16"): [("pakt", 8, ">q"), ("pakt", 0, ">q")],
+}
+SAMPLES = 20_500
+
+
+@pytest.mark.parametrize(("format", "subtype"), COUNTS)
+def test_headers_that_count_more_samples_than_there_are(format: str, subtype: str) -> None:
+    data = corpus.encode(corpus.sound(SAMPLES), format=format, subtype=subtype)
+    whole = read_in_silence(data)
+    samples = whole.shape[1]
+    says = f"claims [0-9]+ samples and holds {samples}"
+    for chunk, place, form in COUNTS[format, subtype]:
+        at = chunk_start(data, chunk.encode()) + place
+        for count in (samples + 1, 3 * samples, 2**31, 2**32 - 2):
+            changed = bytearray(data)
+            struct.pack_into(form, changed, at, count)
+            assert np.array_equal(refused_or_read(bytes(changed), says), whole)
+            if format == "RF64":
+                assert np.array_equal(refused_or_read(b"BW64" + bytes(changed[4:]), says), whole)
+        for count in (0, 1, 5, *([2**32 - 1, samples - 1] if chunk != "pakt" else [])):  # nothing is missing
+            struct.pack_into(form, changed, at, count)
+            if (chunk, count) != ("COMM", 0):
+                assert np.array_equal(read_in_silence(bytes(changed)), whole)
+
+
+@pytest.mark.parametrize("lost", [1, 2, 300, 10_000])
+@pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT", "ALAW"])
+def test_caf_files_that_lack_their_end(subtype: str, lost: int) -> None:
+    data = corpus.encode(corpus.sound(SAMPLES), format="CAF", subtype=subtype)
+    left = refused_or_read(data[:-lost], "claims [0-9]+ bytes of audio and holds [0-9]+")
+    assert 0 < SAMPLES - left.shape[1] <= lost
+
+
+@pytest.mark.parametrize("counted", [1, 5, SAMPLES - 1, SAMPLES // 2])
+@pytest.mark.parametrize("tail", [b"", b"TAG" + bytes(125)])
+def test_flac_files_that_count_less_than_they_hold(counted: int, tail: bytes) -> None:
+    """libsndfile stops at that count."""
+    data = corpus.encode(corpus.sound(SAMPLES), format="FLAC", subtype="PCM_16")
+    waveform = refused_or_read(corpus.flac_claiming(data, counted) + tail, f"counts {counted} samples, and it holds")
+    assert np.array_equal(waveform, read_in_silence(data))
+
+
+def test_wave_files_that_count_the_samples_of_all_channels_are_read_in_silence() -> None:
+    data = bytearray(corpus.encode(corpus.sound(SAMPLES), format="WAV", subtype="FLOAT"))
+    struct.pack_into("<I", data, chunk_start(bytes(data), b"fact"), 2 * SAMPLES)
+    assert read_in_silence(bytes(data)).shape == (2, SAMPLES)
+
+
+def test_whole_files_of_libsndfile_are_read_in_silence() -> None:
+    """Of every kind that counts something, also of few samples and of an odd number."""
+    for format in ("WAV", "WAVEX", "RF64", "W64", "AIFF", "CAF", "FLAC", "AU"):
+        for subtype in sf.available_subtypes(format):
+            for channels, samples in itertools.product((1, 2), (100, 20_011)):
+                waveform = 0.5 * corpus.sound(samples, channels)
+                try:
+                    data = corpus.encode(waveform, 8_000, format=format, subtype=subtype)
+                except sf.LibsndfileError:
+                    continue
+                if subtype not in UNREADABLE:
+                    assert read_in_silence(data).shape[1] >= samples, (format, subtype, channels)
+
+
+UNREADABLE = {"DWVW_12", "DWVW_16", "DWVW_24"}  # by libsndfile, forwards
+STREAMED = [
+    ("wav", "pcm_s16le", {}), ("wav", "pcm_f32le", {}), ("wav", "adpcm_ms", {}),
+    ("wav", "libmp3lame", {}), ("w64", "pcm_s16le", {}),
+    ("wav", "pcm_f32le", {"rf64": "always"}), ("aiff", "pcm_s16be", {}), ("aiff", "adpcm_ima_qt", {}),
+    ("caf", "pcm_s16be", {}), ("flac", "flac", {}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("into_a_pipe", [False, True])
+@pytest.mark.parametrize(("container", "codec", "options"), STREAMED)
+def test_whole_files_of_ffmpeg_are_read_in_silence(
+    container: str, codec: str, options: dict[str, str], into_a_pipe: bool
+) -> None:
+    """What it writes into a pipe has no lengths; of some kinds that looks like a recorder's crash, which is said."""
+    data = corpus.encode_video(corpus.sound(SAMPLES), container, codec, into_a_pipe=into_a_pipe, **options)
+    if into_a_pipe and (container == "aiff" or options):
+        refused_or_read(data, "never finished")
+    else:
+        assert SAMPLES <= read_in_silence(data).shape[1] <= SAMPLES + 4_096

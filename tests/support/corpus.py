@@ -156,13 +156,26 @@ def write_with_room_for(room_bytes: str, path: str, seconds: str) -> str | None:
     return None
 
 
+class Pipe(io.BytesIO):
+    """What cannot go back, to fill in lengths."""
+
+    def seekable(self) -> bool:
+        return False
+
+
 def encode_video(
-    waveform: np.ndarray, container: str, codec: str, sampling_rate: int = RATE, kbps: int | None = None, **muxing: str
+    waveform: np.ndarray,
+    container: str,
+    codec: str,
+    sampling_rate: int = RATE,
+    kbps: int | None = None,
+    into_a_pipe: bool = False,
+    **muxing: str,
 ) -> bytes:
     """A file as ffmpeg writes it, through PyAV; `muxing` are the muxer's own options."""
     import av
 
-    file = io.BytesIO()
+    file = Pipe() if into_a_pipe else io.BytesIO()
     layout = "mono" if waveform.shape[0] == 1 else "stereo"
     with av.open(file, "w", format=container, options=muxing) as output:
         stream = output.add_stream(codec, rate=sampling_rate, layout=layout)
@@ -171,6 +184,7 @@ def encode_video(
         context = stream.codec_context
         if kbps is not None:
             context.bit_rate = kbps * 1_000
+        context.open()  # before, it does not know its frames
         resampler = av.AudioResampler(
             format=context.format.name, layout=layout, rate=sampling_rate, frame_size=context.frame_size or 0
         )

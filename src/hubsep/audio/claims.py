@@ -19,10 +19,10 @@ import struct
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from .chunks import W64_NAMES, iff_chunks, w64_chunks
+from .chunks import W64_NAMES, caf_chunks, iff_chunks, w64_chunks
+from .counts import UNKNOWN_SIZES
 
 
-UNKNOWN_SIZES = frozenset({0, 0xFFFF_F000, 0xFFFF_FFFF, 2**63 - 1, 2**64 - 1, *range(0x7FFF_F000, 0x8000_0001)})
 MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 MAX_BOXES = 200_000
 EBML_HEADER, EBML_SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
@@ -99,6 +99,9 @@ def _audio_chunk(file: BinaryIO) -> tuple[int, int] | None:
     if magic[:4] == b"riff":
         data_chunk = next((chunk for chunk in w64_chunks(file) if chunk.name == W64_NAMES["data"]), None)
         return None if data_chunk is None else (data_chunk.start, data_chunk.size)
+    if magic[:4] == b"caff":
+        data_chunk = next((chunk for chunk in caf_chunks(file) if chunk.name == b"data"), None)
+        return None if data_chunk is None or data_chunk.size < 0 else (data_chunk.start, data_chunk.size)
     long_size = None
     for chunk in iff_chunks(file):
         if chunk.name == b"ds64" and chunk.size >= 16:

@@ -21,6 +21,7 @@ from ..errors import AudioError
 from . import claims, mp3
 from .av import AVSource
 from .chunks import flac_stop, w64_stop
+from .counts import counted_samples, flac_samples
 from .decoding import Patched, Source, Window, decoding
 from .layout_headers import masked_floats, read_layout
 from .limits import AudioLimits
@@ -30,7 +31,8 @@ from .ogg import OggLink, OggPages, read_pages
 from .unfinished import UNFINISHED, even_chunks, finished_header, open_ended
 
 
-LOSSY_SUBTYPES = frozenset({"VORBIS", "OPUS", "MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III"})
+MPEG_SUBTYPES = frozenset({"MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III"})
+LOSSY_SUBTYPES = MPEG_SUBTYPES | {"VORBIS", "OPUS"}
 DEEP_SUBTYPES = frozenset({"PCM_32", "ALAC_32", "DOUBLE"})  # whose samples float32 would round
 MP3_SLACK_SAMPLES = 2 * 1_152  # headers that count themselves, and decoders that drop a first incomplete frame
 TAILS = {"FLAC": flac_stop, "W64": w64_stop}  # where libsndfile does not see for itself that the sound is over
@@ -96,6 +98,8 @@ class FileSource:
         self._file = self._seen = file
         patches = finished_header(file)
         cut = UNFINISHED if patches else cut
+        if (count := flac_samples(file)) is not None and count.there > count.counted:
+            patches, cut = count.patches, f"its header counts {count.counted} samples, and it holds {count.there}"
         patches |= open_ended(file) | even_chunks(file)
         if (tag := masked_floats(file)) is not None:
             patches[tag] = FLOATS
@@ -165,15 +169,21 @@ class FileSource:
         self._left = self._sound.frames
 
     def _measure(self) -> None:
-        frames = self._sound.frames
-        self.claimed_samples = frames if frames < UNKNOWN_LENGTH else None
+        estimated = self.subtype in MPEG_SUBTYPES  # within WAVE, by libsndfile
+        frames = 0 if estimated else self._sound.frames
+        self.claimed_samples = frames if 0 < frames < UNKNOWN_LENGTH else None
+        self.slack_samples = MP3_SLACK_SAMPLES if estimated else 0
         position = self._file.tell()
         sizes = claims.missing_share(self._file)
+        counted = counted_samples(self._file, frames, self.channels)
         self._file.seek(position)
         if sizes is not None:
             declared, there = sizes
             self.claimed_samples = frames * declared // max(there, 1)
             self.cut = f"it claims {declared} bytes of audio and holds {there}"
+        elif self.cut is None and counted is not None:
+            self.claimed_samples = counted
+            self.cut = None if estimated else f"it claims {counted} samples and holds {frames}"
 
     def _measure_mp3(self) -> None:
         position = self._file.tell()

@@ -105,17 +105,30 @@ def _of_caf(file: BinaryIO, size: int) -> Patches:
 
 
 def open_ended(file: BinaryIO) -> Patches:
-    """The size of the audio of a CAF file that leaves it open, which it may, and libsndfile refuses."""
-    chunk = next((chunk for chunk in caf_chunks(file) if chunk.name == b"data" and chunk.size == -1), None)
-    return {} if chunk is None else _sized(chunk, file.seek(0, os.SEEK_END))
+    """The size of the audio where libsndfile refuses what is declared.
+
+    That is one left open, which CAF may and FFmpeg does in Wave64, and in CAF one far behind the end of the file.
+    """
+    size = file.seek(0, os.SEEK_END)
+    chunk = next((chunk for chunk in caf_chunks(file) if chunk.name == b"data"), None)
+    if chunk is not None:
+        return _sized(chunk, size) if chunk.size == -1 or chunk.start + chunk.size > size else {}
+    chunk = next((chunk for chunk in w64_chunks(file) if chunk.name == W64_NAMES["data"]), None)
+    if chunk is None or chunk.size + 24 != 2**63 - 1:
+        return {}
+    return {16: struct.pack("<Q", size), chunk.start - 8: struct.pack("<Q", size - chunk.start + 24)}
 
 
 def even_chunks(file: BinaryIO) -> Patches:
-    """Sizes with their padding, of chunks in RF64 files behind which libsndfile 1.2.2 would lose its way."""
+    """Sizes with their padding, of chunks in RF64 files behind which libsndfile 1.2.2 would lose its way.
+
+    BW64 (ITU-R BS.2088) is RF64 by another name, which libsndfile does not know.
+    """
     file.seek(0)
-    if file.read(4) not in (b"RF64", b"BW64"):
+    name = file.read(4)
+    if name not in (b"RF64", b"BW64"):
         return {}
-    patches: Patches = {}
+    patches: Patches = {} if name == b"RF64" else {0: b"RF64"}
     for chunk in iff_chunks(file):
         if chunk.name == b"data":
             return patches
