@@ -564,10 +564,3 @@ def test_rows_of_datasets_that_were_not_decoded(tmp_path: Path):
         {"bytes": None, "path": str(tmp_path / "a.wav")},
     ):
         assert read_audio(row).waveform.shape == (1, 100)
-
-
-@pytest.mark.parametrize("kind", ["meta", "sparse"])
-def test_tensors_that_hold_no_samples(kind: str):
-    tensor = torch.zeros(1, 100, device="meta") if kind == "meta" else torch.zeros(1, 100).to_sparse()
-    with pytest.raises(AudioError, match="must hold its samples"):
-        read_audio(tensor, sampling_rate=8_000)

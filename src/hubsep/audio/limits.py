@@ -53,7 +53,7 @@ class AudioLimits:
         try:
             rate = int(sampling_rate)  # type: ignore[call-overload]
             whole = not isinstance(sampling_rate, str | bytes | bool) and rate == sampling_rate
-        except (TypeError, ValueError, OverflowError):
+        except Exception:  # what a tensor or any other object raises that is no number
             whole = False
         if not whole or not low <= rate <= high:
             raise AudioError(f"{name}: the sampling rate must be {low} to {high} Hz, got {sampling_rate!r}")

@@ -14,6 +14,7 @@ import soxr
 from numpy.typing import NDArray
 
 from ..errors import AudioError
+from .arrays import plain_array
 from .limits import AudioLimits
 
 
@@ -107,7 +108,7 @@ def resample(waveform: Waveform, input_rate: int, output_rate: int, samples: int
     Raises:
         AudioError: if a rate is out of bounds, the shape is not that of a recording, or `samples` is not about right.
     """
-    waveform = np.asarray(waveform, dtype=np.float32)
+    waveform = np.asarray(plain_array(waveform), dtype=np.float32)
     if waveform.ndim != 2:
         raise AudioError(f"a waveform must be (channels, samples), got {waveform.shape}")
     stream = StreamResampler(input_rate, output_rate, waveform.shape[0])

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import AudioError
+from .arrays import plain_array
 from .decoding import Source, Window, decoding
 from .files import open_file
 from .layouts import Layout
@@ -64,7 +65,7 @@ def open_source(source: Any, sampling_rate: int | None, limits: AudioLimits) -> 
     if isinstance(source, str | os.PathLike):
         return _open_named(source, limits)
     if isinstance(source, bytes | bytearray | memoryview):
-        return open_file(Window(BytesIO(source)), "audio", limits)
+        return _open_bytes(source, limits)
     if isinstance(source, Mapping):
         return _open_mapping(source, limits)
     if hasattr(source, "read"):
@@ -120,12 +121,7 @@ class ArraySource:
 
 
 def _channels_first(array: Any) -> NDArray[np.floating]:
-    if hasattr(array, "detach"):
-        if array.is_meta or array.is_sparse:
-            raise AudioError("a tensor must hold its samples; this one is on the meta device or sparse")
-        tensor = array.detach().cpu()
-        array = tensor.float().numpy() if str(tensor.dtype) == "torch.bfloat16" else tensor.numpy()
-    array = np.asarray(array)
+    array = plain_array(array)
     if array.dtype.kind != "f":
         hint = "; divide 16-bit integers by 32768" if array.dtype.kind in "iu" else ""
         raise AudioError(f"an array must hold floating point samples with full scale 1, got {array.dtype}{hint}")
@@ -156,11 +152,13 @@ def repeatable(source: Any, limits: AudioLimits | None = None) -> Iterator[Calla
             name = getattr(source, "name", None)
             with decoding(_stem(name)):
                 source = _Copy(files.enter_context(_seekable(source, limits)), name)
-        start = source.tell() if hasattr(source, "read") else 0
+        with decoding(_stem(getattr(source, "name", None))):
+            start = source.tell() if hasattr(source, "read") else 0
 
         def from_its_start() -> Any:
             if hasattr(source, "read"):
-                source.seek(start)
+                with decoding(_stem(getattr(source, "name", None))):
+                    source.seek(start)
             return source
 
         yield from_its_start
@@ -177,8 +175,7 @@ class _Copy:
 
 def _open_mapping(source: Mapping[str, Any], limits: AudioLimits) -> Source:
     if source.get("array") is None and source.get("raw") is None and source.keys() & {"bytes", "path"}:
-        # what `datasets` gives with `Audio(decode=False)`
-        return open_source(source.get("bytes") or source.get("path"), None, limits)
+        return _open_row(source.get("bytes"), source.get("path"), limits)
     arrays = [key for key in ("array", "raw") if source.get(key) is not None]
     if len(arrays) != 1 or source.get("sampling_rate") is None:
         keys = ", ".join(map(str, source)) or "nothing"
@@ -186,8 +183,32 @@ def _open_mapping(source: Mapping[str, Any], limits: AudioLimits) -> Source:
     return ArraySource(source[arrays[0]], source["sampling_rate"], limits)
 
 
-def _open_named(source: str | os.PathLike[str], limits: AudioLimits) -> Source:
-    text = os.fspath(source)
+def _open_row(content: Any, path: Any, limits: AudioLimits) -> Source:
+    """What `datasets` gives with `Audio(decode=False)`."""
+    there = isinstance(content, bytes | bytearray | memoryview)
+    if there and len(content):
+        return _open_bytes(content, limits)
+    if isinstance(path, str | os.PathLike) and (content is None or there):
+        return _open_named(path, limits)
+    kinds = f"{type(content).__name__} and {type(path).__name__}"
+    raise AudioError(f"a dict of a file must hold bytes, or None and a path, as bytes and path; got {kinds}")
+
+
+def _open_bytes(content: Bytes, limits: AudioLimits) -> Source:
+    with decoding("audio"):  # a view may be released, or skip bytes, which a file cannot
+        whole = not isinstance(content, memoryview) or content.c_contiguous
+        file = BytesIO(content if whole else content.tobytes())
+    return open_file(Window(file), "audio", limits)
+
+
+def _open_named(source: str | os.PathLike[str] | os.PathLike[bytes], limits: AudioLimits) -> Source:
+    try:
+        text = os.fsdecode(source)
+    except Exception as error:  # of an object's own __fspath__
+        reason = str(error) or type(error).__name__
+        raise AudioError(
+            f"this {type(source).__name__} gives no path ({reason}); pass a str or pathlib.Path"
+        ) from error
     if isinstance(source, str) and URL.match(source):
         return open_file(download(source, limits), _stem(unquote(re.split("[?#]", source)[0])), limits)
     path = Path(text)

@@ -25,6 +25,7 @@ import soundfile as sf
 from numpy.typing import NDArray
 
 from ..errors import AudioError
+from .arrays import plain_array
 from .decoding import Sink
 from .files import LOSSY_SUBTYPES
 from .formats import (
@@ -135,7 +136,7 @@ class AudioWriter:
         """
         if self._sound is None or self._sink is None:
             raise AudioError(f"{self.path} is finished; nothing can be added")
-        block = np.asarray(block)
+        block = plain_array(block)
         if block.ndim != 2 or block.shape[0] != self.channels or block.dtype.kind != "f":
             wanted = f"({self.channels}, samples) floating point"
             raise AudioError(f"{self.path}: a block must be {wanted}, got {block.shape} {block.dtype}")
@@ -278,7 +279,7 @@ def write_audio(
     Raises:
         AudioError: as `AudioWriter` does.
     """
-    waveform = np.asarray(waveform)
+    waveform = plain_array(waveform)
     waveform = waveform[None] if waveform.ndim == 1 else waveform
     if waveform.ndim != 2:
         raise AudioError(f"a waveform must be (channels, samples), got {waveform.shape}")

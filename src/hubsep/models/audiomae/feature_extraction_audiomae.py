@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import BatchFeature
 from transformers.feature_extraction_utils import FeatureExtractionMixin
 
+from ...audio.arrays import plain_array
 from ...errors import AudioError, CheckpointError
 from ...hub.bounds import shown
 from ...hub.fields import check_fields
@@ -140,7 +141,7 @@ class AudioMAEFeatureExtractor(FeatureExtractionMixin):
     def _mono(self, waveform: Any) -> Tensor:
         """A waveform as (samples,), float32 on the CPU."""
         if not isinstance(waveform, Tensor):
-            waveform = torch.from_numpy(np.array(waveform))
+            waveform = torch.from_numpy(np.array(plain_array(waveform)))
         shape = tuple(waveform.shape)
         if waveform.ndim == 2 and shape[0] == 1:
             waveform = waveform[0]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import BatchFeature, ProcessorMixin
 
+from ...audio.arrays import plain_array
 from ...audio.reader import resample
 from ...errors import CheckpointError, QueryError
 from ...hub.clap import check_sounds
@@ -103,7 +104,9 @@ class AudioSepProcessor(ProcessorMixin):
     def _audio_features(self, audio: Any, sampling_rate: int, return_tensors: str) -> dict[str, Any]:
         rate = self.feature_extractor.sampling_rate
         recordings = audio if isinstance(audio, (list, tuple)) else [audio]
-        mono = [np.atleast_2d(np.asarray(waveform, dtype=np.float32)).mean(axis=0) for waveform in recordings]
+        mono = [
+            np.atleast_2d(np.asarray(plain_array(waveform), dtype=np.float32)).mean(axis=0) for waveform in recordings
+        ]
         mono = [resample(waveform[None], sampling_rate, rate)[0] for waveform in mono]
         longest = self.feature_extractor.nb_max_samples
         # The extractor would cut a random piece out of a longer one; the first ten seconds are the same each time.
