@@ -119,6 +119,27 @@ class Turns:
         return self.result
 
 
+def test_arrays_with_a_mask(tmp_path: Path) -> None:
+    """The samples under a mask are not to be heard, and numpy would drop the mask in silence."""
+    masked = np.ma.masked_array(SAMPLES, mask=SAMPLES > 0.5)
+    hidden = int(masked.mask.sum())
+    says = rf"mask hides {hidden} of this one; pass array.filled\(0\) for silence there, or array.data"
+    for source in (masked, Turns(masked), {"array": masked, "sampling_rate": RATE}):
+        with pytest.raises(AudioError, match=says):
+            read_audio(source, sampling_rate=RATE)
+    with pytest.raises(AudioError, match="mask hides"):
+        write_audio(tmp_path / "a.wav", masked, RATE)
+    with pytest.raises(AudioError, match="mask hides"), AudioWriter(tmp_path / "a.wav", RATE, 2) as writer:
+        writer.write(masked)
+    with pytest.raises(AudioError, match="mask hides"):
+        resample(masked, RATE, 2 * RATE)
+    assert not list(tmp_path.iterdir())
+    for mask in (False, np.ma.nomask, np.zeros(SAMPLES.shape, bool)):  # nothing is hidden
+        unmasked = np.ma.masked_array(SAMPLES, mask=mask)
+        np.testing.assert_array_equal(read_audio(unmasked, sampling_rate=RATE).waveform, SAMPLES)
+    np.testing.assert_array_equal(read_audio(masked.filled(0), sampling_rate=RATE).waveform, masked.filled(0))
+
+
 ERRORS = [RuntimeError("no\nluck"), ValueError(), TypeError("x"), MemoryError(), RecursionError("deep"), KeyError("k")]
 
 

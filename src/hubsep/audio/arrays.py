@@ -2,7 +2,8 @@
 """Arrays and tensors of every kind as plain arrays of numpy.
 
 Decisions: what numpy has no type for, such as bfloat16 and float8, becomes float32, which holds each of its values.
-What has no value for each sample is refused, with the call that gives one: a sparse, nested, quantized or meta tensor.
+What has no value for each sample is refused, with the call that gives one: a sparse, nested, quantized or meta tensor,
+and an array with a mask, which numpy would drop without a word.
 """
 
 from __future__ import annotations
@@ -34,6 +35,11 @@ def plain_array(values: Any) -> NDArray[Any]:
             f"this {kind} does not turn into an array ({str(error) or type(error).__name__}); pass a numpy array or a "
             "torch tensor (channels, samples)"
         ) from error
+    if np.ma.is_masked(array):
+        raise AudioError(
+            f"an array must have a value for each sample, and a mask hides {np.ma.count_masked(array)} of this one; "
+            "pass array.filled(0) for silence there, or array.data for what is under the mask"
+        )
     return np.asarray(array)
 
 
