@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +107,19 @@ def test_the_python_examples_print_what_they_say(
 def test_cards_are_up_to_date(name: str):
     folder = SHIPPED[name]
     assert (folder / "README.md").read_text(encoding="utf-8") == render_card(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_code_of_a_card_runs_without_a_warning(name: str, tmp_path: Path):
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    code = json.loads((SHIPPED[name] / "card.json").read_text(encoding="utf-8"))["use"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    printed = re.sub(r".*(it/s|s/it)\]", "", result.stderr)  # bars of progress
+    assert (result.returncode, result.stdout, printed.strip()) == (0, "", "")
 
 
 @pytest.mark.parametrize("name", SHIPPED)
