@@ -2,15 +2,18 @@
 """What a query says: which sounds to keep, and which to leave out.
 
 A text encoder hardly hears a "not": to CLAP and to MiniLM "everything but the voice" means the voice. So negations are
-read here, before anything is encoded. Decisions: English only; each form is a pattern in a table that a test goes
-through; a sentence that fits none of them is left as it is. Two negations cancel each other: "remove everything but
-the dog" is the dog. "Take out the dog" is ambiguous; it asks for the dog, as models of separation are taught.
+read here, before anything is encoded, in English and in the languages of `negations.py`. Decisions: each form is a
+pattern in a table that a test goes through; a sentence that fits none of them is left as it is. Two negations cancel
+each other: "remove everything but the dog" is the dog. "Take out the dog" is ambiguous; it asks for the dog, as models
+of separation are taught.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+
+from .negations import BOTH, FORMS
 
 
 @dataclass(frozen=True)
@@ -91,11 +94,13 @@ _BOTH = re.compile(
 )
 _LEADING = re.compile(r"^(?:(?:any|all|of|for) )*(?:(?:the )?(?:sounds?|noises?) of )?", re.IGNORECASE)
 _TRAILING = re.compile(
-    rf"(?:,? (?:please|thanks|thank you|at all|entirely|completely|(?:from|in) (?:this|the|my) {_WHOLE}))+$",
+    rf"(?:,? (?:please|thanks|thank you|at all|entirely|completely|(?:from|in) (?:this|the|my) {_WHOLE}"
+    r"|bitte|s'il (?:te|vous) pla[iî]t|por favor|per favore))+$",
     re.IGNORECASE,
 )
 _AND = re.compile(
-    r"\s*[,;&+/]\s*(?:(?:and|or|nor|no|not) )*|\s+(?:and|or|nor|as well as|plus|together with)\s+(?:(?:no|not) )?",
+    r"\s*[,;&+/]\s*(?:(?:and|or|nor|no|not) )*|\s+(?:and|or|nor|as well as|plus|together with)\s+(?:(?:no|not) )?"
+    r"|\s+(?:und|oder|noch|et|ou|ni)\s+",
     re.IGNORECASE,
 )
 
@@ -111,12 +116,15 @@ def read_wording(text: str) -> Wording:
     """
     query = " ".join(text.replace("\u2019", "'").split()).strip(" .!?\"'")
     plain = _TRAILING.sub("", query)
-    for pattern, outcome in _FORMS:
+    for pattern, outcome in (*FORMS, *_FORMS):
         match = pattern.match(plain)
         if match is not None:
             return Wording(match["x"]) if outcome == "keep" else Wording("", tuple(split_sounds(match["x"])))
-    match = _BOTH.match(plain)
-    return Wording(text) if match is None else Wording(match["wanted"], tuple(split_sounds(match["x"])))
+    for pattern in (_BOTH, *BOTH):
+        match = pattern.match(plain)
+        if match is not None:
+            return Wording(match["wanted"], tuple(split_sounds(match["x"])))
+    return Wording(text)
 
 
 def split_sounds(text: str) -> list[str]:

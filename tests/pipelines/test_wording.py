@@ -14,7 +14,7 @@ from promises_pipeline import audio, recording
 from tiny_audiosep import tiny_audiosep, tiny_audiosep_with_presence
 
 from hubsep.cli import main
-from hubsep.data.prompts import catalogue, heldout_phrases, phrases
+from hubsep.data.prompts import catalogue, heldout_phrases, languages, phrases
 from hubsep.models.audiosep.classes_audiosep import ELSE
 from hubsep.pipelines import AudioSeparationPipeline
 from hubsep.pipelines.separation.wording import Wording, read_wording, split_sounds
@@ -64,6 +64,33 @@ LEFT_OUT = {
     "ignore speech": ["speech"],
     "reduce noise": ["noise"],
     "keep no speech": ["speech"],
+    "kein Regen": ["Regen"],
+    "bitte keine Stimme": ["Stimme"],
+    "alles außer der Stimme": ["Stimme"],
+    "alles bis auf den Hund und den Regen": ["Hund", "den Regen"],
+    "entferne den Regen": ["Regen"],
+    "das Rauschen entfernen, bitte": ["Rauschen"],
+    "der Hund soll weg": ["Hund"],
+    "weder Hund noch Regen": ["Hund", "Regen"],
+    "pas de pluie": ["pluie"],
+    "tout sauf la voix": ["voix"],
+    "supprimer le bruit s'il vous plaît": ["bruit"],
+    "aucun oiseau": ["oiseau"],
+    "pas d\u2019oiseaux": ["oiseaux"],
+    "je ne veux pas de musique": ["musique"],
+    "sin lluvia": ["lluvia"],
+    "no lluvia": ["lluvia"],
+    "todo menos la voz": ["voz"],
+    "quita el ruido, por favor": ["ruido"],
+    "no quiero oír música": ["música"],
+    "senza pioggia": ["pioggia"],
+    "tutto tranne la voce": ["voce"],
+    "togli il rumore": ["rumore"],
+    "nessun'eco": ["eco"],
+    "sem chuva": ["chuva"],
+    "tudo menos a voz": ["voz"],
+    "tirar o ruído": ["ruído"],
+    "não quero ouvir o cão": ["cão"],
 }
 BOTH = {
     "rain without thunder": ("rain", ["thunder"]),
@@ -74,6 +101,12 @@ BOTH = {
     "any instrument but the flute": ("any instrument", ["the flute"]),
     "the dog barking and no rain": ("the dog barking", ["rain"]),
     "rain but remove the thunder": ("rain", ["the thunder"]),
+    "Regen ohne Donner": ("Regen", ["Donner"]),
+    "Musik, aber kein Schlagzeug": ("Musik", ["Schlagzeug"]),
+    "pluie sans tonnerre": ("pluie", ["tonnerre"]),
+    "lluvia sin truenos": ("lluvia", ["truenos"]),
+    "pioggia senza tuoni": ("pioggia", ["tuoni"]),
+    "chuva sem trovão": ("chuva", ["trovão"]),
 }
 TWICE_NEGATED = {
     "remove everything but the dog": "the dog",
@@ -83,13 +116,21 @@ TWICE_NEGATED = {
     "no sound but the rain": "the rain",
     "don't remove the dog": "the dog",
     "mute everything except for the drums": "the drums",
+    "entferne alles außer dem Hund": "Hund",
+    "alles entfernen außer dem Hund": "Hund",
+    "supprime tout sauf le chien": "chien",
+    "elimina todo menos la voz": "voz",
+    "rimuovi tutto tranne il cane": "cane",
+    "remover tudo exceto o cão": "cão",
 }
 PLAIN = """a knock on the door|notes of a flute|northern wind|noise|a noisy street|snow|piano note|dog barking
 another dog|nothing|cannon|no sound|no one speaking|non-stop rain|nonstop|a car with no muffler|instrumental
 wireless phone|cordless|a saw cutting wood|cut down a tree|cutting paper|skipping rope|a muted trumpet|silence
 silence, then a bang|rain, dog
 take out the dog|keep only rain|drums only|a clock that is not ticking|block hit|dropping a plate
-knot|nothing at all"""
+knot|nothing at all|retire early|a coupe passing by|sans|sin|non-stop
+Schritte auf dem Weg|nimm den Hund heraus|ein Hund|des pas dans la neige|bruits de pas|pas de course|le chien
+tirer du scotch|tirar de la cinta|sintetizador|un uomo|a chuva"""
 
 
 @pytest.mark.parametrize("text", LEFT_OUT)
@@ -122,6 +163,15 @@ def test_what_the_catalogue_teaches_is_never_left_out():
                 assert read_wording(phrase) == Wording(phrase)
     for template in catalogue()["templates"]:
         assert not read_wording(template.format("a dog barking")).unwanted, template
+
+
+def test_words_of_other_languages_are_never_left_out():
+    for sounds in languages()["sounds"].values():
+        for code, words in sounds.items():
+            for template in languages()["templates"][code]:
+                for word in words:
+                    text = template.format(word)
+                    assert read_wording(text) == Wording(text)
 
 
 def test_lists_of_sounds():
