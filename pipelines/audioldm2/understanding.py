@@ -3,9 +3,10 @@
 
 A model that was taught two dozen sounds makes one of them of any word. Its card lists what it knows; a prompt means
 the one with the nearest words in the model's own text encoder, unless the name of another sound is nearer still, or
-all are far. Decisions: what is not understood is still made, but it is said; models whose cards list no sounds, such
-as the published ones, take every word as it is, and so do models with adapters, which were taught more than the card
-says.
+all are far. Decisions: what is not understood is still made, but it is said; a prompt that says what is not to be
+heard is refused, because a text encoder hardly hears a "no" and "no rain" became rain. Models whose cards list no
+sounds, such as the published ones, take every word as it is, and so do models with adapters, which were taught more
+than the card says.
 """
 
 from __future__ import annotations
@@ -16,11 +17,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from hubsep.errors import QueryError
+from hubsep.hub.bounds import shown
 from hubsep.texts import phrases, sound_names
 
 from ..separation.meanings import Meaning
+from ..separation.wording import read_wording
+from .conditions import Conditions
 from .loading.devices import ready
-from .prompts import Prompts, tokenised
+from .prompts import Prompts, as_texts, tokenised
 
 
 # Cosine of a prompt and the words of a sound. With audioldm2-tiny, of 218 phrases for its sounds that are not among
@@ -34,6 +39,37 @@ class Understanding(Prompts):
 
     _sound_features: tuple[list[str], Tensor] | None = None
 
+    @property
+    def has_few_sounds(self) -> bool:
+        """Whether the model knows the sounds of its card and no others."""
+        return bool(self.known_sounds) and self._adapter is None
+
+    def encode_prompt(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        transcription: str | Sequence[str] | None = None,
+        max_new_tokens: int | None = None,
+        loa_prefix: Tensor | None = None,
+    ) -> Conditions:
+        """As `Prompts.encode_prompt`, but what is not to be heard is no prompt.
+
+        Raises:
+            QueryError: naming the prompt; and as there.
+        """
+        for text in as_texts(prompt) if self.has_few_sounds else ():
+            wording = read_wording(text)
+            if wording.unwanted:
+                unwanted = ", ".join(wording.unwanted)
+                wanted = f"the prompt {wording.wanted!r}" if wording.wanted else "what is to be heard as the prompt"
+                raise QueryError(
+                    f"{shown(text)} says what is not to be heard, and a prompt is heard whole: pass {wanted}, and "
+                    f"negative_prompt={unwanted!r}"
+                )
+        return super().encode_prompt(
+            prompt, transcription=transcription, max_new_tokens=max_new_tokens, loa_prefix=loa_prefix
+        )
+
     def understand(self, prompts: Sequence[str]) -> list[Meaning] | None:
         """What each prompt is taken for: one of the sounds the model was taught, or none, and then the nearest.
 
@@ -44,7 +80,7 @@ class Understanding(Prompts):
             A `Meaning` for each, with the cosine as its probability where it is not understood; None if the model's
             card lists no sounds.
         """
-        if not self.known_sounds or self._adapter is not None:
+        if not self.has_few_sounds:
             return None
         names, features = self._sounds()
         closeness = self.text_features(list(prompts)).cpu() @ features.T
@@ -52,11 +88,10 @@ class Understanding(Prompts):
         nearest = closeness.masked_fill(~known, -1.0).max(dim=-1)
         others = closeness.masked_fill(known, -1.0).amax(dim=-1)
         meanings = []
-        for cosine, other, number in zip(
-            nearest.values.tolist(), others.tolist(), nearest.indices.tolist(), strict=True
-        ):
+        closest = nearest.values.tolist(), others.tolist(), nearest.indices.tolist()
+        for prompt, cosine, other, number in zip(prompts, *closest, strict=True):
             name = names[number]
-            understood = cosine > max(NEAR, other)
+            understood = cosine > max(NEAR, other) and not read_wording(prompt).unwanted
             meanings.append(Meaning(name) if understood else Meaning(None, name, max(0.0, cosine)))
         return meanings
 

@@ -297,6 +297,23 @@ def test_words_are_taken_for_what_the_model_knows() -> None:
         pipe(["rain", "xyzzy"], **few)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "way_out"),
+    [("no rain", "--negative 'rain'"), ("rain without thunder", "the prompt 'rain', and --negative 'thunder'"),
+     ("kein Regen", "--negative 'Regen'"), ("everything but a dog and a cat", "--negative 'a dog, a cat'")],
+)  # fmt: skip
+def test_what_is_not_to_be_heard_is_never_made(
+    prompt: str, way_out: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "model"
+    shutil.copytree(folder, place)
+    shutil.copy(SHIPPED[DEFAULT_GENERATOR] / "card.json", place)
+    assert run(place, prompt, "-o", "out.wav", "--seconds", "0.1") == 1
+    assert way_out in capsys.readouterr().err
+    assert not Path("out.wav").exists()
+    assert run(folder, prompt, "-o", "out.wav", "--seconds", "0.1") == 0, "a model of every word takes it as it is"
+
+
 def test_a_command_says_what_it_took_words_for(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

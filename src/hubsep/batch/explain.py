@@ -55,6 +55,7 @@ WORDS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r" \(config\.known_sounds\)", " (hubsep list --sounds MODEL)"),
         (r"\bnum_inference_steps\b", "--steps"),
         (r"\bguidance_scale\b", "--guidance"),
+        (r"\bnegative_prompt=", "--negative "),
         (r"\bnegative_prompt\b", "--negative"),
         (r"\bnum_waveforms_per_prompt\b", "--candidates"),
     )
