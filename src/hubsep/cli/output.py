@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,8 +17,15 @@ from ..batch.lines import warn
 NOT_UNDERSTOOD = 3  # exit status
 
 
-def finish(failures: list[tuple[str, str]], unknown: Mapping[str, str]) -> None:
+def finish(
+    failures: list[tuple[str, str]], unknown: Mapping[str, str], effect: Callable[[str], str] = lambda query: ""
+) -> None:
     """Lists what failed, by path and reason, and the queries that mean no sound the model knows, with the nearest.
+
+    Args:
+        failures: paths and reasons.
+        unknown: queries, and the sound that comes nearest.
+        effect: what to expect of the file of such a query.
 
     Raises:
         typer.Exit: with 1 if anything failed, else with 3 if a query was not understood.
@@ -26,7 +33,7 @@ def finish(failures: list[tuple[str, str]], unknown: Mapping[str, str]) -> None:
     for source, error in failures:
         warn(f"failed: {source}: {error}")
     for query, nearest in unknown.items():
-        warn(f"not understood: {query!r} is no sound this model knows; the nearest is {nearest!r}")
+        warn(f"not understood: {query!r} is no sound this model knows; the nearest is {nearest!r}{effect(query)}")
     if failures or unknown:
         raise typer.Exit(1 if failures else NOT_UNDERSTOOD)
 

@@ -170,7 +170,17 @@ def separate(
     loading = {"device": check_device(device) or own_device(place), "dtype": dtype, "adapter": adapter}
     run = Run(model, options, loading, storage(format_, subtype, bitrate, clip=clip, plot=plot), output, template)
     jobs = find_jobs(run, inputs, overwrite=overwrite, quiet=not place.leader)
-    finish(*work_through(run, jobs, place, overwrite=overwrite))
+    finish(*work_through(run, jobs, place, overwrite=overwrite), effect=effect_of)
+
+
+def effect_of(query: str) -> str:
+    """What to expect of the file of a query that was not understood: it has no part in the recording."""
+    from ..pipelines.separation.wording import read_wording
+
+    wording = read_wording(query)
+    if not wording.unwanted:
+        return "; expect an almost silent file"
+    return "" if wording.wanted else "; expect the recording as it was"
 
 
 def as_texts(words: list[str] | None) -> list[str] | None:
