@@ -230,7 +230,7 @@ def test_videos_without_pyav_say_what_to_install(waveform: np.ndarray, tmp_path:
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "hubsep.errors.AudioError: a: reading MP4 and QuickTime (m4a, mp4, mov) needs PyAV" in done.stderr
-    assert "pip install hubsep[video]" in done.stderr
+    assert "pip install 'hubsep[video]'" in done.stderr
 
 
 def test_every_format_that_pyav_reads_is_named_where_it_is_missing(tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_every_format_that_pyav_reads_is_named_where_it_is_missing(tmp_path: Pat
     said = subprocess.run([sys.executable, "-c", code, *paths], capture_output=True, text=True, check=True).stdout
     for name, line in zip(heads, said.splitlines(), strict=True):
         assert f"reading {name}" in line or name in line
-        assert "pip install hubsep[video]" in line
+        assert "pip install 'hubsep[video]'" in line
 
 
 def test_aac_behind_a_tag(waveform: np.ndarray, tmp_path: Path) -> None:

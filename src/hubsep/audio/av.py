@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The audio of m4a, aac, mp4, mkv, webm, wma and other files, read with PyAV (`pip install hubsep[video]`).
+"""The audio of m4a, aac, mp4, mkv, webm, wma and other files, read with PyAV (`pip install 'hubsep[video]'`).
 
 The demuxer is named by the caller and the file is handed over as an object, so ffmpeg never guesses a format and opens
 no other file, playlist or address. The first audio stream is read, unless the caller asks for another.
@@ -51,8 +51,8 @@ class AVSource:
             import av
         except ImportError as error:
             raise AudioError(
-                f"{name}: reading {KINDS.get(container, container)} needs PyAV; install it with `pip install "
-                "hubsep[video]`, or convert the recording to wav, flac, ogg or mp3"
+                f"{name}: reading {KINDS.get(container, container)} needs PyAV: pip install "
+                "'hubsep[video]'; or convert the recording to wav, flac, ogg or mp3"
             ) from error
 
         self.name = name

@@ -37,7 +37,7 @@ CSS = Path(__file__).with_name("page.css")
 OURS = "Something went wrong here, by no fault of yours. Try it once more, or with another recording."
 AT_HOME = (
     "On your own computer nothing is limited or sent away, and folders of long recordings are worked through: "
-    "pip install hubsep, then"
+    "install hubsep, then"
 )
 
 
