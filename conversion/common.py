@@ -30,6 +30,7 @@ from hubsep.hub.bounds import shown
 from hubsep.hub.config import config_errors
 from hubsep.hub.json_files import read_json_value
 from hubsep.hub.tensors import MAX_NAME_CHARACTERS, read_header
+from hubsep.texts import did_you_mean
 
 
 def refuse_converted(folder: Path, model_type: str) -> None:
@@ -288,16 +289,21 @@ def offenders(names: Sequence[str]) -> str:
     return text if len(names) <= SHOWN_OFFENDERS else f"{text} and {len(names) - SHOWN_OFFENDERS} more"
 
 
+class OverrideError(ConversionError):
+    """An override that the system does not have."""
+
+
 def check_overrides(overrides: Mapping[str, Any], config_class: type, options: Sequence[str] = ()) -> None:
     """Refuses an override that is no field of `config_class` itself and none of the converter's `options`.
 
     Raises:
-        ConversionError: naming the override and what there is.
+        OverrideError: naming the override and what there is.
     """
     settings = [*options, *config_class.__annotations__]
     for name in overrides:
         if name not in settings:
-            raise ConversionError(f"there is no {shown(name)} to set; there are {', '.join(settings)}")
+            meant = did_you_mean(name, settings)
+            raise OverrideError(f"there is no {shown(name)} to set.{meant} There are {', '.join(settings)}")
 
 
 @contextmanager
@@ -312,6 +318,7 @@ def conversion_errors(name: str) -> Iterator[None]:
 
 __all__ = [
     "KeyTable",
+    "OverrideError",
     "check_overrides",
     "conversion_errors",
     "count_of",

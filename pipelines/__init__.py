@@ -17,8 +17,8 @@ import transformers
 from hubsep.auto import AutoModelForAudioSeparation, load_processor
 from hubsep.errors import CheckpointError, HubsepError
 from hubsep.hub.bounds import shown
-from hubsep.hub.models import HUB_OPTIONS, resolve_folder
-from hubsep.registry import TASK, TEXT_TO_AUDIO
+from hubsep.hub.models import HUB_OPTIONS, check_task, resolve_folder
+from hubsep.registry import SYSTEMS, TASK, TEXT_TO_AUDIO
 from hubsep.shipped import DEFAULT_MODEL, SHIPPED
 
 from .separation.options import CallOptions
@@ -144,6 +144,7 @@ def pipeline(
     if task == TEXT_TO_AUDIO and is_audioldm2(model, hub):
         options = {"dtype": dtype, "device_map": device_map, "model_kwargs": model_kwargs or {}}
         return build_generator(model, **options, **kwargs)
+    check_purpose(model, task)
     if task == TASK and (model is None or isinstance(model, str | Path)):
         hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
         if adapter is not None:
@@ -162,6 +163,29 @@ def pipeline(
     if adapter is not None:
         kwargs["adapter"] = adapter
     return _build(task, model=model, processor=processor, **kwargs)
+
+
+def check_purpose(model: Any, task: str) -> None:
+    """Refuses a model of hubsep that is here already and for another task, before transformers tries to build it.
+
+    Raises:
+        CheckpointError: if it makes sounds where one that separates is wanted, or the other way round.
+    """
+    if isinstance(model, str | Path):
+        folder = SHIPPED.get(str(model), Path(model))
+        if folder.is_dir():
+            check_task(folder, model, task)
+        return
+    system = SYSTEMS.get(getattr(getattr(model, "config", None), "model_type", ""))
+    if task == TASK and model is not None and is_audioldm2(model, {}):
+        kind = type(model).__name__
+        raise CheckpointError(
+            f'{kind} makes sounds and separates none: call it as it is, or use it in pipeline("{TEXT_TO_AUDIO}")'
+        )
+    if task == TEXT_TO_AUDIO and system is not None and system.task == TASK:
+        raise CheckpointError(
+            f'{type(model).__name__} separates recordings and makes none: use it in pipeline("{TASK}")'
+        )
 
 
 def _build(task: str, **options: Any) -> Any:

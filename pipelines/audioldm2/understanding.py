@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hubsep.errors import QueryError
 from hubsep.hub.bounds import shown
-from hubsep.texts import phrases, sound_names
+from hubsep.texts import near, phrases, sound_names
 
 from ..separation.meanings import Meaning
 from ..separation.wording import read_wording
@@ -92,7 +92,8 @@ class Understanding(Prompts):
         for prompt, cosine, other, number in zip(prompts, *closest, strict=True):
             name = names[number]
             understood = cosine > max(NEAR, other) and not read_wording(prompt).unwanted
-            meanings.append(Meaning(name) if understood else Meaning(None, name, max(0.0, cosine)))
+            meant = near(prompt, self.known_sounds) or name
+            meanings.append(Meaning(name) if understood else Meaning(None, meant, max(0.0, cosine)))
         return meanings
 
     def warn_of_unknown(self, prompts: Sequence[str]) -> None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from hubsep.models.audiosep.classes_audiosep import ELSE
+from hubsep.texts import near
 
 from .protocols import QueryModel
 from .sums import Sums
@@ -56,7 +57,8 @@ def meaning_of(text: str, shares: Tensor | None, names: Sequence[str]) -> Meanin
     probability = float(shares[best])
     if probability >= UNDERSTOOD:
         return Meaning(names[best])
-    return Meaning(None, names[best], probability)
+    meant = near(text, [name for name in names if name != ELSE])  # "raim" has letters of rain and the sound of none
+    return Meaning(None, names[best] if meant is None else meant, probability)
 
 
 @dataclass

@@ -53,12 +53,26 @@ def with_options(model: Any, options: Mapping[str, Any] | None) -> Any:
     """
     if not options:
         return model
-    names = model.config.call_options
+    view = copy.copy(model)
+    for name in HOOKS:
+        view.__dict__.pop(name, None)
+    view.config = chosen_config(model.config, options)
+    return view
+
+
+def chosen_config(config: Any, options: Mapping[str, Any]) -> Any:
+    """A copy of a configuration with other options.
+
+    Raises:
+        QueryError: as `with_options`.
+    """
+    names = config.call_options
     unknown = [name for name in options if name not in names]
     if unknown:
         offered = f"it takes {', '.join(names)}" if names else "it has none"
-        raise QueryError(f"{unknown[0]!r} is no option of this {model.config.model_type} model; {offered}")
-    config = copy.deepcopy(model.config)
+        hint = did_you_mean(str(unknown[0]), names)
+        raise QueryError(f"{unknown[0]!r} is no option of this {config.model_type} model; {offered}.{hint}")
+    config = copy.deepcopy(config)
     try:
         with config_errors("model_options"):
             for name, value in config.complete_options(dict(options)).items():
@@ -66,11 +80,7 @@ def with_options(model: Any, options: Mapping[str, Any] | None) -> Any:
             config.check_fields()
     except HubsepError as error:
         raise QueryError(f"model_options: {error}") from error
-    view = copy.copy(model)
-    for name in HOOKS:
-        view.__dict__.pop(name, None)
-    view.config = config
-    return view
+    return config
 
 
 # what other packages, and people, call these options
@@ -198,4 +208,4 @@ def check_names(options: Iterable[str]) -> None:
         raise TypeError(f"unknown option {option}.{hint} An audio-separation pipeline takes {', '.join(names)}")
 
 
-__all__ = ["CallOptions", "SeparationOptions", "check_names", "with_options"]
+__all__ = ["CallOptions", "SeparationOptions", "check_names", "chosen_config", "with_options"]

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hubsep.errors import QueryError
+from hubsep.texts import near
 
 from .protocols import SeparationConfig
 
@@ -128,9 +129,22 @@ def _read(text: str, names: Sequence[str]) -> tuple[list[float], str]:
     if rest or not plain:
         raise QueryError(
             f"{text.strip()!r} is no sum of sources of this model, which separates {', '.join(names)}; write a name, "
-            f"{'+'.join(names[:2])!r}, or '{MIXTURE}-{names[0]}' for everything but {names[0]}; each name once"
+            f"{'+'.join(names[:2])!r}, or '{MIXTURE}-{names[0]}' for everything but {names[0]}; each name once."
+            f"{_meant(text, spelled)}"
         )
     return row, plain
+
+
+OTHER_NAMES = {"voice": "vocals", "singing": "vocals", "instrumental": "accompaniment", "backing": "accompaniment",
+               "rest": "other", "mix": MIXTURE, "drum kit": "drums", "percussion": "drums"}  # fmt: skip
+
+
+def _meant(text: str, names: Sequence[str]) -> str:
+    """The end of an error: the sum with its names as they are spelled, where each is near to one."""
+    parts = re.split(r"([+-])", text.strip())
+    meant = [part if part in "+-" else near(part.strip(), names, OTHER_NAMES) or "" for part in parts]
+    words = "".join(meant)
+    return f" Did you mean {words}?" if all(meant) and words.casefold() != text.strip().casefold() else ""
 
 
 __all__ = ["MIXTURE", "Sums", "find_sums"]

@@ -73,8 +73,6 @@ def find_targets(separator: SeparationModel, processor: Any, options: Separation
     if not separator.config.is_text_queried:
         return _fixed_targets(separator.config, options)
     model = cast("QueryModel", separator)
-    if options.sources is not None:
-        raise QueryError("this model separates what it is asked for; leave out sources and pass queries=")
     texts = _texts("queries", options.queries)
     negatives = _texts("negative_queries", options.negative_queries)
     examples = _examples(options.query_audio)
@@ -110,6 +108,8 @@ def labels_of(config: SeparationConfig, options: SeparationOptions) -> tuple[str
 
 def _named(config: SeparationConfig, options: SeparationOptions) -> list[str]:
     """What a text-queried model is asked for: texts, then examples and embeddings by their names."""
+    if options.sources is not None:
+        raise QueryError("this model separates what it is asked for; leave out sources and pass queries=")
     others = (_examples(options.query_audio), _vectors(options.query_embeds))
     named = [*_texts("queries", options.queries), *(label for pairs in others for label, _ in pairs)]
     if not named:
@@ -152,8 +152,10 @@ def _texts(name: str, queries: str | Sequence[str] | None) -> list[str]:
     if queries is None:
         return []
     texts = [queries] if isinstance(queries, str) else queries
-    if not isinstance(texts, Sequence) or not all(isinstance(text, str) and text.strip() for text in texts):
+    if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
         raise QueryError(f"{name} must be a text or a list of texts, got {queries!r}")
+    if not all(text.strip() for text in texts):
+        raise QueryError(f"{name} must be a text or a list of texts, none of them empty, got {queries!r}")
     if not texts:
         raise QueryError(f"{name} is an empty list; pass at least one text, or leave it out")
     return [check_text(text, "a query") for text in texts]
@@ -208,7 +210,9 @@ def _unique(labels: Iterable[str], residual: bool) -> tuple[str, ...]:
         if not isinstance(label, str):
             raise QueryError(f"a label must be a text, got {label!r}")
         if label.strip().casefold() in seen:
-            raise QueryError(f"{label!r} is asked for twice; every source needs a label of its own")
+            raise QueryError(
+                f"{label!r} is asked for twice, upper and lower case are alike; every source needs a label of its own"
+            )
         seen.add(label.strip().casefold())
     return labels
 
@@ -279,6 +283,19 @@ class Plan:
         return not self.options.only_active or label == RESIDUAL or score > ACTIVE_SCORE
 
 
+def check_active(config: SeparationConfig, options: SeparationOptions) -> None:
+    """Refuses to leave out sources of a model whose scores do not say how many there are.
+
+    Raises:
+        QueryError: saying so.
+    """
+    if options.only_active and not config.unordered_sources:
+        raise QueryError(
+            "only_active is for models that separate an unknown number of speakers; this one returns what it is asked "
+            "for or was made for, so choose by label or score"
+        )
+
+
 def make_plan(model: Any, processor: Any, options: SeparationOptions, *, exact: bool = False) -> Plan:
     """Works out a call before anything is read: encodes its queries, and chooses the segments.
 
@@ -296,13 +313,9 @@ def make_plan(model: Any, processor: Any, options: SeparationOptions, *, exact: 
     """
     if model.training:
         raise CheckpointError("the model is in training mode, where its norms follow the input; call model.eval()")
-    if options.only_active and not model.config.unordered_sources:
-        raise QueryError(
-            "only_active is for models that separate an unknown number of speakers; this one returns what it is asked "
-            "for or was made for, so choose by label or score"
-        )
+    check_active(model.config, options)
     model = with_options(model, options.model_options)
     return Plan(model, options, find_targets(model, processor, options), options.segments(model.config), exact)
 
 
-__all__ = ["RESIDUAL", "Plan", "SeparationOptions", "Targets", "labels_of", "make_plan"]
+__all__ = ["RESIDUAL", "Plan", "SeparationOptions", "Targets", "check_active", "labels_of", "make_plan"]

@@ -19,7 +19,7 @@ import hubsep
 from hubsep.audio import Recording, write_audio
 from hubsep.demo.gpu import device, on_gpu, on_zero
 from hubsep.demo.intake import take_in
-from hubsep.demo.limits import DemoLimits
+from hubsep.demo.limits import DemoLimits, chosen_model
 from hubsep.demo.page import (
     answered,
     card_of,
@@ -47,16 +47,16 @@ from hubsep.demo.results import (  # fmt: skip
 from hubsep.demo.stopping import Runs
 from hubsep.demo.waiting import explained
 from hubsep.errors import QueryError
-from hubsep.hub.resolve import resolve_folder
 from hubsep.pipelines.names import file_name
 from hubsep.pipelines.separation.scores import ACTIVE_SCORE
 from hubsep.pipelines.separation.targets import RESIDUAL
+from hubsep.registry import TASK
 from hubsep.shipped import SEPARATORS, SHIPPED
 
 
 LIMITS = DemoLimits.from_environment()
 OWN = os.environ.get("HUBSEP_MODEL")
-FOLDERS = {**({"own": Path(resolve_folder(OWN))} if OWN else {}), **{name: SHIPPED[name] for name in SEPARATORS}}
+FOLDERS = {**({"own": chosen_model(OWN, TASK)} if OWN else {}), **{name: SHIPPED[name] for name in SEPARATORS}}
 CARDS = {name: card_of(folder) for name, folder in FOLDERS.items()}
 PURPOSES = {
     "audiosep": "sounds you name",

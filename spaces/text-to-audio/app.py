@@ -20,7 +20,7 @@ import numpy as np
 from hubsep.audio import Recording, write_audio
 from hubsep.demo.gpu import device, on_gpu, on_zero
 from hubsep.demo.intake import take_in
-from hubsep.demo.limits import DemoLimits
+from hubsep.demo.limits import DemoLimits, chosen_model
 from hubsep.demo.page import (
     answered,
     card_of,
@@ -38,14 +38,14 @@ from hubsep.demo.results import BADGE_PLAIN, BADGE_YES, Result, ResultCards, ans
 from hubsep.demo.stopping import Runs
 from hubsep.demo.waiting import explained
 from hubsep.errors import AudioError, CheckpointError, QueryError
-from hubsep.hub.resolve import resolve_folder
 from hubsep.pipelines.names import file_name
+from hubsep.registry import TEXT_TO_AUDIO
 from hubsep.shipped import DEFAULT_GENERATOR, SHIPPED
 
 
 LIMITS = DemoLimits.from_environment()
 MODEL = os.environ.get("HUBSEP_MODEL") or (DEFAULT_GENERATOR if DEFAULT_GENERATOR in SHIPPED else None)
-FOLDER = Path(resolve_folder(MODEL)) if MODEL else None
+FOLDER = chosen_model(MODEL, TEXT_TO_AUDIO) if MODEL else None
 CARD = card_of(FOLDER) if FOLDER else None
 NO_MODEL = (
     "This page has no model yet: none is shipped with this version of hubsep. Set HUBSEP_MODEL to a folder or Hub "

@@ -8,13 +8,14 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from transformers import AutoConfig
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
 
 from .errors import CheckpointError
 from .hub.bounds import shown
 from .hub.json_files import read_json
-from .hub.models import HUB_OPTIONS, checked_folder
-from .registry import SYSTEMS, TASK, TEXT_TO_AUDIO, locate
+from .hub.models import HUB_OPTIONS, check_task, checked_folder
+from .registry import SYSTEMS, TASK, locate
 
 
 if TYPE_CHECKING:
@@ -57,15 +58,9 @@ class AutoModelForAudioSeparation(_BaseAutoModelClass):
         if kwargs.pop("trust_remote_code", None):
             raise CheckpointError("trust_remote_code=True is refused: only .safetensors are loaded, and no code.")
         options = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
-        folder = checked_folder(
-            pretrained_model_name_or_path, subfolder=kwargs.pop("subfolder", ""), finite=False, **options
+        folder = _separator_folder(
+            cls, pretrained_model_name_or_path, subfolder=kwargs.pop("subfolder", ""), **options
         )
-        if (folder / "model_index.json").is_file():
-            raise CheckpointError(
-                f"{shown(folder.name)} is the folder of a pipeline that makes sounds, not of a model that separates "
-                f'them: load it with hubsep.AudioLDM2Pipeline, or pipeline("{TEXT_TO_AUDIO}", model=...).'
-            )
-        _check_type(cls, read_json(folder / "config.json").get("model_type"))
         model: SeparationModel = super().from_pretrained(folder, *args, trust_remote_code=False, **kwargs)
         return model
 
@@ -74,6 +69,20 @@ class AutoModelForAudioSeparation(_BaseAutoModelClass):
         _fill(cls)
         model: SeparationModel = super().from_config(config, **kwargs)
         return model
+
+
+def separator_config(model: str | os.PathLike[str]) -> PreTrainedConfig:
+    """The configuration of a model that separates, by its name, after its folder passed every check but one.
+
+    Its weights are not read.
+
+    Raises:
+        CheckpointError: if there is no such model, it is broken, or it does not separate.
+    """
+    auto = AutoModelForAudioSeparation
+    _fill(auto)
+    config: PreTrainedConfig = AutoConfig.from_pretrained(_separator_folder(auto, model))
+    return config
 
 
 def load_processor(model: Any, folder: Path) -> Any:
@@ -93,6 +102,16 @@ def _fill(auto: type[_BaseAutoModelClass]) -> None:
             auto.register(locate(system.config), locate(system.model), exist_ok=True)
 
 
+def _separator_folder(auto: type[_BaseAutoModelClass], model: str | os.PathLike[str], **options: Any) -> Path:
+    """The checked folder of a model that separates; its weights may still hold what is no number."""
+    folder = checked_folder(model, finite=False, **options)
+    check_task(folder, model, TASK)
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{shown(folder.name)} holds no config.json: it is no model that separates.")
+    _check_type(auto, read_json(folder / "config.json").get("model_type"))
+    return folder
+
+
 def _check_type(auto: type[_BaseAutoModelClass], model_type: Any) -> None:
     """Refuses the configuration of another kind of model before transformers builds it."""
     model_types = sorted(config.model_type for config in auto._model_mapping)
@@ -102,4 +121,4 @@ def _check_type(auto: type[_BaseAutoModelClass], model_type: Any) -> None:
         )
 
 
-__all__ = ["AutoModelForAudioSeparation", "load_processor"]
+__all__ = ["AutoModelForAudioSeparation", "load_processor", "separator_config"]

@@ -90,7 +90,9 @@ def test_recordings_of_one_name_get_apart_or_are_refused(model: Path, capsys: py
     assert listing() == before
     assert run(model, "a/ep.wav", "b/ep.wav", "-o", "both") == 0
     assert {path.parent.as_posix() for path in Path("both").rglob("rain.wav")} == {"both/a/ep", "both/b/ep"}
-    assert run(model, "a/ep.wav", "a/../a/ep.wav", "-o", "twice") == 2
+    assert run(model, "a/ep.wav", "a/../a/ep.wav", "-o", "twice") == 0
+    assert "is named twice; it is separated once" in capsys.readouterr().err
+    assert [path.parent.as_posix() for path in Path("twice").rglob("rain.wav")] == ["twice/ep"]
 
 
 def test_files_of_another_command_stay_and_are_named(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -358,7 +360,7 @@ def test_generated_files_replace_nothing_unasked(capsys: pytest.CaptureFixture[s
         (["--variation", "x.wav", "-o", "X.WAV", "--overwrite"], "is the recording itself"),
         (["rain", "-o", "a" * 252 + ".wav"], "longer than a name may be"),
     ):
-        assert main(["generate", *arguments, "--model", "no-such/model/anywhere"]) == 1
+        assert main(["generate", *arguments, "--model", "no-such/model/anywhere"]) == 2
         assert says in capsys.readouterr().err
         assert listing() == before
 

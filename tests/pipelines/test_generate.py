@@ -108,15 +108,15 @@ def test_in_little_memory(folder: Path) -> None:
 
 def test_files_that_exist_are_kept(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("rain.flac").write_text("mine")
-    assert run(folder, "rain", "-o", "rain.flac") == 1
+    assert run(folder, "rain", "-o", "rain.flac") == 2
     assert "rain.flac is there already; --overwrite replaces it" in capsys.readouterr().err
     assert Path("rain.flac").read_text() == "mine"
     assert run(folder, "rain", "-o", "rain.flac", "--overwrite") == 0
     assert sf.info("rain.flac").frames == SAMPLES
     Path("wind.png").write_text("mine")
-    assert run(folder, "wind", "-o", "wind.wav", "--plot") == 1
+    assert run(folder, "wind", "-o", "wind.wav", "--plot") == 2
     Path("storm.json").write_text("{}")
-    assert run(folder, "storm", "-o", "storm.wav") == 1
+    assert run(folder, "storm", "-o", "storm.wav") == 2
     assert Path("storm.json").read_text() == "{}", "a record of somebody else is a file like others"
     names = [path.name for path in sorted(Path().iterdir())]
     assert names == ["rain.flac", "rain.json", "storm.json", "wind.png"]
@@ -134,7 +134,7 @@ def test_what_the_same_command_made_is_known_by_its_record(folder: Path, capsys:
     assert run(folder, *call) == 0
     assert "out-1.wav  made already by the same command" in capsys.readouterr().out
     assert {path.name: path.stat().st_mtime_ns for path in Path().iterdir()} == before
-    assert run(folder, *call, "--seed", "1") == 1
+    assert run(folder, *call, "--seed", "1") == 2
     assert "out-1.wav is there already, and not of this command: other settings (seed); --overwrite" in (
         capsys.readouterr().err
     )
@@ -151,7 +151,7 @@ def test_what_the_same_command_made_is_known_by_its_record(folder: Path, capsys:
     content = bytearray(after["out.wav"])
     content[-1] ^= 1
     Path("out.wav").write_bytes(content)
-    assert run(folder, "rain", "-o", "out.wav", "--seconds", "0.1") == 1
+    assert run(folder, "rain", "-o", "out.wav", "--seconds", "0.1") == 2
     assert "out.wav is there already, and an output has changed" in capsys.readouterr().err
     assert Path("out.wav").read_bytes() == content
 
@@ -173,7 +173,7 @@ def test_a_record_is_believed_only_for_what_the_command_makes(
         record.write_text(json.dumps({**whole, "outputs": outputs}))
         sound.unlink(missing_ok=True)
         capsys.readouterr()
-        assert run(folder, *call) == (0 if kind == "nothing" else 1), kind
+        assert run(folder, *call) == (0 if kind == "nothing" else 2), kind
         assert sound.is_file() == (kind == "nothing"), kind
         assert "made already" not in capsys.readouterr().out
         assert run(folder, *call, "--overwrite") == 0
@@ -181,7 +181,7 @@ def test_a_record_is_believed_only_for_what_the_command_makes(
         assert sound.is_file()
     record.unlink()
     os.mkfifo(record)
-    assert run(folder, *call) == 1
+    assert run(folder, *call) == 2
     assert "out.json" in capsys.readouterr().err
 
 
@@ -205,9 +205,9 @@ def test_recordings_vary_and_are_filled_in(pipe: Any) -> None:
 @pytest.mark.slow
 def test_a_channel_goes_on(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sound = hum("two.wav", channels=2)
-    assert run(folder, "--continue", "two.wav", "-o", "on.wav") == 1
+    assert run(folder, "--continue", "two.wav", "-o", "on.wav") == 2
     assert "has 2 channels, and one is made: choose one with --channel" in capsys.readouterr().err
-    assert run(folder, "--continue", "two.wav", "-o", "x.wav", "--channel", "3") == 1
+    assert run(folder, "--continue", "two.wav", "-o", "x.wav", "--channel", "3") == 2
     assert "has 2 channels, and --channel is 3" in capsys.readouterr().err
     asked = ("--continue", "two.wav", "-o", "on.wav", "--channel", "2", "--seconds", "0.05", "--plot")
     assert run(folder, *asked) == 0
@@ -228,8 +228,8 @@ def test_what_does_not_fit_an_integer_format_is_said(capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["", "-o", "x.wav"], "say what is to be heard"),
-        (["rain", " ", "-o", "x.wav"], "say what is to be heard"),
+        (["", "-o", "x.wav"], "'' says nothing; write words"),
+        (["rain", " ", "-o", "x.wav"], "' ' says nothing; write words"),
         (["-o", "x.wav"], "say what is to be heard"),
         (["--interpolate", "rain", "-o", "x.wav"], "say what is to be heard"),
         (["rain", "-o", "x.doc"], "cannot write .doc"),
@@ -251,7 +251,7 @@ def test_command_lines_that_are_refused(
     hum("hum.wav")
     Path("no.wav").write_text("no recording")
     model = [] if "--model" in arguments else ["--model", "no-such-folder/at/all"]
-    assert main(["generate", *arguments, *model]) == 1
+    assert main(["generate", *arguments, *model]) == 2
     assert message in capsys.readouterr().err
     assert not Path("x.wav").exists()
 
@@ -265,9 +265,9 @@ def test_numbers_and_files_that_cannot_be(arguments: list[str]) -> None:
 
 def test_models_that_make_no_sounds(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny_conv_tasnet()[0].save_pretrained("separator")
-    assert run(Path("separator"), "rain", "-o", "x.wav") == 1
-    assert "is not the folder of a diffusion pipeline" in capsys.readouterr().err
-    with pytest.raises(CheckpointError, match="pipeline that makes sounds"):
+    assert run(Path("separator"), "rain", "-o", "x.wav") == 2
+    assert "separates recordings and makes none" in capsys.readouterr().err
+    with pytest.raises(CheckpointError, match="makes sounds and separates none"):
         AutoModelForAudioSeparation.from_pretrained(folder)
 
 

@@ -30,11 +30,12 @@ from hubsep.hub.cards import carry_card
 from hubsep.hub.copies import is_named
 from hubsep.hub.files import is_weights
 from hubsep.hub.json_files import read_json
-from hubsep.hub.models import HUB_OPTIONS, MAX_SHARD_SIZE, atomic_folder, check_folder
+from hubsep.hub.models import HUB_OPTIONS, MAX_SHARD_SIZE, atomic_folder, check_folder, check_task
 from hubsep.hub.push import README, push_folder
 from hubsep.hub.resolve import resolve_folder
 from hubsep.hub.tensors import read_header
 from hubsep.models.audioldm2.configuration_audioldm2 import write_config
+from hubsep.registry import TEXT_TO_AUDIO
 
 from .components import COMPONENTS, OPTIONAL, class_of, empty_component, load_component, original_heads, weight_files
 from .devices import Devices, devices_of, placed
@@ -105,8 +106,7 @@ class Folder(Devices):
         _refuse(kwargs, attention_heads)
         if on_demand and (not strict or device_map == "balanced"):
             raise CheckpointError(ONE_DEVICE)
-        folder = resolve_folder(pretrained_model_name_or_path, **hub)
-        check_folder(folder)
+        folder = checked_folder(pretrained_model_name_or_path, hub)
         listed = {name: entry for name, entry in read_index(folder).items() if name not in components}
         devices = devices_of(device_map, {name: _stored_bytes(folder / name) for name in listed})
         shelf = Shelf(torch.device(device_map or "cpu")) if on_demand else None
@@ -171,6 +171,18 @@ class Folder(Devices):
 
         fallback = card if card is not None and is_named(card) else None
         return push_folder(repo_id, save, fallback=fallback, short_card=SHORT_CARD, **options)
+
+
+def checked_folder(model: str | os.PathLike[str], hub: dict[str, Any]) -> Path:
+    """The folder of a model that makes sounds, after all of it was checked.
+
+    Raises:
+        CheckpointError: if there is none of that name, it is broken, or it separates recordings.
+    """
+    folder = resolve_folder(model, **hub)
+    check_task(folder, model, TEXT_TO_AUDIO)
+    check_folder(folder)
+    return folder
 
 
 def read_index(folder: Path) -> dict[str, tuple[str, str]]:

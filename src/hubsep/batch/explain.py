@@ -42,6 +42,14 @@ WORDS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"leave out the queries\b", "leave out -q, --example and --negative"),
         (r"leave out sources\b", "leave out --sources"),
         (r"\bsources is empty\b", "--sources is empty"),
+        (
+            r'load it with hubsep\.AudioLDM2Pipeline, or pipeline\("text-to-audio", model=\.\.\.\)\.',
+            "`hubsep generate --model` takes it.",
+        ),
+        (
+            r'load it with pipeline\("audio-separation", model=\.\.\.\)\.',
+            "`hubsep separate --model` takes it.",
+        ),
         (r"\bonly_active\b", "--only-active"),
         (r'pass on_short="warn" to use what is there', "--on-short warn uses what is there"),
         (r"\bon_short\b", "--on-short"),

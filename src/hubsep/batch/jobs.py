@@ -98,7 +98,11 @@ def collect_jobs(inputs: Sequence[Path], output: Path) -> tuple[list[Job], list[
             jobs.append(Job(path, PurePosixPath(path.name)))
         else:
             raise HubsepError(f"{path} does not exist")
-    return _apart(jobs), left_out
+    once: dict[str, Job] = {}
+    for job in jobs:
+        if once.setdefault(os.path.abspath(job.source), job) is not job:
+            left_out.append(f"{job.source} is named twice; it is separated once")
+    return _apart(list(once.values())), left_out
 
 
 def _apart(jobs: list[Job]) -> list[Job]:

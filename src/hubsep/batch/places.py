@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from ..errors import HubsepError
+from ..texts import near
 
 
 NAMES = (  # number, how many, number on this computer, how many there
@@ -55,7 +56,7 @@ class Place:
         Raises:
             HubsepError: if one of them is not a place.
         """
-        part, parts = parse_shard(shard) if shard else (0, 1)
+        part, parts = parse_shard(shard) if shard is not None else (0, 1)
         for names in NAMES:
             if names[0] in environment and names[1] in environment:
                 rank, world, local_rank, local_world = (_number(environment, name) for name in names)
@@ -103,7 +104,7 @@ def parse_shard(text: str) -> tuple[int, int]:
     Raises:
         HubsepError: if it is not of that form.
     """
-    match = re.fullmatch(r"(\d{1,7})/(\d{1,7})", text)
+    match = re.fullmatch(r"([0-9]{1,7})/([0-9]{1,7})", text)
     part, parts = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 1 <= part <= parts <= MAX_SHARDS:
         raise HubsepError(f"--shard needs K/N with K from 1 to N, such as 2/4, got {text!r}")
@@ -132,16 +133,21 @@ def check_device(name: str | None) -> str | None:
     Raises:
         HubsepError: naming those it has.
     """
-    import torch
-
     if name is None:
         return None
+    import torch
+
     kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     count = torch.accelerator.device_count() if kind is not None else 0
     devices = ["cpu"] if kind is None else ["cpu", kind.type, *(f"{kind.type}:{index}" for index in range(count))]
     if name not in devices:
+        gpu = "cuda" if kind is None else kind.type
+        meant = near(name, devices, {"gpu": gpu, "nvidia": "cuda", "gpu:0": f"{gpu}:0", "processor": "cpu"})
+        hint = (
+            f" Did you mean {meant}?" if meant else " A GPU is called cuda, or mps on a Mac." if "gpu" in name else ""
+        )
         raise HubsepError(
-            f"--device {name!r} is not there: this computer has {', '.join(devices)}; `hubsep env` says why"
+            f"--device {name!r} is not there: this computer has {', '.join(devices)}.{hint} `hubsep env` says why"
         )
     return name
 

@@ -18,7 +18,10 @@ import typer
 
 from ..batch.overwriting import check_free
 from ..hub.file_names import key_of
-from ..shipped import SHIPPED
+from ..hub.resolve import resolve_folder, task_of
+from ..registry import TASK, TEXT_TO_AUDIO
+from ..shipped import DEFAULT_MODEL, SHIPPED
+from . import values
 
 
 class Dataset(str, Enum):
@@ -38,6 +41,13 @@ LAYOUTS = {
     Dataset.LIBRIMIX: "hubsep.evaluation.librimix",
     Dataset.PROMPTS: "hubsep.evaluation.prompts",
 }
+
+
+def layout(word: Any) -> Any:
+    """What reads the name of a layout."""
+    return Dataset(values.choice(*(each.value for each in Dataset))(word)) if isinstance(word, str) else word
+
+
 OUTPUTS = (
     "json_file",
     "picture",
@@ -49,62 +59,155 @@ OUTPUTS = (
 
 MOST = 1_000_000  # mixtures, sounds, songs or rows
 
-Model = Annotated[str, typer.Argument(help=f"Folder, Hub repository, or one of {', '.join(SHIPPED)}.")]
+Model = Annotated[
+    str,
+    typer.Argument(
+        parser=values.name("a model", DEFAULT_MODEL),
+        metavar="MODEL",
+        help=f"Folder, Hub repository, or one of {', '.join(SHIPPED)}.",
+    ),
+]
 Data = Annotated[
     Path,
-    typer.Option(exists=True, help="Folder of recordings with metadata.csv, of MUSDB18 or of LibriMix, or a .csv."),
+    typer.Option(
+        parser=values.existing(),
+        metavar="PATH",
+        help="Folder of recordings with metadata.csv, of MUSDB18 or of LibriMix, or a .csv.",
+    ),
 ]
 Layout = Annotated[
     Dataset,
     typer.Option(
+        parser=layout,
+        metavar="|".join(each.value for each in Dataset),
         help="musdb: MUSDB18 (stem.mp4) or MUSDB18-HQ (wav), test part. csv: a table of mixture, target, caption and "
         "perhaps label, as AudioSep's benchmarks. librimix: a folder of LibriMix. prompts: a model that makes sounds "
-        "is asked for each class of a folder with metadata.csv."
+        "is asked for each class of a folder with metadata.csv.",
     ),
 ]
 Root = Annotated[
-    Path | None, typer.Option(exists=True, file_okay=False, help="csv: what its paths start from; the file's folder.")
+    Path | None,
+    typer.Option(
+        parser=values.existing(file=False), metavar="FOLDER", help="csv: what its paths start from; the file's folder."
+    ),
 ]
-Limit = Annotated[int, typer.Option(min=0, max=MOST, help="Songs of each corpus, or rows of a table; 0: all.")]
-Folder = Annotated[list[str] | None, typer.Option(help="Sub-folder of --data to read; may be repeated.")]
+Limit = Annotated[
+    int,
+    typer.Option(
+        parser=values.whole(0, MOST), metavar="NUMBER", help="Songs of each corpus, or rows of a table; 0: all."
+    ),
+]
+Folder = Annotated[
+    list[str] | None,
+    typer.Option(
+        parser=values.name("a folder", "events"), metavar="NAME", help="Sub-folder of --data to read; may be repeated."
+    ),
+]
 PerClass = Annotated[
-    int, typer.Option(min=1, max=MOST, help="Mixtures, or sounds, per class; at most that many recordings.")
+    int,
+    typer.Option(
+        parser=values.whole(1, MOST),
+        metavar="NUMBER",
+        help="Mixtures, or sounds, per class; at most that many recordings.",
+    ),
 ]
-Mixtures = Annotated[int, typer.Option(min=1, max=MOST, help="Separators of speakers: mixtures in all.")]
-Speakers = Annotated[int, typer.Option(min=0, max=64, help="Speakers in a mixture; 0: one for each output.")]
+Mixtures = Annotated[
+    int, typer.Option(parser=values.whole(1, MOST), metavar="NUMBER", help="Separators of speakers: mixtures in all.")
+]
+Speakers = Annotated[
+    int,
+    typer.Option(parser=values.whole(0, 64), metavar="NUMBER", help="Speakers in a mixture; 0: one for each output."),
+]
 Minutes = Annotated[
-    float, typer.Option(min=0, max=120, help="Separators of speakers: also count swaps in conversations this long.")
+    float,
+    typer.Option(
+        parser=values.number(0, 120),
+        metavar="MINUTES",
+        help="Separators of speakers: also count swaps in conversations this long.",
+    ),
 ]
 Noise = Annotated[
     Path | None,
-    typer.Option(exists=True, file_okay=False, help="Separators of speakers: folder of noises."),
+    typer.Option(
+        parser=values.existing(file=False), metavar="FOLDER", help="Separators of speakers: folder of noises."
+    ),
 ]
-Seconds = Annotated[float | None, typer.Option(min=0.1, max=600, help="Length of a mixture; 5, or 4 of speakers.")]
-Seed = Annotated[int, typer.Option(help="Decides partners and excerpts, or the noise sounds are made of.")]
+Seconds = Annotated[
+    float | None,
+    typer.Option(parser=values.seconds(0.1, 600), metavar="SECONDS", help="Length of a mixture; 5, or 4 of speakers."),
+]
+Seed = Annotated[
+    int,
+    typer.Option(
+        parser=values.whole(-(2**63), 2**63 - 1),
+        metavar="NUMBER",
+        help="Decides partners and excerpts, or the noise sounds are made of.",
+    ),
+]
 AllRecordings = Annotated[
     bool, typer.Option("--all-recordings", help="For data no training saw: use it all, not the held-out part.")
 ]
 Mixture = Annotated[
     list[str] | None,
-    typer.Option(help="librimix: mix_clean, mix_both or mix_single; may be repeated. By default what fits the model."),
+    typer.Option(
+        parser=values.choice("mix_clean", "mix_both", "mix_single"),
+        metavar="NAME",
+        help="librimix: mix_clean, mix_both or mix_single; may be repeated. By default what fits the model.",
+    ),
 ]
-Mode = Annotated[str, typer.Option(help="librimix: min or max, if --data holds both.")]
-Part = Annotated[str, typer.Option(help="librimix: test or dev, if --data holds several.")]
+Mode = Annotated[
+    str,
+    typer.Option(
+        parser=values.choice("min", "max"), metavar="min|max", help="librimix: min or max, if --data holds both."
+    ),
+]
+Part = Annotated[
+    str,
+    typer.Option(
+        parser=values.name("a part", "test"), metavar="NAME", help="librimix: test or dev, if --data holds several."
+    ),
+]
 Classifier = Annotated[
-    Path | None, typer.Option(exists=True, file_okay=False, help="prompts: who listens, of `hubsep train classifier`.")
+    Path | None,
+    typer.Option(
+        parser=values.existing(file=False),
+        metavar="FOLDER",
+        help="prompts: who listens, of `hubsep train classifier`.",
+    ),
 ]
-Steps = Annotated[int | None, typer.Option(min=1, max=1_000, help="prompts: of the solver; 25 by default.")]
+Steps = Annotated[
+    int | None,
+    typer.Option(parser=values.whole(1, 1_000), metavar="NUMBER", help="prompts: of the solver; 25 by default."),
+]
 Guidance = Annotated[
-    float | None, typer.Option(min=-1_000, max=1_000, help="prompts: above 1 the prompt counts more; 3.5 by default.")
+    float | None,
+    typer.Option(
+        parser=values.number(-1_000, 1_000),
+        metavar="NUMBER",
+        help="prompts: above 1 the prompt counts more; 3.5 by default.",
+    ),
 ]
 Output = Annotated[
-    Path | None, typer.Option(file_okay=False, help="prompts: folder for spectrograms, confusions and some sounds.")
+    Path | None,
+    typer.Option(
+        parser=values.place(folder=True),
+        metavar="FOLDER",
+        help="prompts: folder for spectrograms, confusions and some sounds.",
+    ),
 ]
 Benchmark = Annotated[
     str | None, typer.Option(metavar="DATASET:TASK", help="The Hub's name of the set, for .eval_results in the card.")
 ]
-JsonFile = Annotated[Path | None, typer.Option("--json", dir_okay=False, help="Also write the numbers.")]
-PictureFile = Annotated[Path | None, typer.Option("--picture", dir_okay=False, help="Also draw them (png, pdf, svg).")]
+JsonFile = Annotated[
+    Path | None,
+    typer.Option("--json", parser=values.place(folder=False), metavar="FILE", help="Also write the numbers."),
+]
+PictureFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--picture", parser=values.place(folder=False), metavar="FILE", help="Also draw them (png, pdf, svg)."
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files of --json, --picture and --output.")]
 WriteCard = Annotated[bool, typer.Option("--write-card", help="Put the numbers into the card of MODEL, a folder.")]
 
@@ -156,9 +259,30 @@ def measure(context: typer.Context, *, dataset: Dataset, **options: Any) -> dict
     fields: dict[str, Any] = {
         name: tuple(value or ()) if name in ("folder", "mixture") else value for name, value in options.items()
     }
+    with values.refusing():
+        check_measured(options["model"], dataset)
     request = Request(dataset=dataset.value, command=command_of(context), **fields)
-    check_request(request)
+    with values.refusing():
+        check_request(request)
     return finish(request, import_module(LAYOUTS[dataset]).run(request))
+
+
+def check_measured(model: str, dataset: Dataset) -> None:
+    """Refuses a layout of data that is for models of another purpose.
+
+    Raises:
+        typer.BadParameter: naming the layout that suits the model.
+        CheckpointError: if there is no such model.
+    """
+    purpose = task_of(resolve_folder(model))
+    if purpose == TEXT_TO_AUDIO and dataset is not Dataset.PROMPTS:
+        raise typer.BadParameter(
+            f"{model} makes sounds and separates none; measure it with --dataset prompts", param_hint="MODEL"
+        )
+    if purpose == TASK and dataset is Dataset.PROMPTS:
+        raise typer.BadParameter(
+            f"{model} separates recordings and makes none; leave out --dataset prompts", param_hint="MODEL"
+        )
 
 
 def command_of(context: typer.Context) -> str:

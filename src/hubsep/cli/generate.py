@@ -14,9 +14,9 @@ from typing import Any
 
 from ..errors import QueryError
 from ..shipped import DEFAULT_GENERATOR
-from ..texts import as_text, printable
 from . import generate_arguments as given
 from .generate_order import Order, Way
+from .values import refusing
 
 
 def generate(
@@ -54,18 +54,17 @@ def generate(
 
     ways = {"--continue": go_on, "--variation": variation, "--inpaint": inpaint, "--interpolate": interpolate}
     details = {"--strength": strength, "--from": start, "--to": stop, "--mix": mix, "--channel": channel}
-    way = chosen_way(ways, details, seconds)
-    texts = checked_prompts([as_text(word) for word in prompts or ()], way, candidates=candidates, say=say)
-    check_amount(seconds, candidates)
-    away = negative and as_text(negative)
-    sampling = {"num_inference_steps": steps, "guidance_scale": guidance, "negative_prompt": away}
-    order = Order(way, sampling, seconds, say and as_text(say), candidates, checked_seed(seed))
+    with refusing():
+        way = chosen_way(ways, details, seconds)
+        texts = checked_prompts(prompts or [], way, candidates=candidates, say=say)
+        check_amount(seconds, candidates)
+    sampling = {"num_inference_steps": steps, "guidance_scale": guidance, "negative_prompt": negative}
+    order = Order(way, sampling, seconds, say, candidates, seed)
     loading = {"model": model, "device": device, "dtype": dtype, "low_memory": low_memory}
     kept = candidates if write_all else 1
     carry_out(order, texts, output, loading, kept=kept, plot=plot, overwrite=overwrite, channel=channel)
 
 
-MOST_SECONDS = 3_600  # of the candidates of one prompt together, as of one sound
 METHODS = {
     "--continue": "continue_audio",
     "--variation": "vary",
@@ -98,9 +97,7 @@ def chosen_way(ways: dict[str, Any], details: dict[str, Any], seconds: float | N
         return Way()
     if option == "--interpolate":
         mix = details["--mix"]
-        return Way(
-            option, METHODS[option], None, {"second": as_text(ways[option]), "weights": (0.5 if mix is None else mix,)}
-        )
+        return Way(option, METHODS[option], None, {"second": ways[option], "weights": (0.5 if mix is None else mix,)})
     arguments: dict[str, Any] = {}
     if option != "--continue" and seconds is not None:
         raise QueryError(f"what {option} makes is as long as the recording: leave out --seconds")
@@ -110,18 +107,12 @@ def chosen_way(ways: dict[str, Any], details: dict[str, Any], seconds: float | N
         arguments = {"start": details["--from"], "stop": details["--to"]}
         if None in arguments.values():
             raise QueryError("--inpaint needs --from and --to: which part of the recording is to be made anew")
+        if arguments["start"] >= arguments["stop"]:
+            raise QueryError(
+                f"--from {arguments['start']:g} is not before --to {arguments['stop']:g}; the part to be made anew "
+                "goes from one to the other"
+            )
     return Way(option, METHODS[option], ways[option], arguments)
-
-
-def checked_seed(seed: int) -> int:
-    """The seed, if noise can be drawn from it.
-
-    Raises:
-        QueryError: if it is no number of 64 bits.
-    """
-    if not -(2**63) <= seed < 2**64:
-        raise QueryError(f"--seed must be a number from {-(2**63)} to {2**64 - 1}, got {printable(seed)[:40]}")
-    return seed
 
 
 def check_amount(seconds: float | None, candidates: int) -> None:
@@ -130,10 +121,10 @@ def check_amount(seconds: float | None, candidates: int) -> None:
     Raises:
         QueryError: naming both numbers.
     """
-    if seconds is not None and seconds * candidates > MOST_SECONDS:
+    if seconds is not None and seconds * candidates > given.MOST_SECONDS:
         raise QueryError(
             f"--candidates {candidates} of --seconds {seconds:g} are {seconds * candidates:g} s of sound at once; at "
-            f"most {MOST_SECONDS} are made: ask for fewer or shorter ones"
+            f"most {given.MOST_SECONDS} are made: ask for fewer or shorter ones"
         )
 
 

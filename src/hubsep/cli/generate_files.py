@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def checked_places(
     output: Path, prompts: int, kept: int, *, plot: bool, recording: Path | None = None
 ) -> tuple[list[list[Path]], list[Path]]:
-    """Where the recordings of each prompt go; the folder is made.
+    """Where the recordings of each prompt go.
 
     Args:
         output: what the command line calls them.
@@ -55,7 +55,6 @@ def checked_places(
             raise AudioError(f"{path.name[:60]}... is longer than a name may be; choose a shorter --output")
         if recording is not None and (key_of(path) == key_of(recording) or is_same(path, recording)):
             raise AudioError(f"{path} is the recording itself; choose another --output")
-    output.parent.mkdir(parents=True, exist_ok=True)
     return places, targets
 
 

@@ -10,11 +10,13 @@ from textwrap import shorten
 from typing import Any
 
 from ..batch.lines import say, taken_as
+from ..batch.places import check_device
 from ..texts import printable
 from .generate_files import checked_places, draw, picture_of, write
-from .generate_order import Channel, Order, checked_model, load, read_channel
+from .generate_order import Channel, Order, check_order, checked_model, load, read_channel
 from .generate_record import Record
 from .output import finish
+from .values import check_writable, refusing
 
 
 def carry_out(
@@ -33,15 +35,20 @@ def carry_out(
         overwrite: whether files may be replaced.
         channel: of the recording to start from.
     """
-    places, targets = checked_places(output, len(texts), kept, plot=plot, recording=order.way.recording)
-    model = checked_model(loading["model"])
     chosen = {"prompts": texts, "kept": kept, "channel": channel, "plot": plot, "dtype": loading["dtype"]}
-    record = Record(output, order.way.recording, model, {**order.settings(), **chosen}, overwrite=overwrite)
-    outputs = record.finished(targets, len(texts) * (kept + plot))
+    with refusing():
+        check_device(loading["device"])
+        places, targets = checked_places(output, len(texts), kept, plot=plot, recording=order.way.recording)
+        settings = {**order.settings(), **chosen}
+        record = Record(output, order.way.recording, loading["model"], settings, overwrite=overwrite)
+        outputs = record.finished(targets, len(texts) * (kept + plot))
+        if outputs is None:
+            recording = None if order.way.recording is None else read_channel(order.way.recording, channel)
+            check_order(order, texts, recording, checked_model(loading["model"]))
+            check_writable(output.parent)
     if outputs is not None:
         say(*(f"{one['path']}  made already by the same command" for one in outputs))
     else:
-        recording = None if order.way.recording is None else read_channel(order.way.recording, channel)
         outputs = make_all(load(**loading), order, texts, recording, places, record, plot=plot)
     finish([], {str(one.get("words", one["label"])): str(one["nearest"]) for one in outputs if one.get("nearest")})
 

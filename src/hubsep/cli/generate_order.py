@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..batch.places import check_device
-from ..errors import AudioError, CheckpointError
-from ..shipped import SEPARATORS
+from ..errors import AudioError, CheckpointError, QueryError
+from ..hub.bounds import shown
+from ..hub.json_files import read_json
+from ..hub.resolve import INDEX, check_task, resolve_folder
+from ..registry import TEXT_TO_AUDIO
 
 
 Channel = dict[str, Any]  # of a recording, as the pipeline takes it
@@ -80,15 +84,69 @@ def read_channel(path: Path, channel: int | None) -> Channel:
     return {"array": recording.waveform[(channel or 1) - 1], "sampling_rate": recording.sampling_rate}
 
 
-def checked_model(model: str) -> str:
-    """The name of the model.
+def checked_model(model: str) -> Path:
+    """The folder of the model.
 
     Raises:
-        CheckpointError: if it is one that makes no sounds.
+        CheckpointError: if there is none of that name, or it makes no sounds.
     """
-    if model in SEPARATORS and not Path(model).exists():
-        raise CheckpointError(f"{model} separates recordings and makes none; --model takes an AudioLDM 2")
-    return model
+    folder = resolve_folder(model)
+    check_task(folder, model, TEXT_TO_AUDIO)
+    if not (folder / INDEX).is_file():
+        raise CheckpointError(f"{shown(model)} holds no {INDEX}: it is no model that makes sounds")
+    return folder
+
+
+def check_order(order: Order, prompts: list[str], recording: Channel | None, folder: Path) -> None:
+    """Refuses what this model cannot make, as far as the files of its folder say.
+
+    Args:
+        order: what is the same for all prompts.
+        prompts: their words.
+        recording: to start from.
+        folder: of the model.
+
+    Raises:
+        QueryError: naming the option.
+    """
+    speaks = _fact(folder / "text_encoder_2", "model_type", "") == "vits"
+    if order.say is not None and not speaks:
+        raise QueryError("--say is for models that speak, and this one does not: leave it out")
+    if speaks and order.say is None and not order.way.option:
+        raise QueryError("this model speaks: say what with --say TEXT")
+    if recording is not None and not all(prompts) and not (folder / "audio_mae").is_dir():
+        raise QueryError(
+            f"this model does not hear what is in a recording: say it in words beside {order.way.option}, as in: "
+            'hubsep generate "rain on a tin roof" ...'
+        )
+    shortest = shortest_sound(folder)
+    if order.seconds is not None and shortest is not None and order.seconds < shortest:
+        raise QueryError(f"--seconds must be at least {shortest:.3g} for this model, got {order.seconds:g}")
+    if recording is None:
+        return
+    length = recording["array"].shape[-1] / recording["sampling_rate"]
+    if shortest is not None and length < shortest:
+        raise QueryError(
+            f"the recording of {order.way.option} is {length:.3g} s long; at least {shortest:.3g} s are needed"
+        )
+    stop = order.way.arguments.get("stop")
+    if stop is not None and stop > length:
+        raise QueryError(f"--to is {stop:g} s, and the recording ends at {length:.3f} s; the part has to lie in it")
+
+
+def shortest_sound(folder: Path) -> float | None:
+    """The shortest sound of a model in seconds, which is one latent frame; None if its files do not say."""
+    levels = _fact(folder / "vae", "block_out_channels", None)
+    rates, rate = (_fact(folder / "vocoder", field, None) for field in ("upsample_rates", "sampling_rate"))
+    if not (isinstance(levels, list) and isinstance(rates, list) and isinstance(rate, int) and rate > 0):
+        return None
+    return 2 ** (len(levels) - 1) * math.prod(rates) / rate
+
+
+def _fact(folder: Path, field: str, default: Any) -> Any:
+    """A field of the configuration of a component."""
+    config = folder / "config.json"
+    return read_json(config).get(field, default) if config.is_file() else default
 
 
 def load(model: str, device: str | None, dtype: str, low_memory: bool) -> Any:
@@ -109,4 +167,4 @@ def load(model: str, device: str | None, dtype: str, low_memory: bool) -> Any:
     return pipe if low_memory else pipe.to(device)
 
 
-__all__ = ["Order", "Channel", "Way", "checked_model", "load", "read_channel"]
+__all__ = ["Channel", "Order", "Way", "check_order", "checked_model", "load", "read_channel"]

@@ -11,11 +11,12 @@ import warnings
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from .. import __version__
 from ..batch.explain import DEBUG, explain, in_options, shortened
 from ..batch.lines import warn
-from ..texts import printable
+from ..texts import did_you_mean, printable
 from .convert import convert
 from .environment import environment
 from .evaluate import evaluate
@@ -29,10 +30,48 @@ from .separate import separate
 from .train import train
 
 
+INTERRUPTED = 130  # exit status
+# what is true of a command that was interrupted
+GOES_ON = {
+    "separate": "what is finished stays, and the same command goes on with the rest",
+    "generate": "the same command makes what is not finished",
+    "convert": "nothing was written",
+    "merge": "nothing was written",
+    "train": "what was learnt up to the newest checkpoint stays, and the same command with --resume goes on from it",
+}
 USAGE_ERROR: Any = typer.BadParameter.__base__  # typer carries a click of its own, or has none, by its version
+
+# what other tools, and people, call the commands
+OTHER_NAMES = {
+    "split": "separate", "isolate": "separate", "extract": "separate", "demix": "separate", "make": "generate",
+    "create": "generate", "models": "list", "finetune": "train", "fine-tune": "train", "eval": "evaluate",
+    "measure": "evaluate", "import": "convert", "upload": "push", "show": "info", "doctor": "env", "version": "env",
+}  # fmt: skip
+
+
+class Commands(TyperGroup):
+    """The commands, with the one that was meant in place of one that there is not."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """As of a group.
+
+        Raises:
+            UsageError: if there is no such command, naming the one that was meant.
+        """
+        word = args[0]
+        if self.get_command(ctx, word) is None and not word.startswith("-"):
+            names = self.list_commands(ctx)
+            raise USAGE_ERROR(
+                f"there is no command {word[:40]!r}.{did_you_mean(word, names, OTHER_NAMES)} The commands are "
+                f"{', '.join(names)}.",
+                ctx=ctx,
+            )
+        return super().resolve_command(ctx, args)
+
 
 app = typer.Typer(
     name="hubsep",
+    cls=Commands,
     help="Audio separation and text-to-audio on the Hugging Face Hub.",
     epilog=f"With {DEBUG}, an unexpected error shows its traceback.",
     no_args_is_help=True,
@@ -90,8 +129,12 @@ def main(arguments: list[str] | None = None) -> int:
 def run(words: list[str]) -> int:
     """Runs one command; what goes wrong is a line and an exit status."""
     debug = DEBUG in words
+    command = [word for word in words if word != DEBUG]
     try:
-        return int(app(args=[word for word in words if word != DEBUG], prog_name="hubsep", standalone_mode=False) or 0)
+        status = int(app(args=command, prog_name="hubsep", standalone_mode=False) or 0)
+        return stopped(command) if status == INTERRUPTED else status
+    except KeyboardInterrupt:
+        return stopped(command)
     except USAGE_ERROR as error:
         return refuse(error)
     except typer.Abort:
@@ -101,6 +144,15 @@ def run(words: list[str]) -> int:
             raise
         warn(f"error: {explain(error)}")
         return 1
+
+
+def stopped(words: list[str]) -> int:
+    """Says that a command was interrupted, and how it goes on; its exit status."""
+    way = GOES_ON.get(words[0] if words else "", "")
+    if way and words[0] == "train" and "--resume" in words:
+        way = "the same command goes on from the newest checkpoint"
+    warn(f"stopped{'; ' if way else ''}{way}")
+    return INTERRUPTED
 
 
 def refuse(error: Any) -> int:

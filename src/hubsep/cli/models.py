@@ -18,7 +18,8 @@ from ..errors import CheckpointError, DataError
 from ..hub.json_files import read_json
 from ..hub.resolve import resolve_folder
 from ..registry import SYSTEMS
-from ..shipped import SHIPPED
+from ..shipped import DEFAULT_MODEL, SHIPPED
+from . import values
 from .published import show_published
 
 
@@ -49,23 +50,34 @@ def show_sounds(model: str) -> None:
     """Prints the sounds a text-queried model knows, a line each.
 
     Raises:
-        CheckpointError: if there is no such model, or it keeps no such list.
+        typer.BadParameter: if there is no such model, or it keeps no such list.
     """
-    config = resolve_folder(model) / "config.json"
-    sounds = read_json(config).get("known_sounds") if config.is_file() else None
+    with values.refusing():
+        config = resolve_folder(model) / "config.json"
+        sounds = read_json(config).get("known_sounds") if config.is_file() else None
     if not isinstance(sounds, list) or not sounds:
-        raise CheckpointError(f"{model} has no list of sounds: it separates what it was made for, or takes any words")
+        raise typer.BadParameter(
+            f"{model} has no list of sounds: it separates what it was made for, or takes any words"
+        )
     say(*sounds)
+
+
+Sounds = Annotated[
+    str | None,
+    typer.Option(
+        "--sounds",
+        parser=values.name("a model", DEFAULT_MODEL),
+        metavar="MODEL",
+        help="All sounds a text-queried model knows.",
+    ),
+]
 
 
 def models(
     commercial: Annotated[
         bool, typer.Option("--commercial", help="Only weights whose licence allows commercial use.")
     ] = False,
-    sounds: Annotated[
-        str | None,
-        typer.Option("--sounds", metavar="MODEL", help="All sounds a text-queried model knows."),
-    ] = None,
+    sounds: Sounds = None,
     training: Annotated[
         bool, typer.Option("--training", help="The commands that trained each model, and how long they took.")
     ] = False,

@@ -11,7 +11,6 @@ from typing import Annotated
 import typer
 
 from ..cards.card import licence_of, read_card
-from ..errors import CheckpointError
 from ..hub.published import Published, find_published, published
 from ..shipped import SHIPPED
 from ..texts import did_you_mean
@@ -36,7 +35,9 @@ def show_published(*, commercial: bool, as_json: bool) -> None:
 
 
 def info(
-    name: Annotated[str, typer.Argument(help="A name that `hubsep list` or `hubsep list --published` prints.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="As `hubsep list` or `hubsep list --published` prints it.")
+    ],
 ) -> None:
     """Print all that is known of a model: what it does, who made it, its licence, and how it is opened."""
     row = find_published(name)
@@ -46,7 +47,7 @@ def info(
         show_row(row)
     else:
         names = [*SHIPPED, *published()]
-        raise CheckpointError(
+        raise typer.BadParameter(
             f"{name!r} is no name of the list.{did_you_mean(name, names)} `hubsep list` and `hubsep list --published` "
             "print all names"
         )

@@ -11,34 +11,67 @@ import typer
 from ..batch.lines import say
 from ..batch.overwriting import Overwrite, check_free
 from ..cards.card import read_card, write_card
+from ..errors import CheckpointError
 from ..hub.cards import CARD
 from ..hub.copies import is_named
 from ..hub.resolve import resolve_folder
+from ..shipped import DEFAULT_MODEL
+from .values import existing, name, place, refusing
+from .values import repository as repository_name
 
 
 def push(
-    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="A saved model or adapter.")],
-    repository: Annotated[str, typer.Argument(metavar="ORG/NAME", help="Where it goes; made if it is not there.")],
+    folder: Annotated[
+        Path, typer.Argument(parser=existing(file=False), metavar="FOLDER", help="A saved model or adapter.")
+    ],
+    repository: Annotated[
+        str, typer.Argument(parser=repository_name, metavar="ORG/NAME", help="Where it goes; made if it is not there.")
+    ],
     private: Annotated[bool, typer.Option("--private", help="Let a new repository be private.")] = False,
-    revision: Annotated[str | None, typer.Option(metavar="BRANCH", help="Push to a branch other than main.")] = None,
+    revision: Annotated[
+        str | None,
+        typer.Option(parser=name("a branch", "main"), metavar="BRANCH", help="Push to a branch other than main."),
+    ] = None,
 ) -> None:
     """Push a model or an adapter and its card to the Hub; refused if the card names no licence."""
-    from ..training.finetune.card import publish
+    from ..training.finetune.card import publish, publishable_card
 
+    with refusing():
+        publishable_card(folder)
     say(publish(folder, repository, private=private or None, revision=revision))
 
 
 def merge(
-    model: Annotated[str, typer.Argument(help="The model an adapter was trained on.")],
-    adapter: Annotated[str, typer.Argument(help="Folder or Hub repository of the adapter.")],
-    output: Annotated[Path, typer.Argument(file_okay=False, help="Folder for the model with the adapter in it.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            parser=name("a model", DEFAULT_MODEL), metavar="MODEL", help="The model an adapter was trained on."
+        ),
+    ],
+    adapter: Annotated[
+        str,
+        typer.Argument(
+            parser=name("an adapter", "runs/mine/adapter"), metavar="ADAPTER", help="Folder or Hub repository of it."
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Argument(
+            parser=place(folder=True), metavar="OUTPUT", help="Folder for the model with the adapter in it."
+        ),
+    ],
     overwrite: Overwrite = False,
 ) -> None:
     """Merge an adapter into its model, and save the result with the adapter's card."""
+    from ..auto import separator_config
     from ..pipelines import pipeline
 
     for source in (Path(model), Path(adapter)):
         check_free(output, overwrite=overwrite, source=source)
+    with refusing():
+        separator_config(model)
+        if not (resolve_folder(adapter) / "adapter_config.json").is_file():
+            raise CheckpointError(f"{adapter} holds no adapter_config.json: it is not an adapter of hubsep")
     separator = pipeline(model=model, adapter=adapter)
     separator.save_pretrained(output)
     folder = resolve_folder(adapter)

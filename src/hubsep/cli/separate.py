@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -21,33 +21,42 @@ from ..batch.places import Place, check_device, one_process_instead_of_many, own
 from ..batch.run import Run
 from ..errors import HubsepError
 from ..shipped import DEFAULT_MODEL, SEPARATORS
-from ..texts import as_text
+from . import values
 from .output import finish
 from .settings import parse_settings
 
 
-if TYPE_CHECKING:
-    pass
-
-
 Inputs = Annotated[
-    list[Path], typer.Argument(exists=True, metavar="INPUT...", help="Recordings, or folders of them at any depth.")
+    list[Path],
+    typer.Argument(
+        parser=values.existing(query=True), metavar="INPUT...", help="Recordings, or folders of them at any depth."
+    ),
 ]
 Query = Annotated[
-    list[str] | None, typer.Option("--query", "-q", metavar="TEXT", help="What to separate; may be repeated.")
+    list[str] | None,
+    typer.Option(
+        "--query", "-q", parser=values.text("rain"), metavar="TEXT", help="What to separate; may be repeated."
+    ),
 ]
 Negative = Annotated[
-    list[str] | None, typer.Option(metavar="TEXT", help="What to keep out of every source; may be repeated.")
+    list[str] | None,
+    typer.Option(
+        parser=values.text("rain"), metavar="TEXT", help="What to keep out of every source; may be repeated."
+    ),
 ]
 Example = Annotated[
     list[Path] | None,
-    typer.Option(exists=True, dir_okay=False, metavar="FILE", help="A recording that sounds like it, as a query."),
+    typer.Option(
+        parser=values.existing(folder=False), metavar="FILE", help="A recording that sounds like it, as a query."
+    ),
 ]
 Stems = Annotated[
     str | None,
     typer.Option(
         "--sources",
         "--stems",
+        "-s",
+        parser=values.text("vocals"),
         metavar="NAMES",
         help="Which of a model's sources to write, alone or added up: vocals,drums+bass,karaoke=mixture-vocals; by "
         "default each of them.",
@@ -61,14 +70,25 @@ Settings = Annotated[
         help="An option of the model for this run, such as wiener_filter=true; may be repeated.",
     ),
 ]
-Offset = Annotated[float, typer.Option(min=0, metavar="SECONDS", help="Where in a recording to begin.")]
+Offset = Annotated[
+    float,
+    typer.Option(parser=values.seconds(), metavar="SECONDS", help="Where in a recording to begin; 1:30 is 90."),
+]
 OnShort = Annotated[
-    Literal["raise", "warn"],
-    typer.Option(help="When a recording is cut short: fail, or use what is there and say so."),
+    str,
+    typer.Option(
+        parser=values.choice("raise", "warn"),
+        metavar="raise|warn",
+        help="When a recording is cut short: fail, or use what is there and say so.",
+    ),
 ]
 Duration = Annotated[
     float | None,
-    typer.Option(metavar="SECONDS", help="How much of a recording to separate; by default all, however long it is."),
+    typer.Option(
+        parser=values.seconds(above=True),
+        metavar="SECONDS",
+        help="How much of a recording to separate; by default all, however long it is.",
+    ),
 ]
 Residual = Annotated[bool, typer.Option("--residual", help="Also write what is left of the mixture.")]
 OnlyActive = Annotated[
@@ -81,13 +101,26 @@ CheckVoices = Annotated[
         help="Count as a speaker only what a voice is heard in, as is done by default, or every sound.",
     ),
 ]
-Output = Annotated[Path, typer.Option("--output", "-o", file_okay=False, metavar="FOLDER", help="For the results.")]
+Output = Annotated[
+    Path, typer.Option("--output", "-o", parser=values.place(folder=True), metavar="FOLDER", help="For the results.")
+]
 Model = Annotated[
     str,
-    typer.Option("--model", "-m", metavar="NAME", help=f"Folder, Hub repository, or one of {', '.join(SEPARATORS)}."),
+    typer.Option(
+        "--model",
+        "-m",
+        parser=values.name("a model", DEFAULT_MODEL),
+        metavar="NAME",
+        help=f"Folder, Hub repository, or one of {', '.join(SEPARATORS)}.",
+    ),
 ]
 Adapter = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Folder or Hub repository of a fine-tune's adapter, for that model.")
+    str | None,
+    typer.Option(
+        parser=values.name("an adapter", "runs/mine/adapter"),
+        metavar="NAME",
+        help="Folder or Hub repository of a fine-tune's adapter, for that model.",
+    ),
 ]
 Template = Annotated[
     str,
@@ -98,23 +131,39 @@ Format = Annotated[
     typer.Option("--format", "-f", metavar="EXT", help="wav, flac, mp3, ...; by default the input's, else wav."),
 ]
 Subtype = Annotated[
-    str | None, typer.Option(metavar="NAME", help="PCM_16, PCM_24, FLOAT, ...; by default the input's.")
+    str | None,
+    typer.Option(
+        parser=values.name("a sample format", "PCM_16"),
+        metavar="NAME",
+        help="PCM_16, PCM_24, FLOAT, ...; by default the input's.",
+    ),
 ]
 Bitrate = Annotated[
     str | None, typer.Option(metavar="KBPS", help="Of mp3 files, such as 256k or 256; by default the highest.")
 ]
 Clip = Annotated[
-    Literal["float", "clamp", "rescale", "raise"],
+    str,
     typer.Option(
+        parser=values.choice("float", "clamp", "rescale", "raise"),
+        metavar="float|clamp|rescale|raise",
         help="When a peak does not fit an integer format: write that recording's sources as floating point, "
-        "cut off, turn all of them down alike, or fail."
+        "cut off, turn all of them down alike, or fail.",
     ),
 ]
 Device = Annotated[
     str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, mps; by default the first accelerator.")
 ]
-Dtype = Annotated[Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Precision of the model.")]
-BatchSize = Annotated[int, typer.Option(min=1, metavar="NUMBER", help="Segments the model works on at once.")]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        parser=values.choice("auto", "float32", "bfloat16", "float16"),
+        metavar="auto|float32|bfloat16|float16",
+        help="Precision of the model.",
+    ),
+]
+BatchSize = Annotated[
+    int, typer.Option(parser=values.whole(1, 65_536), metavar="NUMBER", help="Segments the model works on at once.")
+]
 Plot = Annotated[bool, typer.Option("--plot", help="Also draw the spectrograms of mixture and sources.")]
 Overwrite = Annotated[
     bool,
@@ -156,21 +205,20 @@ def separate(
 ) -> None:
     """Separate recordings into files, with the rate, channels and length of the recording.
 
-    Exit status: 0 done, 1 a recording failed, 2 the command line is wrong, 3 done, but a query means no sound the
-    model knows.
+    Exit status: 0 done, 1 a recording failed, 2 the command line is wrong, 3 done, but a query means no known sound.
     """
     from ..batch.work import work_through
     from .planning import find_jobs
 
-    place = find_place(shard)
-    queries = {"queries": as_texts(query), "negative_queries": as_texts(negative), "query_audio": example or None}
+    queries = {"queries": query or None, "negative_queries": negative or None, "query_audio": example or None}
     chosen = {"sources": stems, "model_options": parse_settings(set_ or []) or None, "residual": residual}
     part = {"offset_s": offset, "duration_s": duration, "on_short": on_short, "batch_size": batch_size}
     options = {**queries, **chosen, **part, "only_active": only_active, "check_voices": check_voices}
-    loading = {"device": check_device(device) or own_device(place), "dtype": dtype, "adapter": adapter}
-    run = Run(model, options, loading, storage(format_, subtype, bitrate, clip=clip, plot=plot), output, template)
-    jobs = find_jobs(run, inputs, overwrite=overwrite, quiet=not place.leader)
-    finish(*work_through(run, jobs, place, overwrite=overwrite), effect=effect_of)
+    with values.refusing():
+        here, loading = own_place(shard, device, dtype=dtype, adapter=adapter)
+        run = Run(model, options, loading, storage(format_, subtype, bitrate, clip=clip, plot=plot), output, template)
+        jobs = find_jobs(run, inputs, here, overwrite=overwrite)
+    finish(*work_through(run, jobs, here, overwrite=overwrite), effect=effect_of)
 
 
 def effect_of(query: str) -> str:
@@ -183,9 +231,16 @@ def effect_of(query: str) -> str:
     return "" if wording.wanted else "; expect the recording as it was"
 
 
-def as_texts(words: list[str] | None) -> list[str] | None:
-    """Words of a command line as texts, None if there are none."""
-    return [as_text(word) for word in words or ()] or None
+def own_place(shard: str | None, device: str | None, **how: Any) -> tuple[Place, dict[str, Any]]:
+    """The place of this process among its siblings, and how it loads the model.
+
+    Raises:
+        HubsepError: if the part, the environment or the device is none.
+    """
+    if remark := one_process_instead_of_many(os.environ):
+        warn(remark)
+    place = Place.of(os.environ, shard)
+    return place, {"device": check_device(device) or own_device(place), **how}
 
 
 def storage(extension: str | None, subtype: str | None, bitrate: str | None, **others: Any) -> dict[str, Any]:
@@ -200,29 +255,15 @@ def storage(extension: str | None, subtype: str | None, bitrate: str | None, **o
         kbps = None if bitrate is None else bitrate_kbps(bitrate)
     except HubsepError as error:
         raise typer.BadParameter(f"--bitrate: {error}") from error
-    extension = extension and extension.lower().lstrip(".")
+    given, extension = extension, extension and extension.lower().removeprefix(".")
     if extension is not None and f".{extension}" not in FORMATS:
-        raise typer.BadParameter(f"--format {extension!r} cannot be written; use {', '.join(e[1:] for e in FORMATS)}")
+        raise typer.BadParameter(f"--format {given!r} cannot be written; use {', '.join(e[1:] for e in FORMATS)}")
     return {
         "extension": extension,
         "subtype": subtype and subtype.upper(),
         "bitrate": kbps,
         **others,
     }
-
-
-def find_place(shard: str | None) -> Place:
-    """The place of this process among its siblings.
-
-    Raises:
-        typer.BadParameter: if the part or the environment is none.
-    """
-    if remark := one_process_instead_of_many(os.environ):
-        warn(remark)
-    try:
-        return Place.of(os.environ, shard)
-    except HubsepError as error:
-        raise typer.BadParameter(str(error)) from error
 
 
 __all__ = [

@@ -14,15 +14,20 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any
 
 import typer
 
-from ..shipped import SEPARATORS
+from ..hub.resolve import check_peers, resolve_folder, task_of
+from ..registry import TEXT_TO_AUDIO
+from ..shipped import DEFAULT_MODEL, SEPARATORS, SHIPPED
 from ..texts import did_you_mean
+from ..training.recipe import load_recipe
+from . import values
 from .settings import parse_settings
 
 
@@ -43,6 +48,29 @@ class FineTuneOptions:
         return next((f"--{name.replace('_', '-')}" for name, value in vars(self).items() if value), "")
 
 
+def check_model(model: str, recipes: Collection[str]) -> None:
+    """Refuses what can be neither a model to fine-tune nor a recipe.
+
+    Raises:
+        typer.BadParameter: naming what was meant.
+    """
+    if (model in SHIPPED and model not in SEPARATORS) or task_of(Path(model)) == TEXT_TO_AUDIO:
+        raise typer.BadParameter(
+            f"{model} makes sounds, and what is fine-tuned by its name separates them; adapters for it are trained "
+            f"with: hubsep train lora --set pipeline={model}",
+            param_hint="MODEL|RECIPE",
+        )
+    is_repository = model.count("/") == 1 and not model.startswith((".", "/", "~"))
+    if model not in SEPARATORS and not Path(model).is_dir() and not is_repository:
+        with values.refusing():
+            check_peers(model)
+        raise typer.BadParameter(
+            f"{model!r} is no model (a folder, a Hub repository org/name, or a name that `hubsep list` prints) and "
+            f"no recipe ({', '.join(recipes)}).{did_you_mean(model, [*SEPARATORS, *recipes])}",
+            param_hint="MODEL|RECIPE",
+        )
+
+
 def fine_tune(
     model: str, recipes: Collection[str], data: Path, output: Path, config: Path | None, options: FineTuneOptions,
     overrides: dict[str, Any],
@@ -50,16 +78,12 @@ def fine_tune(
     """Fine-tunes a model and pushes the result, if that was asked for.
 
     Raises:
-        typer.BadParameter: if `model` can be neither a recipe nor a model.
+        typer.BadParameter: if `model` can be neither a recipe nor a model, or a setting is wrong.
     """
-    is_repository = model.count("/") == 1 and not model.startswith((".", "/", "~"))
-    if model not in SEPARATORS and not Path(model).is_dir() and not is_repository:
-        raise typer.BadParameter(
-            f"{model!r} is no model (a folder, a Hub repository org/name, or a name that `hubsep list` prints) and "
-            f"no recipe ({', '.join(recipes)}).{did_you_mean(model, [*SEPARATORS, *recipes])}",
-            param_hint="MODEL|RECIPE",
-        )
+    check_model(model, recipes)
+    from ..training.finetune.recipe import FineTuneRecipe
     from ..training.finetune.run import main
+    from ..training.finetune.trainer import check_reports
 
     check_names(main, overrides)
     name = options.push_to_hub.rpartition("/")[2] if options.push_to_hub else None
@@ -68,6 +92,10 @@ def fine_tune(
         "lora": options.lora or None, "non_commercial": options.non_commercial or None,
         "report_to": options.report_to or None, "gradient_checkpointing": options.gradient_checkpointing or None,
     }  # fmt: skip
+    with values.refusing():
+        recipe = load_recipe(FineTuneRecipe, config, **{**settings, **overrides})
+        check_reports(recipe.report_to)
+        resolve_folder(model)
     places: dict[str, Any] = {"background": options.background, "config": config, "told": facts}
     result = main(model, data, output, **places, **{**settings, **overrides})
     if options.push_to_hub and int(os.environ.get("RANK", "0")) == 0:
@@ -106,32 +134,58 @@ RECIPES = {
 What = Annotated[
     str,
     typer.Argument(
+        parser=values.name("a model or a recipe", DEFAULT_MODEL),
         metavar="MODEL|RECIPE",
         help=f"A model to fine-tune: a folder, a Hub repository, or one of {', '.join(SEPARATORS)}. Or a recipe: "
         f"one of {', '.join(RECIPES)}.",
     ),
 ]
-Data = Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder of recordings with metadata.csv.")]
+Data = Annotated[
+    Path,
+    typer.Option(parser=values.existing(file=False), metavar="FOLDER", help="Folder of recordings with metadata.csv."),
+]
 Output = Annotated[
     Path | None,
-    typer.Option(file_okay=False, help="Checkpoints and the result go here; runs/MODEL for a fine-tune."),
+    typer.Option(
+        parser=values.place(folder=True),
+        metavar="FOLDER",
+        help="Checkpoints and the result go here; runs/MODEL for a fine-tune.",
+    ),
 ]
-Config = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Recipe settings, YAML.")]
+Config = Annotated[
+    Path | None, typer.Option(parser=values.existing(folder=False), metavar="FILE", help="Recipe settings, YAML.")
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --output.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="A recipe setting; wins over --config.")
 ]
 Lora = Annotated[bool, typer.Option("--lora", help="Train an adapter of a few megabytes instead of all weights.")]
 Background = Annotated[
-    Path | None, typer.Option(exists=True, file_okay=False, help="Folder of other sounds, or of noises for speech.")
+    Path | None,
+    typer.Option(
+        parser=values.existing(file=False), metavar="FOLDER", help="Folder of other sounds, or of noises for speech."
+    ),
 ]
-Push = Annotated[str | None, typer.Option("--push-to-hub", metavar="ORG/NAME", help="Push the result and its card.")]
-Licence = Annotated[str | None, typer.Option(metavar="ID", help="SPDX id of the result's licence; needed to push.")]
+Push = Annotated[
+    str | None,
+    typer.Option("--push-to-hub", parser=values.repository, metavar="ORG/NAME", help="Push the result and its card."),
+]
+Licence = Annotated[
+    str | None,
+    typer.Option(
+        parser=values.name("a licence", "CC-BY-4.0"),
+        metavar="ID",
+        help="SPDX id of the result's licence; needed to push.",
+    ),
+]
 NonCommercial = Annotated[
     bool, typer.Option("--non-commercial", help="Also learn from recordings with commercial=False; the card says so.")
 ]
 ReportTo = Annotated[
-    list[str] | None, typer.Option(metavar="NAME", help="trackio, tensorboard, ...; may be repeated.")
+    list[str] | None,
+    typer.Option(
+        parser=values.name("a tracker", "trackio"), metavar="NAME", help="trackio, tensorboard, ...; may be repeated."
+    ),
 ]
 Checkpointing = Annotated[bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")]
 
@@ -166,10 +220,24 @@ def train(
             raise typer.BadParameter("a recipe needs a folder for its result", param_hint="--output")
         # a release lies beside the card that was written for it
         check_output(output, resume or what in ("release", "assemble"))
-        main = import_module(RECIPES[what]).main
-        check_names(main, overrides)
+        main = checked_recipe(import_module(RECIPES[what]), config, overrides)
         result = main(config, data, output, **overrides)
     print(json.dumps(result, indent=2))
+
+
+def checked_recipe(module: ModuleType, config: Path | None, overrides: dict[str, Any]) -> Callable[..., Any]:
+    """What runs a recipe, after its settings were looked into.
+
+    Raises:
+        typer.BadParameter: naming the setting that is wrong.
+    """
+    check_names(module.main, overrides)
+    kinds = [kind for kind in vars(module).values() if isinstance(kind, type) and is_dataclass(kind)]
+    recipes: list[type] = [kind for kind in kinds if kind.__module__ == module.__name__ and "Recipe" in kind.__name__]
+    with values.refusing():
+        load_recipe(recipes[0], config, **overrides)
+    main: Callable[..., Any] = module.main
+    return main
 
 
 def check_names(main: Callable[..., Any], overrides: dict[str, Any]) -> None:

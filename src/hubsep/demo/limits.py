@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a public demo accepts.
+"""What a public demo accepts, and the model that its owner chose.
 
 The defaults suit the free size of a Space, two cores and 16 GB. Whoever runs a demo on something larger raises them by
 environment variables, one a field: HUBSEP_DEMO_MAX_SECONDS=900.
@@ -10,11 +10,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 
-from ..errors import AudioError
+from ..errors import AudioError, CheckpointError
+from ..hub.resolve import resolve_folder, task_of
+from ..registry import TASK, TEXT_TO_AUDIO
 
 
 PREFIX = "HUBSEP_DEMO_"
+PAGES = {TASK: "spaces/separation", TEXT_TO_AUDIO: "spaces/text-to-audio"}
 
 
 @dataclass(frozen=True)
@@ -72,4 +76,24 @@ class DemoLimits:
         return cls(**values)
 
 
-__all__ = ["DemoLimits"]
+def chosen_model(name: str, task: str) -> Path:
+    """The folder of the model that HUBSEP_MODEL names.
+
+    Args:
+        name: what the variable says.
+        task: of the page, as `pipeline` calls it.
+
+    Raises:
+        CheckpointError: if there is no such model, or it is for the other page.
+    """
+    folder = resolve_folder(name)
+    purpose = task_of(folder)
+    if purpose in PAGES and purpose != task:
+        raise CheckpointError(
+            f"HUBSEP_MODEL is {name!r}, a model for {purpose}, and this page is for {task}: set it for "
+            f"{PAGES[purpose]}, and leave it out here"
+        )
+    return folder
+
+
+__all__ = ["DemoLimits", "chosen_model"]

@@ -25,7 +25,7 @@ from .config import HubsepConfigMixin, config_errors, memory_errors
 from .copies import is_named
 from .json_files import read_json
 from .push import push_folder
-from .resolve import checked_folder, inside, resolve_folder
+from .resolve import check_task, checked_folder, inside, resolve_folder
 from .tensors import EXPONENT_BITS, StoredTensor
 
 
@@ -280,6 +280,7 @@ __all__ = [
     "HubsepModelMixin",
     "atomic_folder",
     "check_folder",
+    "check_task",
     "checked_folder",
     "recover",
     "resolve_folder",

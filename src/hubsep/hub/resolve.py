@@ -12,18 +12,29 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from ..shipped import SHIPPED
+from ..registry import SYSTEMS, TASK, TEXT_TO_AUDIO
+from ..shipped import DEFAULT_GENERATOR, SEPARATORS, SHIPPED
 from ..texts import did_you_mean, near
 from .atomic import recover
 from .bounds import shown
 from .checks import check_folder
 from .fetch import fetch
+from .json_files import read_json
 from .published import find_published
 from .wire import check_token, wire_errors
 
 
 DOWNLOADED = ("*.json", "*.txt", "*.md")
 WEIGHTS = ("*.safetensors",)
+# models of others that people ask for, and the shipped one for the same purpose
+PEERS = {
+    "demucs": "spleeter-small-4stems", "htdemucs": "spleeter-small-4stems", "mdx": "spleeter-small-4stems",
+    "open-unmix": "spleeter-small-4stems", "umx": "spleeter-small-4stems", "roformer": "spleeter-small-2stems",
+    "uvr": "spleeter-small-2stems", "sam-audio": "audiosep-small", "zeroshot-sep": "audiosep-small",
+    "dprnn": "conv-tasnet-small", "mossformer": "conv-tasnet-small", "musicgen": "audioldm2-tiny",
+    "audiogen": "audioldm2-tiny", "stable-audio": "audioldm2-tiny", "tango": "audioldm2-tiny",
+}  # fmt: skip
+INDEX = "model_index.json"
 LONGEST_NAME, LONGEST_PATH = 255, 4_000  # bytes of a part, characters of all: what nearly every system takes
 
 
@@ -47,8 +58,7 @@ def resolve_folder(
     """
     name = os.fspath(model)
     check_model_name(name)
-    path = Path(name)
-    if not path.exists():
+    if not (path := Path(name)).exists():
         recover(path)  # the folder may be one rename away, if a process was killed while replacing it
     if path.is_dir():
         return path
@@ -67,6 +77,7 @@ def resolve_folder(
         )
     if path.is_absolute() or name.startswith((".", "~")) or "\\" in name or name.count("/") > 1:
         raise CheckpointError(f"there is no folder {shown(name)}.")
+    check_peers(name)
     if "/" not in name and (meant := near(name, SHIPPED)):
         raise CheckpointError(
             f"there is no model {shown(name)}. Did you mean {meant}? The shipped models are {', '.join(SHIPPED)}; "
@@ -75,6 +86,21 @@ def resolve_folder(
     check_token(token)
     fetched = [*DOWNLOADED, *(WEIGHTS if weights else ())]
     return _download(name, fetched, revision, token, cache_dir, local_files_only, force_download)
+
+
+def check_peers(name: str) -> None:
+    """Refuses the name of a well-known model that hubsep does not have.
+
+    Raises:
+        CheckpointError: naming the shipped model for the same purpose.
+    """
+    plain = name.casefold().replace("_", "-")
+    peer = next((each for each in PEERS if plain.startswith(each)), None) if "/" not in name else None
+    if peer is not None:
+        raise CheckpointError(
+            f"{shown(name)} is no model of hubsep. {PEERS[peer]} does what {peer} is known for; `hubsep list` and "
+            "`hubsep list --published` print all names, and others are folders, or repositories of the Hub (org/name)."
+        )
 
 
 def check_model_name(name: str) -> None:
@@ -87,10 +113,11 @@ def check_model_name(name: str) -> None:
         parts = os.fsencode(name).split(b"/")
     except UnicodeEncodeError:
         parts = [b"\0"]
-    if any(b"\0" in part or len(part) > LONGEST_NAME for part in parts) or len(name) > LONGEST_PATH:
+    unusable = any(b"\0" in part or len(part) > LONGEST_NAME for part in parts)
+    if unusable or not name.strip() or len(name) > LONGEST_PATH:
         raise CheckpointError(
-            f"{shown(name)} is no name of a model: too long, or with a character that no name has. Use a folder, a "
-            f"repository of the Hub (org/name), or one of {', '.join(SHIPPED)}."
+            f"{shown(name)} is no name of a model: empty, too long, or with a character that no name has. Use a "
+            f"folder, a repository of the Hub (org/name), or one of {', '.join(SHIPPED)}."
         )
 
 
@@ -102,6 +129,39 @@ def checked_folder(model: str | os.PathLike[str], *, subfolder: str = "", finite
     folder = inside(resolve_folder(model, **hub), subfolder)
     check_folder(folder, finite=finite)
     return folder
+
+
+def task_of(folder: Path) -> str:
+    """What the model in a folder is for, as `pipeline` calls it; "" if its files do not say."""
+    index, config = folder / INDEX, folder / "config.json"
+    if index.is_file():
+        return TEXT_TO_AUDIO if read_json(index).get("_class_name") == "AudioLDM2Pipeline" else ""
+    model_type = read_json(config).get("model_type") if config.is_file() else None
+    return SYSTEMS[model_type].task if isinstance(model_type, str) and model_type in SYSTEMS else ""
+
+
+def check_task(folder: Path, name: str | os.PathLike[str], task: str) -> None:
+    """Refuses a model that is for something else, before any of it is loaded.
+
+    Args:
+        folder: of the model.
+        name: what the caller calls it.
+        task: what it is wanted for.
+
+    Raises:
+        CheckpointError: if it makes sounds where one that separates is wanted, or the other way round.
+    """
+    model, purpose = shown(os.fspath(name)), task_of(folder)
+    if (task, purpose) == (TASK, TEXT_TO_AUDIO):
+        raise CheckpointError(
+            f"{model} makes sounds and separates none: load it with hubsep.AudioLDM2Pipeline, or "
+            f'pipeline("{TEXT_TO_AUDIO}", model=...). Models that separate are {", ".join(SEPARATORS)}.'
+        )
+    if (task, purpose) == (TEXT_TO_AUDIO, TASK):
+        raise CheckpointError(
+            f'{model} separates recordings and makes none: load it with pipeline("{TASK}", model=...). A model that '
+            f"makes sounds is {DEFAULT_GENERATOR}."
+        )
 
 
 def _download(
@@ -153,4 +213,4 @@ def inside(folder: Path, subfolder: str) -> Path:
     return folder / subfolder
 
 
-__all__ = ["check_model_name", "checked_folder", "inside", "resolve_folder"]
+__all__ = ["check_model_name", "check_task", "checked_folder", "inside", "resolve_folder", "task_of"]

@@ -195,15 +195,7 @@ def publish(folder: Path, repository: str, **options: Any) -> str:
             more than these do.
         CheckpointError: if the folder holds a link, or the Hub cannot be reached or refuses.
     """
-    card = read_card(folder)
-    missing = [d["name"] for d in card.get("training_data", []) if not is_stated(d.get("licence"))]
-    check_card(card)
-    if not is_stated(card["licence"]) or missing:
-        what = f"the licence of {missing[0]}" if missing else "its licence"
-        raise DataError(
-            f"{folder} does not say what {what} is; it is in {CARD} and {README}, and nothing goes without"
-        )
-
+    card = publishable_card(folder)
     # a card written before it was known where the result goes names it as on this computer
     use = str(card.get("use", "")).replace(f'="{card["name"]}"', f'="{repository}"')
 
@@ -219,4 +211,25 @@ def publish(folder: Path, repository: str, **options: Any) -> str:
     return push_folder(repository, save, card=folder / README, **options)
 
 
-__all__ = ["base_card", "check_publishable", "check_result", "data_entries", "describe", "publish", "write_result"]
+def publishable_card(folder: Path) -> dict[str, Any]:
+    """The card of a folder that may be pushed.
+
+    Raises:
+        DataError: if it names no licence for the weights or for what they were trained on, or one that allows more
+            than these do.
+    """
+    card = read_card(folder)
+    missing = [d["name"] for d in card.get("training_data", []) if not is_stated(d.get("licence"))]
+    check_card(card)
+    if not is_stated(card["licence"]) or missing:
+        what = f"the licence of {missing[0]}" if missing else "its licence"
+        raise DataError(
+            f"{folder} does not say what {what} is; it is in {CARD} and {README}, and nothing goes without"
+        )
+    return card
+
+
+__all__ = [
+    "base_card", "check_publishable", "check_result", "data_entries", "describe", "publish", "publishable_card",
+    "write_result",
+]  # fmt: skip
