@@ -196,8 +196,8 @@ def _open_row(content: Any, path: Any, limits: AudioLimits) -> Source:
 
 def _open_bytes(content: Bytes, limits: AudioLimits) -> Source:
     with decoding("audio"):  # a view may be released, or skip bytes, which a file cannot
-        whole = not isinstance(content, memoryview) or content.c_contiguous
-        file = BytesIO(content if whole else content.tobytes())
+        apart = isinstance(content, memoryview) and not content.c_contiguous
+        file = BytesIO(bytes(content) if apart else content)
     return open_file(Window(file), "audio", limits)
 
 
