@@ -19,17 +19,19 @@ CLAP and T5 each read a prompt with a tokenizer of their own, inside the model.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 from transformers import BatchFeature, PreTrainedModel
 from transformers.pipelines.text_to_audio import TextToAudioPipeline as Base
 
-from hubsep.errors import CheckpointError
+from hubsep.errors import CheckpointError, QueryError
+from hubsep.hub.bounds import is_whole, shown
 from hubsep.hub.fetch import fetch
 from hubsep.hub.models import HUB_OPTIONS
 from hubsep.hub.resolve import check_model_name
@@ -38,6 +40,7 @@ from hubsep.models.audioldm2.configuration_audioldm2 import AudioLDM2Config
 from hubsep.registry import TEXT_TO_AUDIO
 from hubsep.shipped import DEFAULT_GENERATOR, SHIPPED
 
+from .audioldm2.arguments import as_texts
 from .results import GeneratedSound
 
 
@@ -75,8 +78,12 @@ class AudioLDM2TextReader:
         return ()
 
     def __call__(self, text: str | Sequence[str], **kwargs: Any) -> BatchFeature:
-        """The texts as `prompt`."""
-        return BatchFeature({"prompt": [text] if isinstance(text, str) else list(text)})
+        """The texts as `prompt`.
+
+        Raises:
+            QueryError: if they are none.
+        """
+        return BatchFeature({"prompt": as_texts(text)})
 
 
 class AudioLDM2ForTextToWaveform(PreTrainedModel):
@@ -155,6 +162,7 @@ class AudioLDM2ForTextToWaveform(PreTrainedModel):
             QueryError: if prompts or options are wrong.
             AudioError: if the length is.
         """
+        check_options(options)
         texts = [text for item in prompt for text in ([item] if isinstance(item, str) else item)]
         waveforms = self.pipe(texts, output_type="pt", return_dict=False, **options)[0]
         return (waveforms[:: options.get("num_waveforms_per_prompt", 1)],)
@@ -174,6 +182,39 @@ def _is_module(part: Any) -> bool:
 
 
 INDEX = "model_index.json"
+# options of `AudioLDM2Pipeline` that a pipeline of transformers has an answer to already, and which
+ANSWERED = {
+    "prompt": "the texts are the first argument",
+    "output_type": "what comes out are arrays; .pipe(text, output_type=...) of this pipeline gives tensors or latents",
+    "return_dict": "what comes out are dicts; .pipe(text, return_dict=False) of this pipeline gives tuples",
+}
+
+
+def check_options(options: Mapping[str, object]) -> None:
+    """Refuses options that are settled here, and tensors without values, which transformers would move to a device.
+
+    Raises:
+        QueryError: naming one, and what to do instead.
+    """
+    for name, value in options.items():
+        if name in ANSWERED:
+            raise QueryError(f"leave out {name}, got {shown(value)}: {ANSWERED[name]}")
+        if isinstance(value, Tensor) and value.is_meta:
+            raise QueryError(f"{name} is a tensor on the meta device, which has no values")
+
+
+def _inputs(texts: Any) -> Any:
+    """What transformers' pipeline is to be given: a list of several texts; what comes one by one is checked then.
+
+    Raises:
+        QueryError: if these are no texts.
+    """
+    if isinstance(texts, Dataset):
+        return texts
+    if isinstance(texts, Iterator):
+        return (text for text in texts)  # of iterators it knows generators alone
+    checked = as_texts(texts)
+    return texts if isinstance(texts, str) else checked
 
 
 class TextToAudioPipeline(Base):
@@ -183,15 +224,38 @@ class TextToAudioPipeline(Base):
         pipe: the `AudioLDM2Pipeline`, for all that it can do with recordings.
     """
 
-    if TYPE_CHECKING:
+    @overload
+    def __call__(self, text_inputs: str, **options: Unpack[SoundOptions]) -> GeneratedSound: ...
 
-        @overload
-        def __call__(self, text_inputs: str, **options: Unpack[SoundOptions]) -> GeneratedSound: ...
+    @overload
+    def __call__(self, text_inputs: Texts, **options: Unpack[SoundOptions]) -> list[GeneratedSound]: ...
 
-        @overload
-        def __call__(self, text_inputs: Texts, **options: Unpack[SoundOptions]) -> list[GeneratedSound]: ...
+    @overload
+    def __call__(self, text_inputs: Any, **options: Any) -> Any: ...
 
-        def __call__(self, text_inputs: Any, **options: Any) -> Any: ...
+    def __call__(self, text_inputs: Any, **options: Any) -> Any:
+        """Makes sounds of texts.
+
+        Args:
+            text_inputs: what is to be heard: a text, several, or a generator or dataset of texts.
+            **options: those of `AudioLDM2Pipeline`, but for what is about its output; `batch_size` and `num_workers`
+                of transformers' pipelines.
+
+        Returns:
+            A `GeneratedSound`; a list of them for several texts; an iterator for a generator or dataset.
+
+        Raises:
+            TypeError: if there is no such option.
+            QueryError: if texts or options are wrong.
+            AudioError: if the length is.
+        """
+        for name, least in (("batch_size", 1), ("num_workers", 0)):
+            value = options.get(name)
+            value = getattr(self, f"_{name}") if value is None else value
+            none = least == 0 and type(value) is int and value == 0
+            if not (value is None or none or is_whole(value)):
+                raise QueryError(f"{name} must be a whole number from {least} on, got {shown(value)}")
+        return super().__call__(_inputs(text_inputs), **options)
 
     @property
     def pipe(self) -> AudioLDM2Pipeline:
@@ -202,8 +266,20 @@ class TextToAudioPipeline(Base):
         self, forward_params: Any = None, generate_kwargs: Any = None, **options: Any
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         always = self.__dict__.get("_forward_params", {}).get("forward_params", {})
-        parameters = {**always, **(forward_params or {}), **(generate_kwargs or {}), **options}
+        parameters = {**always}
+        for name, several in (("forward_params", forward_params), ("generate_kwargs", generate_kwargs)):
+            if several is None:
+                continue
+            if not isinstance(several, Mapping) or not all(isinstance(option, str) for option in several):
+                raise QueryError(f"{name} must be a dict of options by their names, got {shown(several)}")
+            parameters.update(several)
+        parameters.update(options)
+        check_options(parameters)
         return {}, {"forward_params": parameters, "generate_kwargs": {}}, {}
+
+    def preprocess(self, text: Any, **options: Any) -> Any:
+        """Reads one text, or several that are made together."""
+        return super().preprocess(as_texts(text), **options)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Any) -> None:
         """Saves all components; takes what `AudioLDM2Pipeline.save_pretrained` takes."""

@@ -25,8 +25,8 @@ from torch.nn.functional import normalize
 from hubsep.errors import QueryError
 from hubsep.hub.bounds import is_whole, shown
 from hubsep.hub.loading import library_errors
-from hubsep.texts import check_text
 
+from .arguments import as_texts
 from .codec import Codec
 from .conditions import Conditions
 from .loading.devices import ready
@@ -252,18 +252,6 @@ def counted(mask: Tensor) -> Tensor:
     return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
 
 
-def as_texts(prompt: str | Sequence[str]) -> list[str]:
-    """One text or several as a list.
-
-    Raises:
-        QueryError: if it is neither, or no text a model can be given.
-    """
-    texts = [prompt] if isinstance(prompt, str) else list(prompt) if isinstance(prompt, list | tuple) else []
-    if not texts or not all(isinstance(text, str) for text in texts):
-        raise QueryError(f"a prompt is a text or a list of texts, got {shown(prompt)}")
-    return [check_text(text, "a text") for text in texts]
-
-
 def check_transcription(speech: bool, transcription: str | Sequence[str] | None, prompts: int) -> list[str] | None:
     """The transcriptions, one for each prompt, if the model takes any.
 
@@ -298,4 +286,4 @@ def tokenised(tokenizer: PreTrainedTokenizerBase, texts: list[str], at_least: in
     return encoded
 
 
-__all__ = ["Prompts", "Unconditional", "as_texts"]
+__all__ = ["Prompts", "Unconditional"]

@@ -21,6 +21,7 @@ takes over what guidance added in the step before. Both are off unless asked for
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,6 +29,7 @@ import torch
 from torch import Tensor
 
 from hubsep.errors import QueryError
+from hubsep.hub.bounds import shown
 
 from .attention import Contexts, as_mask, constant_contexts
 from .bfloat16.unet import on_processor
@@ -259,7 +261,12 @@ class Sampler(Prompts):
             return latents
         tensors = {"latents": latents} if "latents" in sampling.callback_on_step_end_tensor_inputs else {}
         returned = sampling.callback_on_step_end(self, index, timestep, tensors)
-        changed: Tensor = (returned or {}).get("latents", latents)
+        if not (returned is None or isinstance(returned, Mapping)):
+            raise QueryError(f"callback_on_step_end must return a dict or None, it returned {shown(returned)}")
+        changed = (returned or {}).get("latents", latents)
+        if not isinstance(changed, Tensor) or changed.shape != latents.shape:
+            actual = tuple(changed.shape) if isinstance(changed, Tensor) else shown(changed)
+            raise QueryError(f"callback_on_step_end must return latents {tuple(latents.shape)}, it returned {actual}")
         return changed
 
 
