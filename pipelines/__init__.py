@@ -173,7 +173,7 @@ def check_purpose(model: Any, task: str) -> None:
     """
     if isinstance(model, str | Path):
         folder = SHIPPED.get(str(model), Path(model))
-        if folder.is_dir():
+        if os.path.isdir(folder):  # a name may be too long for a path
             check_task(folder, model, task)
         return
     system = SYSTEMS.get(getattr(getattr(model, "config", None), "model_type", ""))

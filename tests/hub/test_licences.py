@@ -94,7 +94,7 @@ def test_a_contradiction_that_is_in_a_folder_is_not_pushed(tmp_path: Path, capsy
     write_card(tmp_path / "model", {**restricted_base(), "model_type": "conv_tasnet"})
     card = json.loads((tmp_path / "model/card.json").read_text())
     (tmp_path / "model/card.json").write_text(json.dumps({**card, "licence": "CC-BY-4.0"}))
-    assert command(["push", str(tmp_path / "model"), "me/model"]) == 1
+    assert command(["push", str(tmp_path / "model"), "me/model"]) == 2
     assert "licence CC-BY-4.0 allows commercial use" in capsys.readouterr().err
 
 

@@ -81,5 +81,5 @@ def test_all_that_is_known_of_one(capsys: pytest.CaptureFixture[str]) -> None:
         assert part in told
     assert main(["info", "conv-tasnet-small"]) == 0
     assert "by its name" in capsys.readouterr().out
-    assert main(["info", "conv-tasnet-smal"]) == 1
+    assert main(["info", "conv-tasnet-smal"]) == 2
     assert "Did you mean conv-tasnet-small?" in capsys.readouterr().err

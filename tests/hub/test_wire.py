@@ -354,7 +354,7 @@ def test_command_line_with_a_name_on_the_hub(
         ours, theirs = (sf.read(f"{folder}/talk/{name}")[0] for folder in ("ours", "theirs"))
         assert np.abs(ours - theirs).max() <= 1 / 32_768
     capsys.readouterr()
-    assert main(["separate", "talk.wav", "--model", "org/no-such", "-o", "none"]) == 1
+    assert main(["separate", "talk.wav", "--model", "org/no-such", "-o", "none"]) == 2
     assert capsys.readouterr().err.startswith("error: there is no folder 'org/no-such', and it could not be fetched")
 
 

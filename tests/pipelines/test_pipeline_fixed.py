@@ -209,7 +209,7 @@ def test_command_without_silent_outputs(talk: list[str], capsys: pytest.CaptureF
 
 
 def test_command_takes_no_queries(talk: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*talk, "-q", "rain"]) == 1
+    assert main([*talk, "-q", "rain"]) == 2
     assert (
         "always separates speaker 1, speaker 2, speaker 3; leave out -q, --example and --negative"
         in capsys.readouterr().err

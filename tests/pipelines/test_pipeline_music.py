@@ -373,8 +373,8 @@ def test_the_command_people_coming_from_spleeter_type(model: Path, capsys: pytes
     assert "song.wav: " not in capsys.readouterr().err
     assert command(model, "--stems", "vocals", "--duration", "9", "--plot", "--overwrite") == 0
     assert "ends 8.25 s before the 9 s that were asked for" in capsys.readouterr().err
-    assert command(model, "--stems", "vocals", "--offset", "9", "--overwrite") == 1
-    assert "song.wav: song: --offset is 9 s" in capsys.readouterr().err
+    assert command(model, "--stems", "vocals", "--offset", "9", "--overwrite") == 2
+    assert "--offset is 9 s, but song.wav is 0.75 s long" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])

@@ -101,7 +101,9 @@ def check_part(run: Run, forms: Mapping[Job, Form | None]) -> None:
         if samples is None or part["offset_s"] * rate < samples + SLACK_SECONDS * rate:
             return
         refused.append(
-            AudioError(f"offset_s is {part['offset_s']:g} s, but {job.source} is {samples / rate:.2f} s long")
+            AudioError(
+                f"offset_s is {part['offset_s']:g} s, but {job.source} is {samples / rate:.2f} s long; take less"
+            )
         )
     if refused:
         raise refused[0]

@@ -54,14 +54,16 @@ def check_model(model: str, recipes: Collection[str]) -> None:
     Raises:
         typer.BadParameter: naming what was meant.
     """
-    if (model in SHIPPED and model not in SEPARATORS) or task_of(Path(model)) == TEXT_TO_AUDIO:
+    if (model in SHIPPED and model not in SEPARATORS) or (
+        os.path.isdir(model) and task_of(Path(model)) == TEXT_TO_AUDIO
+    ):
         raise typer.BadParameter(
             f"{model} makes sounds, and what is fine-tuned by its name separates them; adapters for it are trained "
             f"with: hubsep train lora --set pipeline={model}",
             param_hint="MODEL|RECIPE",
         )
     is_repository = model.count("/") == 1 and not model.startswith((".", "/", "~"))
-    if model not in SEPARATORS and not Path(model).is_dir() and not is_repository:
+    if model not in SEPARATORS and not os.path.isdir(model) and not is_repository:
         with values.refusing():
             check_peers(model)
         raise typer.BadParameter(
