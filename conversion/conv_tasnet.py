@@ -37,7 +37,7 @@ from .common import (
     shape_of,
     weights_file,
 )
-from .writing import card, check_licence, check_stated, write
+from .writing import LicenceError, card, check_licence, check_stated, write
 
 
 WEIGHTS_FILES = ("pytorch_model.bin", "model.safetensors")  # of a folder, the first that is there
@@ -178,7 +178,7 @@ def _check_note(tensors: Mapping[str, Tensor], file: Path, licence: str | None) 
     check_stated(name, stated_in(note) if isinstance(note, str) else None, f"the note in {shown(file.name)}")
     barred = any(isinstance(row, Mapping) and row.get("non_commercial") is True for row in data or ())
     if barred and allows_commercial_use(name):
-        raise ConversionError(
+        raise LicenceError(
             f"licence {name} allows commercial use, and {shown(file.name)} says that what it was trained on does not: "
             "pass a non-commercial one, or 'unknown'"
         )

@@ -67,6 +67,10 @@ ORIGINS = {
 }
 
 
+class LicenceError(ConversionError):
+    """A licence that is not the one the source itself states."""
+
+
 def check_licence(licence: str | None) -> str:
     """Returns the licence in the Hub's spelling, which is lower case.
 
@@ -91,10 +95,10 @@ def check_stated(licence: str, stated: str | None, where: str) -> None:
         where: the place that states it.
 
     Raises:
-        ConversionError: naming both.
+        LicenceError: naming both.
     """
     if stated is not None and is_stated(stated) and is_stated(licence) and spelled(stated) != spelled(licence):
-        raise ConversionError(
+        raise LicenceError(
             f"licence is {licence}, but {where} puts the weights under {stated}: pass that (--licence {stated}), or "
             "'unknown'"
         )
@@ -179,4 +183,4 @@ def write(output: Path, model: PreTrainedModel, card: Mapping[str, Any], *, proc
         check_folder(folder, finite=False)
 
 
-__all__ = ["ORIGINS", "Origin", "card", "check_licence", "check_readme", "check_stated", "write"]
+__all__ = ["ORIGINS", "LicenceError", "Origin", "card", "check_licence", "check_readme", "check_stated", "write"]

@@ -49,20 +49,21 @@ _transfers: dict[str, _Transfer] = {}
 _numbers = itertools.count()
 
 
-def fetch(fetching: Callable[..., T], name: str, *arguments: Any, **options: Any) -> T:
+def fetch(fetching: Callable[..., T], name: str, *arguments: Any, most_bytes: int = MAX_BYTES, **options: Any) -> T:
     """Calls a function of huggingface_hub that downloads, within limits.
 
     Args:
         fetching: `snapshot_download` or `hf_hub_download`.
         name: of the repository.
         *arguments: further ones of the function.
+        most_bytes: that its files may have together.
         **options: likewise.
 
     Raises:
         CheckpointError: if what the server sends is beyond a limit.
         Exception: what the function raises.
     """
-    transfer = _Transfer(name, options.get("allow_patterns"))
+    transfer = _Transfer(name, options.get("allow_patterns"), most_bytes)
     _transfers[transfer.mark] = transfer
     try:
         return transfer.wait_for(
@@ -82,15 +83,17 @@ class _Transfer:
     Args:
         name: of the repository.
         patterns: of the files that are to be fetched, None for one file that was named.
+        most_bytes: that they may have together.
     """
 
-    def __init__(self, name: str, patterns: list[str] | None):
+    def __init__(self, name: str, patterns: list[str] | None, most_bytes: int = MAX_BYTES):
         self.mark = f"hubsep-transfer-{next(_numbers)}."
         self.progress, self.is_over = 0, False
         self._thread: threading.Thread | None = None
         self._name, self._patterns = name, patterns
         self._answers = self._received = self._entries = self._files = self._listed = 0
-        self._most = MAX_ANSWER_BYTES if patterns is None else MAX_BYTES
+        self._most_listed = most_bytes
+        self._most = MAX_ANSWER_BYTES if patterns is None else most_bytes
 
     def wait_for(self, call: Callable[[], T]) -> T:
         """Runs the call in a thread, for as long as enough comes."""
@@ -206,8 +209,8 @@ class _Transfer:
             self._listed += sum(self._check_entry(entries[path]) for path in fetched)
             if self._files > MAX_FILES or self._entries > MAX_ENTRIES:
                 self._refuse(f"it has more than {MAX_FILES} files to fetch, or {MAX_ENTRIES} in all;")
-            if self._listed > MAX_BYTES:
-                self._refuse(f"its files have more than {MAX_BYTES >> 30} GiB;")
+            if self._listed > self._most_listed:
+                self._refuse(f"its files have more than {self._most_listed / 2**30:.3g} GiB;")
             self._most = MAX_ANSWER_BYTES + 2 * self._listed  # some are sent again after an error
 
     def _check_entry(self, entry: dict[str, Any]) -> int:

@@ -43,6 +43,8 @@ class Published:
         page: where the authors link to it, where there is no lasting address.
         megabytes: of the files together.
         score: what the authors published, by metric; `data` is what it was measured on.
+        options: of the converter: what no file holds.
+        companions: options of the converter that are repositories on the Hub, of which it needs text files.
         unsure: what could not be checked against the published files.
     """
 
@@ -63,12 +65,19 @@ class Published:
     page: str | None = None
     megabytes: int | None = None
     score: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    companions: Mapping[str, str] = field(default_factory=dict)
     unsure: str | None = None
 
     @property
     def opens(self) -> bool:
-        """Whether it is in a layout that opens by its name, without a conversion."""
+        """Whether it is in a layout that opens as it is, without a conversion."""
         return "model_index.json" in self.files
+
+    @property
+    def opens_by_name(self) -> bool:
+        """Whether its name is enough: it opens as it is, or can be fetched and converted."""
+        return self.page is None
 
     @property
     def command(self) -> str:

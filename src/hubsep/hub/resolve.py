@@ -2,7 +2,8 @@
 """From the name of a model to a folder on this computer.
 
 Decisions: a local folder wins over a repository of the same name, as in transformers. All files of a repository come
-from one commit. Only text and `.safetensors` are fetched, so no pickle and no code ever reaches the disk.
+from one commit. Only text and `.safetensors` are fetched. The one exception are the files that the table of published
+checkpoints names, most of them pickles; they are not opened here (see `opening.py`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from .bounds import shown
 from .checks import check_folder
 from .fetch import fetch
 from .json_files import read_json
+from .opening import check_commercial, open_published
 from .published import find_published
 from .wire import check_token, wire_errors
 
@@ -69,12 +71,16 @@ def resolve_folder(
     if name in SHIPPED:
         return SHIPPED[name]
     row = find_published(name)
-    if row is not None and not row.opens:
+    if row is not None and not row.opens_by_name:
         raise CheckpointError(
-            f"{row.name} is published in a layout of its authors ({row.authors}), which does not open by its name. "
-            f"Fetch it from {row.place}; `{row.command}` makes a folder that opens. `hubsep info {row.name}` says "
-            "more."
+            f"{row.name} is published where no program can fetch it. Fetch it from {row.place}; `{row.command}` makes "
+            f"a folder that opens. `hubsep info {row.name}` says more."
         )
+    if row is not None and not row.opens:
+        return open_published(
+            row, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only,
+            force_download=force_download,
+        )  # fmt: skip
     if path.is_absolute() or name.startswith((".", "~")) or "\\" in name or name.count("/") > 1:
         raise CheckpointError(f"there is no folder {shown(name)}.")
     check_peers(name)
@@ -83,6 +89,9 @@ def resolve_folder(
             f"there is no model {shown(name)}. Did you mean {meant}? The shipped models are {', '.join(SHIPPED)}; "
             "others are folders, or repositories of the Hub (org/name)."
         )
+    if row is not None:
+        check_commercial(row)
+        name = str(row.repository)
     check_token(token)
     fetched = [*DOWNLOADED, *(WEIGHTS if weights else ())]
     return _download(name, fetched, revision, token, cache_dir, local_files_only, force_download)

@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Opening a published checkpoint by its name: fetched and converted once, kept, and opened from there ever after.
+
+Most checkpoints are pickles, which can run code. Decisions: only the files that the table names are fetched, within
+their size. No pickle is opened here: a process of its own converts them, with the restricted reader, without tokens,
+without network, and with bounds on memory, time and what it writes. What it leaves is complete or absent. The hashes
+of the files are kept beside it, so a change of what is published is seen when it is fetched again. What is kept is
+opened without asking anybody.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError
+from .addresses import fetch_address
+from .fetch import fetch
+from .json_files import read_json
+from .manifest import sha256
+from .processes import locked
+from .published import Published
+from .wire import check_token, wire_errors
+
+
+VERSION = 1  # of what conversions write; a new one converts what is kept again
+COMMERCIAL = "HUBSEP_COMMERCIAL"  # environment variable: only weights that may be used commercially are opened
+FOLDER, RESULT, SOURCE, LOCK = "hubsep-published", "model", "source.json", ".lock"
+ROOM = 64 << 20  # bytes above the size of the table, which is rounded
+MAX_BYTES = 20 << 30  # of a row whose size is not known
+MAX_RECORD_BYTES = 1 << 20
+SECONDS, SECONDS_PER_GB = 300, 120  # processor time of a conversion
+SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|KEY", re.IGNORECASE)  # names of variables
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Where a converted checkpoint is kept.
+
+    Attributes:
+        folder: of this checkpoint.
+    """
+
+    folder: Path
+
+    @property
+    def model(self) -> Path:
+        """The folder that opens."""
+        return self.folder / RESULT
+
+    @property
+    def source(self) -> Path:
+        """The record of the files it was made of."""
+        return self.folder / SOURCE
+
+    @property
+    def lock(self) -> Path:
+        """What is locked; not the folder itself, which the conversion locks while it writes into it."""
+        return self.folder / LOCK
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the conversion ended; the record is written last."""
+        return self.source.is_file() and self.model.is_dir()
+
+    @property
+    def licence(self) -> str:
+        """Of the weights, as the conversion found it; "unknown" if the table and the files contradict each other."""
+        return str(read_json(self.source, MAX_RECORD_BYTES).get("licence", "unknown"))
+
+
+def kept_at(row: Published, revision: str | None = None, cache_dir: str | os.PathLike[str] | None = None) -> Kept:
+    """Where a checkpoint is kept, or will be.
+
+    Args:
+        row: of the table.
+        revision: of its repository; None for the newest at the time of the first opening.
+        cache_dir: the cache of huggingface_hub, by default its own.
+    """
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    facts = json.dumps([VERSION, row.repository, row.files, row.address, row.system, dict(row.options), revision])
+    name = re.sub(r"[^\w.-]+", "--", row.name)
+    key = hashlib.sha256(facts.encode()).hexdigest()[:12]
+    return Kept(Path(cache_dir if cache_dir is not None else HF_HUB_CACHE) / FOLDER / f"{name}--{key}")
+
+
+def open_published(
+    row: Published,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+) -> Path:
+    """The folder of a published checkpoint, fetched and converted at the first call.
+
+    Args:
+        row: of the table.
+        revision: commit, branch or tag of its repository.
+        token: for the Hub.
+        cache_dir: where the files and the result are kept.
+        local_files_only: whether nothing may be fetched.
+        force_download: whether the files are fetched again; if they have changed, that is an error.
+
+    Raises:
+        CheckpointError: if its licence is not allowed, a file cannot be fetched, is not what it was or what the table
+            says, or cannot be converted.
+    """
+    check_commercial(row)
+    kept = kept_at(row, revision, cache_dir)
+    if kept.is_complete and not force_download:
+        check_commercial(row, kept.licence)
+        return kept.model
+    if local_files_only or _is_offline():
+        raise CheckpointError(
+            f"{row.name} was not opened before on this computer, and nothing may be fetched now: open it once with a "
+            "connection (without HF_HUB_OFFLINE and local_files_only)."
+        )
+    kept.lock.mkdir(parents=True, exist_ok=True)
+    with locked(kept.lock):
+        if kept.is_complete and not force_download:  # another process was first
+            return kept.model
+        _say(f"{row.name}: {row.does}, by {row.authors}; licence {row.licence}{_size(row)}")
+        files = _fetched(row, revision, token, cache_dir, force_download)
+        hashes = {file.name: sha256(file) for file in files}
+        _check_unchanged(row, kept, hashes)
+        if kept.is_complete:
+            return kept.model
+        _say(f"{row.name}: converted once, then kept in {kept.model}")
+        companions = {name: str(_companion(place, token, cache_dir)) for name, place in row.companions.items()}
+        licence = convert_apart(row, files, kept.model, {**row.options, **companions})
+        _write_record(kept, {"name": row.name, "place": row.place, "licence": licence, "sha256": hashes})
+    check_commercial(row, licence)
+    return kept.model
+
+
+def check_commercial(row: Published, licence: str | None = None) -> None:
+    """Refuses weights whose licence allows no commercial use, or is unknown, if the user wants no others.
+
+    Args:
+        row: of the table.
+        licence: of the weights, where the files said more than the table.
+
+    Raises:
+        CheckpointError: naming the licence and who says so.
+    """
+    if os.environ.get(COMMERCIAL, "").lower() in ("", "0", "false", "no"):
+        return
+    if not row.commercial or licence == "unknown":
+        stated = f"licence {row.licence}, says {row.licence_from}" if not row.commercial else "its files say otherwise"
+        raise CheckpointError(
+            f"{row.name} may not be used commercially ({stated}), and {COMMERCIAL} is set. `hubsep list --published "
+            "--commercial` lists those that may."
+        )
+
+
+def convert_apart(row: Published, files: list[Path], output: Path, options: Mapping[str, Any]) -> str:
+    """Converts files in a process of its own; the licence that the card of the result states.
+
+    Args:
+        row: of the table.
+        files: in one folder.
+        output: folder to write, complete or not at all.
+        options: of the converter.
+
+    Raises:
+        CheckpointError: if they cannot be converted.
+    """
+    size = sum(file.stat().st_size for file in files)
+    source = files[0].parent if len(files) > 1 else files[0]
+    job = {
+        "system": row.system, "source": str(source), "output": str(output), "licence": row.licence,
+        "options": dict(options), "megabytes": 6_144 + 4 * (size >> 20),
+        "seconds": SECONDS + SECONDS_PER_GB * (size >> 30), "written_bytes": 4 * size + (1 << 30),
+    }  # fmt: skip
+    environment = {name: value for name, value in os.environ.items() if not SECRET.search(name)}
+    environment |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "hubsep.conversion.apart"], input=json.dumps(job), env=environment,
+        capture_output=True, encoding="utf-8", errors="replace", check=False,
+    )  # fmt: skip
+    lines = done.stdout.strip().splitlines()
+    if done.returncode == 0 and lines:
+        answer = json.loads(lines[-1])
+        if "error" not in answer:
+            if "doubt" in answer:
+                _say(f"{row.name}: its licence is taken as unknown: {answer['doubt']}")
+            return str(answer["licence"])
+        reason = answer["error"]
+    else:
+        last = (done.stderr.strip().splitlines() or ["nothing"])[-1]
+        reason = f"its process ended with {done.returncode}, saying {last[:300]!r}"
+    doubt = f" Not sure of this row of the table: {row.unsure}." if row.unsure else ""
+    raise CheckpointError(f"{row.name} was fetched from {row.place}, but cannot be converted: {reason}.{doubt}")
+
+
+def _fetched(
+    row: Published,
+    revision: str | None,
+    token: str | bool | None,
+    cache_dir: str | os.PathLike[str] | None,
+    force_download: bool,
+) -> list[Path]:
+    """The files of a checkpoint in one folder.
+
+    Raises:
+        CheckpointError: if one is missing, larger than it may be, or cannot be fetched.
+    """
+    most = MAX_BYTES if row.megabytes is None else row.megabytes * 1_500_000 + ROOM
+    if row.address is not None:
+        folder = kept_at(row, revision, cache_dir).folder
+        return [fetch_address(row.address, folder / row.address.rpartition("/")[2], most, again=force_download)]
+    from huggingface_hub import snapshot_download
+
+    check_token(token)
+    with wire_errors(f"{row.name} could not be fetched from {row.place}", token):
+        folder = Path(
+            fetch(
+                snapshot_download,
+                str(row.repository),
+                most_bytes=most,
+                revision=revision,
+                token=token,
+                cache_dir=os.fspath(cache_dir) if cache_dir is not None else None,
+                force_download=force_download,
+                allow_patterns=list(row.files),
+            )
+        )
+    missing = [name for name in row.files if not (folder / name).is_file()]
+    if missing:
+        doubt = f"; not sure of this row of the table: {row.unsure}" if row.unsure else ""
+        raise CheckpointError(f"{row.place} does not hold {', '.join(missing)}, which {row.name} is made of{doubt}.")
+    return [folder / name for name in row.files]
+
+
+def _companion(repository: str, token: str | bool | None, cache_dir: str | os.PathLike[str] | None) -> Path:
+    """The folder of another repository that a conversion needs text files of, such as a tokenizer."""
+    from huggingface_hub import snapshot_download
+
+    with wire_errors(f"{repository}, which the conversion needs, could not be fetched from the Hub", token):
+        return Path(
+            fetch(
+                snapshot_download,
+                repository,
+                token=token,
+                cache_dir=os.fspath(cache_dir) if cache_dir is not None else None,
+                allow_patterns=["*.json", "*.txt"],
+            )
+        )
+
+
+def _check_unchanged(row: Published, kept: Kept, hashes: Mapping[str, str]) -> None:
+    """Refuses files that are not those of the first opening.
+
+    Raises:
+        CheckpointError: naming the file and both hashes.
+    """
+    if not kept.is_complete:
+        return
+    before = read_json(kept.source, MAX_RECORD_BYTES).get("sha256")
+    for name, digest in hashes.items():
+        first = before.get(name) if isinstance(before, dict) else None
+        if first != digest:
+            raise CheckpointError(
+                f"{name} of {row.name} has changed since it was opened first: its SHA-256 was {first} and is "
+                f"{digest}. To take the new one, remove {kept.folder} and open it again."
+            )
+
+
+def _write_record(kept: Kept, record: Mapping[str, Any]) -> None:
+    unfinished = kept.folder / f".{os.getpid()}.part"
+    unfinished.write_text(json.dumps(record, indent=2), encoding="utf-8")
+    os.replace(unfinished, kept.source)
+
+
+def _is_offline() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def _size(row: Published) -> str:
+    return f"; {row.megabytes} MB from {row.place}" if row.megabytes else f"; from {row.place}"
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+__all__ = ["COMMERCIAL", "Kept", "check_commercial", "convert_apart", "kept_at", "open_published"]
