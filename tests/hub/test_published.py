@@ -48,8 +48,8 @@ def test_stems_and_speakers_are_those_the_converters_know() -> None:
         assert (row.sources, row.sampling_rate) == (sources, rate)
 
 
-@pytest.mark.parametrize("name", ["speechbrain/sepformer-wsj02mix", "sepformer-wham", "spleeter:4stems"])
-def test_a_published_name_says_how_it_opens(name: str) -> None:
+@pytest.mark.parametrize("name", ["Audio-AGI/AudioSep", "pfnet-research/meta-tasnet", "facebookresearch/AudioMAE"])
+def test_what_no_program_can_fetch_says_how_it_opens(name: str) -> None:
     row = find_published(name)
     assert row is not None
     with pytest.raises(CheckpointError) as caught:
@@ -77,8 +77,10 @@ def test_the_list_fits_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
 def test_all_that_is_known_of_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", "SpeechBrain/sepformer-wsj02mix"]) == 0
     told = capsys.readouterr().out
-    for part in ("22.4 dB, on WSJ0-2Mix", "apache-2.0, says the model card", "masknet.ckpt", "after `hubsep convert"):
+    for part in ("22.4 dB, on WSJ0-2Mix", "apache-2.0, says the model card", "masknet.ckpt", "by its name"):
         assert part in told
+    assert main(["info", "pfnet-research/meta-tasnet"]) == 0
+    assert "after `hubsep convert" in capsys.readouterr().out
     assert main(["info", "conv-tasnet-small"]) == 0
     assert "by its name" in capsys.readouterr().out
     assert main(["info", "conv-tasnet-smal"]) == 2

@@ -71,7 +71,7 @@ def show_row(row: Published) -> None:
         "files": ", ".join(row.files),
         "size": f"{row.megabytes} MB" if row.megabytes else "",
         "not checked": row.unsure or "",
-        "opens": "by its name" if row.opens else f"after `{row.command}`",
+        "opens": "by its name" if row.opens_by_name else f"after `{row.command}`",
     }
     show_facts(facts)
 
