@@ -41,8 +41,8 @@ def confine(job: dict[str, Any]) -> None:
 
     Where the system knows no such limits (Windows), there is no network all the same.
     """
-    socket.socket.connect = _refuse  # type: ignore[method-assign, assignment]
-    socket.socket.connect_ex = _refuse  # type: ignore[method-assign, assignment]
+    socket.socket.connect = _refuse  # type: ignore[method-assign]
+    socket.socket.connect_ex = _refuse  # type: ignore[method-assign]
     if sys.platform == "win32":
         return
     import resource

@@ -124,7 +124,7 @@ class Evil:
 
 
 # a conversion is a process, which takes seconds to import PyTorch: most tests of several of them are slow
-LIES: dict[str, tuple[Callable[[Path], None], str]] = {
+LIES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a pickle that runs code": (lambda path: torch.save({"state_dict": Evil()}, path), "cannot be converted"),
     "a pointer in place of the file": (
         lambda path: path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n"), "cannot be converted"
