@@ -25,6 +25,7 @@ from hubsep.chunking import Segments
 from hubsep.errors import AudioError
 from hubsep.hub.bounds import is_number, shown
 from hubsep.mel import Level, MelSettings, mel_spectrogram
+from hubsep.registry import MOST_SECONDS
 
 from ..base import check_finite
 from .bfloat16.vocoder import decoded, vocoded
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 # HiFi-GAN with the published kernels looks at 21 frames to either side
 VOCODER_CONTEXT = 32
 OVERLAP = 1 / 8  # of a window
-LONGEST_SECONDS = 3_600  # latents and sound stay in memory, 0.1 MB a second
 ROWS = 8  # that an accelerator decodes at a time
 
 
@@ -99,8 +99,8 @@ class Codec(Adapters):
         shortest = self.vae_scale_factor * self.hop_length / self.sampling_rate
         if not is_number(seconds):
             raise AudioError(f"a length must be a number of seconds, got {shown(seconds)}")
-        if not shortest <= seconds <= LONGEST_SECONDS:
-            raise AudioError(f"a length must be {shortest:g} to {LONGEST_SECONDS} seconds, got {seconds:g}")
+        if not shortest <= seconds <= MOST_SECONDS:
+            raise AudioError(f"a length must be {shortest:g} to {MOST_SECONDS} seconds, got {seconds:g}")
         frames = math.ceil(round(seconds * self.sampling_rate) / self.hop_length)
         return math.ceil(frames / self.vae_scale_factor)
 

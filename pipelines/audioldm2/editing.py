@@ -30,6 +30,7 @@ from hubsep.hub.bounds import is_number, is_whole, shown
 from hubsep.mel import MelSettings
 from hubsep.models.audiomae.feature_extraction_audiomae import AudioMAEFeatureExtractor
 
+from ..amounts import check_amount, memory_errors
 from .codec import AudioLDM2Output
 from .conditions import Conditions, between, crossover, ramp
 from .loading.devices import ready
@@ -137,6 +138,7 @@ class Editing(Long, Hearing):
     """The rung that starts from recordings."""
 
     @shows_options
+    @memory_errors()
     @torch.no_grad()
     def vary(
         self,
@@ -168,6 +170,8 @@ class Editing(Long, Hearing):
         if not is_whole(variations, MOST_WAVEFORMS):
             raise QueryError(f"variations must be 1 to {MOST_WAVEFORMS}, got {shown(variations)}")
         waveform, level = self.read_recording(audio, sampling_rate)
+        length = len(waveform) / self.sampling_rate
+        check_amount(length, variations, f"variations={variations} of a recording of {length:g} seconds")
         conditions = self._conditions(prompt, waveform).repeat(variations)
         latents = self.encode_waveform(waveform[None])
         negative = self.led_away_from(conditions, sampling)
@@ -177,6 +181,7 @@ class Editing(Long, Hearing):
         return self.finished(level.undo(self.decode_latents(variants, len(waveform))))
 
     @shows_options
+    @memory_errors()
     @torch.no_grad()
     def continue_audio(
         self,
@@ -226,6 +231,7 @@ class Editing(Long, Hearing):
         return self.finished(level.undo(whole)[None])
 
     @shows_options
+    @memory_errors()
     @torch.no_grad()
     def inpaint(
         self,
@@ -275,6 +281,7 @@ class Editing(Long, Hearing):
         return self.finished(level.undo(waveform * (1 - share) + edited * share)[None])
 
     @shows_options
+    @memory_errors()
     @torch.no_grad()
     def super_resolve(
         self,
@@ -315,6 +322,7 @@ class Editing(Long, Hearing):
         return self.finished(level.undo(crossover(waveform, edited, cutoff / self.sampling_rate))[None])
 
     @shows_options
+    @memory_errors()
     @torch.no_grad()
     def interpolate(
         self,
@@ -344,11 +352,13 @@ class Editing(Long, Hearing):
         shares = weights.tolist() if isinstance(weights, np.ndarray | Tensor) else weights
         if not isinstance(shares, list | tuple) or not shares or not all(map(_is_share, shares)):
             raise QueryError(f"weights must be a list of numbers from 0 to 1, got {shown(shares)}")
+        length = self.native_seconds if seconds is None else seconds
+        frames = self.latent_frames(length)
+        check_amount(length, len(shares), f"{len(shares)} weights of {length:g} seconds")
         conditions = between(
             self._either(first), self._either(second), torch.tensor([float(share) for share in shares])
         )
-        length = self.native_seconds if seconds is None else seconds
-        frames, samples = self.latent_frames(length), round(length * self.sampling_rate)
+        samples = round(length * self.sampling_rate)
         negative = self.led_away_from(conditions, sampling)
         noise = self.noise(1, frames, sampling.generator).expand(len(shares), -1, -1, -1)
         latents = self.sample(conditions, negative, sampling, noise)

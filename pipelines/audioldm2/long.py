@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hubsep.errors import QueryError
 
+from ..amounts import memory_errors
 from .conditions import Conditions, filled, ramp
 from .sampling import Known, Sampler
 from .settings import Sampling, SamplingOptions, shows_options
@@ -77,13 +78,14 @@ class Long(Sampler):
             raise QueryError(f"one prompt can be streamed at a time, got {type(prompt).__name__}")
         frames = None if seconds is None else self.latent_frames(seconds)
         total = None if seconds is None else round(seconds * self.sampling_rate)
-        conditions = self.encode_prompt(prompt, transcription=transcription)
-        negative = self.led_away_from(conditions, sampling)
-        samples = 0
-        for block in self.extend(Passage(conditions, negative, sampling, frames=frames)):
-            piece = block[0] if total is None else block[0, : total - samples]
-            samples += piece.shape[0]
-            yield piece
+        with memory_errors():
+            conditions = self.encode_prompt(prompt, transcription=transcription)
+            negative = self.led_away_from(conditions, sampling)
+            samples = 0
+            for block in self.extend(Passage(conditions, negative, sampling, frames=frames)):
+                piece = block[0] if total is None else block[0, : total - samples]
+                samples += piece.shape[0]
+                yield piece
 
     def extend(self, passage: Passage) -> Iterator[Tensor]:
         """The waveform of a passage, that of its `start` included.

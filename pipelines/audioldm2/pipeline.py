@@ -22,13 +22,13 @@ from torch import Tensor
 from hubsep.errors import QueryError
 from hubsep.hub.bounds import shown
 
+from ..amounts import check_amount, memory_errors
 from ..base import check_finite
-from .arguments import CallOptions, Embeds, OutputType, check_output, given_conditions
+from .arguments import CallOptions, Embeds, OutputType, as_texts, check_output, check_values, given_conditions
 from .codec import AudioLDM2Output, Numbers
 from .conditions import Conditions
 from .editing import Editing
 from .loading.components import OPTIONAL
-from .prompts import as_texts
 from .ranking import Ranking
 from .settings import Sampling, StepOptions, Unconditional, shows_options
 from .switches import Switches
@@ -134,6 +134,7 @@ class AudioLDM2Pipeline(Ranking, Switches, Editing, DiffusionPipeline):
     ) -> tuple[Numbers, Numbers | None]: ...
 
     @shows_options
+    @memory_errors()
     @torch.no_grad()
     def __call__(
         self,
@@ -191,7 +192,7 @@ class AudioLDM2Pipeline(Ranking, Switches, Editing, DiffusionPipeline):
         # 1. Check
         sampling = Sampling.of(self.__call__, unconditional=unconditional, negative_prompt=negative_prompt, **settings)
         length, times = self.check_length(seconds, audio_length_in_s), num_waveforms_per_prompt
-        self.check_output(prompt, output_type, times)
+        self.check_output(prompt, output_type, times, prompt_embeds, length)
         # 2. Encode the prompt
         embeds = prompt_embeds, attention_mask, generated_prompt_embeds
         positive = self.encode_positive(prompt, transcription, max_new_tokens, embeds)
@@ -218,15 +219,31 @@ class AudioLDM2Pipeline(Ranking, Switches, Editing, DiffusionPipeline):
         length = seconds if seconds is not None else audio_length_in_s
         return self.native_seconds if length is None else length
 
-    def check_output(self, prompt: str | Sequence[str] | None, output_type: str, candidates: int) -> None:
-        """Refuses outputs that there are not, and candidates that cannot be ranked.
+    def check_output(
+        self, prompt: str | Sequence[str] | None, output_type: str, candidates: int, embeds: object, seconds: float
+    ) -> None:
+        """Refuses outputs that there are not, more sound than is made at once, and candidates that cannot be ranked.
 
         Raises:
+            AudioError: if the length is out of range.
             QueryError: naming the value, or what the folder lacks.
         """
         check_output(output_type, candidates)
+        self.check_together(prompt, embeds, candidates, seconds)
         if prompt is not None and candidates > 1 and output_type != "latent":
             self.check_ranking()
+
+    def check_together(self, prompt: str | Sequence[str] | None, embeds: object, times: int, seconds: float) -> None:
+        """Refuses a length that is none, and more sound at once than is made.
+
+        Raises:
+            AudioError: if the length is out of range.
+            QueryError: naming how many sounds of how many seconds there would be.
+        """
+        self.latent_frames(seconds)
+        prompts = len(as_texts(prompt)) if prompt is not None else len(embeds) if isinstance(embeds, Tensor) else 1
+        what = f"{prompts} prompts with num_waveforms_per_prompt={times} of {seconds:g} seconds"
+        check_amount(seconds, prompts * times, what)
 
     def encode_positive(
         self,
@@ -273,6 +290,7 @@ class AudioLDM2Pipeline(Ranking, Switches, Editing, DiffusionPipeline):
         actual = tuple(latents.shape) if isinstance(latents, Tensor) else shown(latents)
         if actual != shape:
             raise QueryError(f"latents must be a tensor {shape} for these prompts and this length, got {actual}")
+        check_values("latents", latents)
         return latents.to(self._execution_device, torch.float32)
 
     def decode_and_rank(

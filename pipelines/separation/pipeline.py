@@ -25,6 +25,7 @@ from hubsep.audio.sources import repeatable
 from hubsep.audio.writer import Clip
 from hubsep.errors import AudioError
 
+from ..amounts import memory_errors
 from ..base import AudioPipeline, many
 from ..names import FIELDS, check_fields, check_free, output_paths
 from ..results import Endless, Many, SeparatedSource, SourceBlock, SourceFile
@@ -291,14 +292,15 @@ class AudioSeparationPipeline(AudioPipeline):
     def _run(self, recordings: Iterable[Any], plan: Plan) -> Iterator[tuple[Track, Waveform, bool]]:
         """The blocks of one recording after the other, and whether each is the last of its recording."""
         steps = Steps(self.forward, partial(self.preprocess, plan=plan), plan)
-        if not steps.reads_first:
-            yield from self._through(recordings, steps)
-            return
-        for recording in recordings:
-            with repeatable(recording) as again:
-                # 4. Listen to the whole recording first, for its level or what the model gathers of it
-                steps.listen(again)
-                yield from self._through([again()], steps)
+        with memory_errors():
+            if not steps.reads_first:
+                yield from self._through(recordings, steps)
+                return
+            for recording in recordings:
+                with repeatable(recording) as again:
+                    # 4. Listen to the whole recording first, for its level or what the model gathers of it
+                    steps.listen(again)
+                    yield from self._through([again()], steps)
 
     def _through(self, recordings: Iterable[Any], steps: Steps) -> Iterator[tuple[Track, Waveform, bool]]:
         """Steps 5 to 10, block by block: nothing is held longer than the next step needs it."""

@@ -61,4 +61,17 @@ class DataError(HubsepError, ValueError):
     """A data folder or its `metadata.csv` that does not keep the dataset contract."""
 
 
-__all__ = ["AudioError", "CheckpointError", "ConversionError", "DataError", "HubsepError", "QueryError", "printable"]
+class TooLittleMemoryError(HubsepError, ValueError, MemoryError):
+    """Work for which there is not enough memory."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, or an allocator of PyTorch, had no memory to give."""
+    text = str(error)
+    return isinstance(error, MemoryError) or "allocate memory" in text or "out of memory" in text
+
+
+__all__ = [
+    "AudioError", "CheckpointError", "ConversionError", "DataError", "HubsepError", "QueryError",
+    "TooLittleMemoryError", "is_out_of_memory", "printable",
+]  # fmt: skip

@@ -50,6 +50,7 @@ class System:
 TASK: Final = "audio-separation"
 PIPELINE = "hubsep.pipelines.separation.AudioSeparationPipeline"
 TEXT_TO_AUDIO: Final = "text-to-audio"
+MOST_SECONDS: Final = 3_600  # of sound that is made at once, and of one sound: it stays in memory
 # an AudioLDM 2 is several models; these stand for it where transformers wants one
 GENERATION_CONFIG = "hubsep.models.audioldm2.configuration_audioldm2.AudioLDM2Config"
 GENERATION_MODEL = "hubsep.pipelines.text_to_audio.AudioLDM2ForTextToWaveform"
@@ -187,4 +188,4 @@ def face(package: str, offers: Mapping[str, str]) -> None:
     vars(sys.modules[package]).update(__getattr__=get, __dir__=names)
 
 
-__all__ = ["SYSTEMS", "TASK", "TEXT_TO_AUDIO", "System", "face", "locate"]
+__all__ = ["SYSTEMS", "TASK", "MOST_SECONDS", "TEXT_TO_AUDIO", "System", "face", "locate"]

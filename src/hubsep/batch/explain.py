@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import re
 
-from ..errors import HubsepError
+from ..errors import HubsepError, TooLittleMemoryError, is_out_of_memory
 
 
 DEBUG = "--debug"
@@ -79,12 +79,14 @@ def in_options(text: str) -> str:
 
 def explain(error: Exception) -> str:
     """An error in one line: one of our own as it is, a foreign one with what to do about it."""
+    if isinstance(error, TooLittleMemoryError) and error.__cause__ is not None:
+        error = MemoryError(str(error.__cause__))  # its way out is in Python's words
     if isinstance(error, HubsepError):
         return str(error)
     if isinstance(error, OSError):
         return of_system(error)
     text = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, MemoryError) or "allocate memory" in text or "out of memory" in text:
+    if is_out_of_memory(error):
         return f"there is not enough memory for this: {shortened(text)}; {LESS_MEMORY}"
     return f"unexpected {type(error).__name__}: {text}; run it again with {DEBUG} for a traceback to report"
 

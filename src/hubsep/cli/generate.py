@@ -57,7 +57,7 @@ def generate(
     with refusing():
         way = chosen_way(ways, details, seconds)
         texts = checked_prompts(prompts or [], way, candidates=candidates, say=say)
-        check_amount(seconds, candidates)
+        check_candidates(seconds, candidates)
     sampling = {"num_inference_steps": steps, "guidance_scale": guidance, "negative_prompt": negative}
     order = Order(way, sampling, seconds, say, candidates, seed)
     loading = {"model": model, "device": device, "dtype": dtype, "low_memory": low_memory}
@@ -115,17 +115,16 @@ def chosen_way(ways: dict[str, Any], details: dict[str, Any], seconds: float | N
     return Way(option, METHODS[option], ways[option], arguments)
 
 
-def check_amount(seconds: float | None, candidates: int) -> None:
-    """Refuses more sound at once than fits into memory: the candidates of a prompt are made together.
+def check_candidates(seconds: float | None, candidates: int) -> None:
+    """Refuses more sound at once than is made: the candidates of a prompt are made together.
 
     Raises:
         QueryError: naming both numbers.
     """
-    if seconds is not None and seconds * candidates > given.MOST_SECONDS:
-        raise QueryError(
-            f"--candidates {candidates} of --seconds {seconds:g} are {seconds * candidates:g} s of sound at once; at "
-            f"most {given.MOST_SECONDS} are made: ask for fewer or shorter ones"
-        )
+    if seconds is not None and candidates > 1:
+        from ..pipelines.amounts import check_amount
+
+        check_amount(seconds, candidates, f"--candidates {candidates} of --seconds {seconds:g}")
 
 
 def checked_prompts(prompts: list[str], way: Way, *, candidates: int, say: str | None) -> list[str]:

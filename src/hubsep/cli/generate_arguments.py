@@ -8,12 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
+from ..registry import MOST_SECONDS
 from ..shipped import DEFAULT_GENERATOR
 from . import values
 
 
 RAIN = "rain on a tin roof"
-MOST_SECONDS = 3_600
 
 
 def recording(option: str, help: str) -> Any:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.errors import StrictDataclassError
 
-from ..errors import CheckpointError, HubsepError
+from ..errors import CheckpointError, HubsepError, is_out_of_memory
 from ..registry import SYSTEMS
 from .bounds import bounded, shown
 
@@ -185,10 +185,8 @@ def memory_errors(label: str) -> Iterator[None]:
     """
     try:
         yield
-    except MemoryError as error:
-        raise CheckpointError(_too_little(label)) from error
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error) and "out of memory" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
         raise CheckpointError(_too_little(label)) from error
 
