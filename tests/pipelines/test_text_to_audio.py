@@ -62,7 +62,7 @@ WRONG = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("texts", WRONG, ids=repr)
+@pytest.mark.parametrize("texts", WRONG, ids=range(len(WRONG)))
 def test_inputs_that_are_no_texts(texts: Any, make: Any) -> None:
     with pytest.raises(QueryError, match="a text") as caught:
         make(texts, **QUICK)
