@@ -40,7 +40,7 @@ _BUT = (
     r"|without|minus|barring|not including|with the exception of|less)"
 )
 _POLITE = (
-    r"(?:please |(?:can|could|would|will) you (?:please )?|i (?:want|would like|'d like|wish) (?:you )?to |let'?s "
+    r"(?:please |(?:can|could|would|will) you |i (?:want|would like|'d like|wish) (?:you )?to |let'?s "
     r"|just )*"
 )
 _REMOVE = (
@@ -85,6 +85,14 @@ _FORMS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (rf"(?P<x>\w+)-(?:free|less)(?: (?:version|{_WHOLE}))?", "leave out"),
     )
 )
+# names of sounds, and of what makes them, that begin like a request to remove something
+_NAMES = re.compile(
+    r"^(?:sine? (?:wave|tone|sweep|city)|mute (?:swan|trumpet|trombone|horn|button)|non[- ]diegetic|no (?:wave|entry)"
+    r"|(?:delete|erase) (?:key|head|button)|cut[- ]off saw|take ?away food|reduce speed|pas de deux|ni hao"
+    r"|turn off (?:the|a) (?:light|lamp|tap|faucet|switch)|erase the board|clean up the (?:dishes|table)"
+    r"|throw away (?:the )?(?:trash|rubbish|garbage)|a salvo of)\b",
+    re.IGNORECASE,
+)
 # "rain without thunder": one sound is wanted, another is not
 _BOTH = re.compile(
     r"^(?P<wanted>(?:any|all|every) .+?(?= but )|.+?)"
@@ -116,6 +124,8 @@ def read_wording(text: str) -> Wording:
     """
     query = " ".join(text.replace("\u2019", "'").split()).strip(" .!?\"'")
     plain = _TRAILING.sub("", query)
+    if _NAMES.match(plain):
+        return Wording(text)
     for pattern, outcome in (*FORMS, *_FORMS):
         match = pattern.match(plain)
         if match is not None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -119,6 +120,39 @@ def test_what_appears_while_a_run_is_at_work_stays(between: str, model: Path) ->
     assert all("was written while this was at work" in reason for _, reason in failures)
     assert all("--overwrite" in reason for _, reason in failures)
     assert not list(Path("out").glob(".separating-*"))
+
+
+def test_a_result_that_was_changed_after_a_killed_run_stays(model: Path) -> None:
+    assert run(model) == 0
+    marker = Path("out/0/separated.json")
+    known = json.loads(marker.read_text())
+    results = sorted(Path("out/0").glob("*.wav"))
+    for change, status in ((True, "stays"), (False, "made again")):
+        marker.write_text(json.dumps({**known, "complete": False}))
+        if change:
+            whole = results[0].read_bytes()
+            edit(results[0], "shorter")
+            edited = results[0].read_bytes()
+        results[1].unlink(missing_ok=True)
+        assert run(model) == 0
+        assert (results[0].read_bytes() == edited) == change, status
+        assert results[1].is_file() != change
+        if change:
+            results[0].write_bytes(whole)
+
+
+def test_what_a_killed_run_was_about_to_replace_is_known(model: Path) -> None:
+    """The new file has other bytes where another number of threads made it."""
+    assert run(model) == 0
+    marker = Path("out/0/separated.json")
+    known = json.loads(marker.read_text())
+    for entry in known["outputs"]:
+        entry["before"], entry["sha256"], entry["modified_ns"] = entry["sha256"], "0" * 64, 0
+    marker.write_text(json.dumps({**known, "complete": False}))
+    assert run(model) == 0
+    again = json.loads(marker.read_text())
+    assert again["complete"]
+    assert all("before" not in entry for entry in again["outputs"])
 
 
 def test_of_two_that_give_a_file_one_name_at_once_the_second_fails() -> None:

@@ -191,6 +191,9 @@ class Files(http.server.BaseHTTPRequestHandler):
         part = kind.content[start:]
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(part)))
+        self.send_header("ETag", f'"{len(kind.content)}"')
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(kind.content) - 1}/{len(kind.content)}")
         self.end_headers()
         if kind.cuts:
             kind.cuts -= 1
@@ -224,6 +227,27 @@ def test_an_archive_at_an_address_goes_on_where_it_broke_off(
     assert [each is not None for each in handler.ranges] == [False, True, True]
     with pytest.raises(CheckpointError, match="more than the"):
         open_published(replace(row, address=f"{url}?", megabytes=-70))
+
+
+def test_no_code_of_the_current_folder_runs(
+    address: tuple[str, type[Files]], hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, handler = address
+    archive = published_spleeter.write_archive(tmp_path / "x.tar.gz", published_spleeter.golden_files())
+    handler.content = archive.read_bytes()
+    (tmp_path / "recordings").mkdir()
+    monkeypatch.chdir(tmp_path / "recordings")
+    for name in ("socket", "json", "torch", "resource"):
+        Path(f"{name}.py").write_text("open('executed', 'w')")
+    open_published(replace(row_of("spleeter:2stems"), address=url))
+    assert not Path("executed").exists()
+
+
+def test_places_and_revisions_that_are_none_are_one_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for options in ({"cache_dir": 3}, {"cache_dir": tmp_path / "file"}, {"revision": tmp_path}):
+        with pytest.raises(CheckpointError):
+            open_published(row_of(SEPFORMER), **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

@@ -297,6 +297,24 @@ def test_words_are_taken_for_what_the_model_knows() -> None:
         pipe(["rain", "xyzzy"], **few)
 
 
+@pytest.mark.parametrize("between", ["the last sound is changed", "the first sound is changed after a kill"])
+def test_sounds_that_are_changed_while_others_are_made_stay(between: str, folder: Path) -> None:
+    call = ("rain", "wind", "dogs", "-o", "out.wav", "--seconds", "0.1")
+    assert run(folder, *call) == 0
+    if between == "the last sound is changed":
+        Path("out-1.wav").unlink()
+        changed = Path("out-3.wav")
+    else:
+        known = json.loads(Path("out.json").read_text())
+        Path("out.json").write_text(json.dumps({**known, "complete": False, "outputs": known["outputs"][:2]}))
+        Path("out-3.wav").unlink()
+        changed = Path("out-1.wav")
+    changed.write_bytes(changed.read_bytes() + b"mine")
+    content = changed.read_bytes()
+    assert run(folder, *call) == 2
+    assert changed.read_bytes() == content
+
+
 @pytest.mark.parametrize(
     ("prompt", "way_out"),
     [("no rain", "--negative 'rain'"), ("rain without thunder", "the prompt 'rain', and --negative 'thunder'"),

@@ -389,12 +389,12 @@ def test_sample_formats_and_model_options_of_the_command(model: Path, subtype: s
 @pytest.mark.parametrize(
     ("arguments", "status", "says"),
     [
-        (["--stems", "flute"], 1, "which separates vocals, drums, hi-hat, bass"),
-        (["--set", "wiener=true"], 1, "'wiener' is no option of this spleeter model"),
+        (["--stems", "flute"], 2, "which separates vocals, drums, hi-hat, bass"),
+        (["--set", "wiener=true"], 2, "'wiener' is no option of this spleeter model"),
         (["--bitrate", "fast", "--format", "mp3"], 2, "such as 256 or 256k, got 'fast'"),
-        (["--offset", "-1"], 2, "'--offset': Input should be greater"),
+        (["--offset", "-1"], 2, "'--offset'"),
         (["--template", "{name}.{ext}"], 2, "needs {label} or {stem}"),
-        (["--stems", "vocals,Vocals=drums"], 1, "asked for twice"),
+        (["--stems", "vocals,Vocals=drums"], 2, "asked for twice"),
         (["--stems", "a b=vocals,a.b=drums"], 2, "would both be"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import numpy as np
@@ -128,6 +129,8 @@ another dog|nothing|cannon|no sound|no one speaking|non-stop rain|nonstop|a car 
 wireless phone|cordless|a saw cutting wood|cut down a tree|cutting paper|skipping rope|a muted trumpet|silence
 silence, then a bang|rain, dog
 take out the dog|keep only rain|drums only|a clock that is not ticking|block hit|dropping a plate
+sin wave|mute swan|mute trumpet|non-diegetic music|no entry alarm|delete key|cut off saw|pas de deux|ni hao
+turn off the tap|throw away trash|a salvo of cannon|reduce speed sign
 knot|nothing at all|retire early|a coupe passing by|sans|sin|non-stop
 Schritte auf dem Weg|nimm den Hund heraus|ein Hund|des pas dans la neige|bruits de pas|pas de course|le chien
 tirer du scotch|tirar de la cinta|sintetizador|un uomo|a chuva"""
@@ -172,6 +175,15 @@ def test_words_of_other_languages_are_never_left_out():
                 for word in words:
                     text = template.format(word)
                     assert read_wording(text) == Wording(text)
+
+
+@pytest.mark.parametrize(
+    "part", ["can you please ", "please ", "could you ", "entferne ", "la ", "rain but ", "no ", "a,"]
+)
+def test_long_texts_are_read_at_once(part: str):
+    start = time.process_time()
+    read_wording((part * 10_000)[:9_990] + "rain")
+    assert time.process_time() - start < 20, "it took hours"
 
 
 def test_lists_of_sounds():

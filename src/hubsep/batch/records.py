@@ -97,10 +97,12 @@ class RecordFile:
         except (CheckpointError, OSError) as error:
             return self._damaged(error)
         reason = self._why_of_another(record, source, settings)
-        if reason or not record.get("complete", True):
+        if reason:
             return reason
         if self.changed(record):
             return CHANGED
+        if not record.get("complete", True):
+            return ""
         listed = self.listed(record)
         is_there = all(os.path.lexists(output.path) for output in listed)
         return None if is_there and (listed or self.may_be_empty) else MISSING
@@ -148,12 +150,10 @@ class RecordFile:
     def changed(self, record: Mapping[str, Any]) -> list[Path]:
         """The files a record lists that are there and not as they were written.
 
-        Of a run that was ended, what is there may be of the one before it: none of it counts as changed.
+        Of a run that was ended, what is there may be what it was about to replace: it is listed as "before".
         """
-        if not record.get("complete", True):
-            return []
         there = [output for output in self.listed(record) if os.path.lexists(output.path)]
-        return [output.path for output in there if not _is_as_written(output)]
+        return [output.path for output in there if not is_as_written(output)]
 
     def begin(
         self, source: Path | None, settings: Mapping[str, Any], outputs: Sequence[tuple[Path, dict[str, Any]]],
@@ -182,6 +182,9 @@ class RecordFile:
         for path, reason in [] if overwrite else self.not_ours(source, settings, there):
             raise AudioError(f"{path} was written while this was at work: {reason}; {KEPT}")
         remarks = self._left_alone((*paths, *planned))
+        for path, said in outputs:
+            if path in there and path.is_file():
+                said.setdefault("before", sha256(path))  # of what is there until the new file has its name
         self.write(facts, settings, outputs, scratch, complete=False, is_new=not overwrite and self.path not in there)
         return {*paths} if overwrite else {*there}, remarks
 
@@ -219,6 +222,8 @@ class RecordFile:
             AudioError: if it is not new.
         """
         listed = [{"path": os.path.relpath(path, self.path.parent), **facts} for path, facts in outputs]
+        if complete:
+            listed = [{name: fact for name, fact in entry.items() if name != "before"} for entry in listed]
         record = {"source": source, "settings": settings, "complete": complete, "outputs": listed}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # a name that is no UTF-8 stands there as JSON writes such a letter: \udcff
@@ -293,14 +298,30 @@ def _is_output(output: Any) -> bool:
     return is_size and "\0" not in output["path"] and not os.path.isabs(output["path"])
 
 
-def _is_as_written(output: Listed) -> bool:
+def is_as_written(output: Listed) -> bool:
     """Whether a file that is there is as the record says; a record may leave out all but the size."""
+    if not output.path.is_file():
+        return False
     facts = output.path.stat()
-    if not output.path.is_file() or facts.st_size != output.size:
+    before = output.facts.get("before")
+    if before is not None and sha256(output.path) == before:
+        return True
+    if facts.st_size != output.size:
         return False
     expected = output.facts.get("sha256")
     # a copied folder has other times: only then all of it is read
     return expected is None or output.facts.get("modified_ns") == facts.st_mtime_ns or sha256(output.path) == expected
 
 
-__all__ = ["CHANGED", "MISSING", "UNLISTED", "Listed", "RecordFile", "describe_output", "describe_source", "move"]
+__all__ = [
+    "CHANGED",
+    "KEPT",
+    "MISSING",
+    "UNLISTED",
+    "Listed",
+    "RecordFile",
+    "describe_output",
+    "describe_source",
+    "is_as_written",
+    "move",
+]

@@ -21,9 +21,19 @@ from ..audio.formats import FORMATS
 from ..batch.delivery import scratch_folder
 from ..batch.fingerprint import model_fingerprint
 from ..batch.lines import warn
-from ..batch.records import CHANGED, UNLISTED, RecordFile, describe_output, describe_source
+from ..batch.records import (
+    CHANGED,
+    KEPT,
+    UNLISTED,
+    Listed,
+    RecordFile,
+    describe_output,
+    describe_source,
+    is_as_written,
+)
 from ..errors import AudioError
 from ..hub.file_names import key_of
+from ..hub.manifest import sha256
 
 
 class Record:
@@ -46,7 +56,7 @@ class Record:
         self._settings: dict[str, Any] = json.loads(json.dumps(dict(settings)))  # as they are read again
         self._overwrite = overwrite
         self._targets: Sequence[Path] = ()
-        self._own: set[Path] = set()
+        self._own: dict[Path, Listed] = {}
         self._outputs: list[tuple[Path, dict[str, Any]]] = []
 
     @cached_property
@@ -80,7 +90,7 @@ class Record:
             others = "" if reason == CHANGED else "not of this command: "
             detail = "" if reason == UNLISTED else f", and {others}{reason}"
             raise AudioError(f"{path} is there already{detail}; --overwrite replaces it")
-        self._own = set(there)
+        self._own = {one.path: one for one in self._file.listed(self._file.read())} if self.path.is_file() else {}
         if self._file.why_unfinished(self._source, settings) is not None:
             return None
         outputs = [{**one, "path": self.path.parent / one["path"]} for one in self._file.read()["outputs"]]
@@ -106,15 +116,23 @@ class Record:
         outputs = [
             (path, {**describe_output(complete), **said}) for (path, complete), said in zip(files, facts, strict=True)
         ]
+        paths = [path for path, _ in files if os.path.lexists(path)]
+        for path, facts_of_one in outputs:
+            if path in paths and path.is_file():
+                facts_of_one["before"] = sha256(path)  # of what is there until the new file has its name
         if not self._outputs:
             said_of = (outputs, self._said_of_source(), scratch)
             _, left_alone = self._file.begin(
                 self._source, self.settings, *said_of, overwrite=self._overwrite, planned=self._targets
             )
             warn(*left_alone)
+        for path in paths:
+            own = self._own.get(Path(os.path.abspath(path)))
+            if not self._overwrite and (own is None or not is_as_written(own)):
+                raise AudioError(f"{path} was written while this was at work; {KEPT}")
         self._outputs += outputs
         self._write(scratch, complete=False)
-        return [path for path, _ in files] if self._overwrite else self._own
+        return paths
 
     def finish(self) -> None:
         """Says that all files have their names."""
@@ -125,7 +143,15 @@ class Record:
         return None if self._source is None else describe_source(self._source)
 
     def _write(self, scratch: Path, *, complete: bool) -> None:
-        self._file.write(self._said_of_source(), self.settings, self._outputs, scratch, complete=complete)
+        outputs = list(self._outputs)
+        if (
+            not complete
+        ):  # what an earlier run of this command wrote and this one has not come to yet is listed as well
+            made = {key_of(path) for path, _ in outputs}
+            planned = set(map(key_of, self._targets)) - made
+            earlier = [one for one in self._own.values() if key_of(one.path) in planned and not self._overwrite]
+            outputs += [(one.path, {k: v for k, v in one.facts.items() if k != "path"}) for one in earlier]
+        self._file.write(self._said_of_source(), self.settings, outputs, scratch, complete=complete)
 
 
 def record_of(output: Path) -> Path:

@@ -23,9 +23,10 @@ from typing import Any
 
 from ..errors import CheckpointError
 from .addresses import fetch_address
+from .bounds import shown
 from .fetch import fetch
 from .json_files import read_json
-from .manifest import sha256
+from .manifest import fsync, sha256
 from .processes import locked
 from .published import Published
 from .wire import check_token, wire_errors
@@ -74,7 +75,18 @@ class Kept:
     @property
     def licence(self) -> str:
         """Of the weights, as the conversion found it; "unknown" if the table and the files contradict each other."""
-        return str(read_json(self.source, MAX_RECORD_BYTES).get("licence", "unknown"))
+        return str(self.record().get("licence", "unknown"))
+
+    def record(self) -> dict[str, Any]:
+        """What was written when the conversion ended.
+
+        Raises:
+            CheckpointError: if it is damaged.
+        """
+        try:
+            return read_json(self.source, MAX_RECORD_BYTES)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error} Remove {self.folder}, and open it again.") from error
 
 
 def kept_at(row: Published, revision: str | None = None, cache_dir: str | os.PathLike[str] | None = None) -> Kept:
@@ -117,6 +129,10 @@ def open_published(
             says, or cannot be converted.
     """
     check_commercial(row)
+    if revision is not None and not isinstance(revision, str):
+        raise CheckpointError(f"revision must be a text, the name of a commit, branch or tag; got {shown(revision)}")
+    if cache_dir is not None and not isinstance(cache_dir, str | os.PathLike):
+        raise CheckpointError(f"cache_dir must be a folder, got {shown(cache_dir)}")
     kept = kept_at(row, revision, cache_dir)
     if kept.is_complete and not force_download:
         check_commercial(row, kept.licence)
@@ -126,9 +142,13 @@ def open_published(
             f"{row.name} was not opened before on this computer, and nothing may be fetched now: open it once with a "
             "connection (without HF_HUB_OFFLINE and local_files_only)."
         )
-    kept.lock.mkdir(parents=True, exist_ok=True)
+    try:
+        kept.lock.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"{row.name} cannot be kept in {kept.folder}: {error.strerror}") from error
     with locked(kept.lock):
         if kept.is_complete and not force_download:  # another process was first
+            check_commercial(row, kept.licence)
             return kept.model
         _say(f"{row.name}: {row.does}, by {row.authors}; licence {row.licence}{_size(row)}")
         files = _fetched(row, revision, token, cache_dir, force_download)
@@ -138,7 +158,12 @@ def open_published(
             return kept.model
         _say(f"{row.name}: converted once, then kept in {kept.model}")
         companions = {name: str(_companion(place, token, cache_dir)) for name, place in row.companions.items()}
-        licence = convert_apart(row, files, kept.model, {**row.options, **companions})
+        try:
+            licence = convert_apart(row, files, kept.model, {**row.options, **companions})
+        except CheckpointError:
+            if row.address is not None:
+                files[0].unlink(missing_ok=True)  # the next opening fetches it again
+            raise
         _write_record(kept, {"name": row.name, "place": row.place, "licence": licence, "sha256": hashes})
     check_commercial(row, licence)
     return kept.model
@@ -179,15 +204,18 @@ def convert_apart(row: Published, files: list[Path], output: Path, options: Mapp
     size = sum(file.stat().st_size for file in files)
     source = files[0].parent if len(files) > 1 else files[0]
     job = {
-        "system": row.system, "source": str(source), "output": str(output), "licence": row.licence,
-        "options": dict(options), "megabytes": 6_144 + 4 * (size >> 20),
+        "system": row.system, "source": os.path.abspath(source), "output": os.path.abspath(output),
+        "licence": row.licence, "options": dict(options), "megabytes": 6_144 + 4 * (size >> 20),
         "seconds": SECONDS + SECONDS_PER_GB * (size >> 30), "written_bytes": 4 * size + (1 << 30),
     }  # fmt: skip
     environment = {name: value for name, value in os.environ.items() if not SECRET.search(name)}
     environment |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
+    # Python looks for modules where a process works first: that is a folder of ours, and not the user's
+    paths = [os.path.abspath(path) for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
+    environment["PYTHONPATH"] = os.pathsep.join(paths)
     done = subprocess.run(
         [sys.executable, "-m", "hubsep.conversion.apart"], input=json.dumps(job), env=environment,
-        capture_output=True, encoding="utf-8", errors="replace", check=False,
+        cwd=output.parent, capture_output=True, encoding="utf-8", errors="replace", check=False,
     )  # fmt: skip
     lines = done.stdout.strip().splitlines()
     if done.returncode == 0 and lines:
@@ -267,7 +295,7 @@ def _check_unchanged(row: Published, kept: Kept, hashes: Mapping[str, str]) -> N
     """
     if not kept.is_complete:
         return
-    before = read_json(kept.source, MAX_RECORD_BYTES).get("sha256")
+    before = kept.record().get("sha256")
     for name, digest in hashes.items():
         first = before.get(name) if isinstance(before, dict) else None
         if first != digest:
@@ -280,6 +308,7 @@ def _check_unchanged(row: Published, kept: Kept, hashes: Mapping[str, str]) -> N
 def _write_record(kept: Kept, record: Mapping[str, Any]) -> None:
     unfinished = kept.folder / f".{os.getpid()}.part"
     unfinished.write_text(json.dumps(record, indent=2), encoding="utf-8")
+    fsync(unfinished)
     os.replace(unfinished, kept.source)
 
 
