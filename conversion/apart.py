@@ -12,14 +12,15 @@ import socket
 import sys
 from typing import Any, NoReturn
 
+from hubsep.conversion import convert
+from hubsep.errors import HubsepError
+
 
 def main() -> int:
     """Converts as standard input says, and prints what is wrong."""
     job = json.loads(sys.stdin.read())
     confine(job)
-    from hubsep.conversion import convert
     from hubsep.conversion.writing import LicenceError
-    from hubsep.errors import HubsepError
 
     answer: dict[str, Any] = {"licence": job["licence"]}
     try:

@@ -245,9 +245,10 @@ def test_no_code_of_the_current_folder_runs(
 
 def test_places_and_revisions_that_are_none_are_one_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for options in ({"cache_dir": 3}, {"cache_dir": tmp_path / "file"}, {"revision": tmp_path}):
+    wrong: list[dict[str, Any]] = [{"cache_dir": 3}, {"cache_dir": tmp_path / "file"}, {"revision": tmp_path}]
+    for options in wrong:
         with pytest.raises(CheckpointError):
-            open_published(row_of(SEPFORMER), **options)  # type: ignore[arg-type]
+            open_published(row_of(SEPFORMER), **options)
 
 
 @pytest.mark.slow

@@ -142,12 +142,12 @@ def test_what_the_same_command_made_is_known_by_its_record(folder: Path, capsys:
     assert run(folder, *call) == 0
     assert Path("out-2.wav").is_file()
     capsys.readouterr()
-    before = {path.name: path.read_bytes() for path in Path().iterdir()}
+    contents = {path.name: path.read_bytes() for path in Path().iterdir()}
     assert run(folder, "rain", "-o", "out.wav", "--seconds", "0.1", "--overwrite") == 0
     assert "out.json listed 'out-1.wav' and 3 more, of another command: left alone" in capsys.readouterr().err
     after = {path.name: path.read_bytes() for path in Path().iterdir()}
-    assert {name for name in after if after[name] != before.get(name)} == {"out.json", "out.wav"}
-    assert set(before) < set(after)
+    assert {name for name in after if after[name] != contents.get(name)} == {"out.json", "out.wav"}
+    assert set(contents) < set(after)
     content = bytearray(after["out.wav"])
     content[-1] ^= 1
     Path("out.wav").write_bytes(content)

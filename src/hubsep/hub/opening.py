@@ -128,11 +128,7 @@ def open_published(
         CheckpointError: if its licence is not allowed, a file cannot be fetched, is not what it was or what the table
             says, or cannot be converted.
     """
-    check_commercial(row)
-    if revision is not None and not isinstance(revision, str):
-        raise CheckpointError(f"revision must be a text, the name of a commit, branch or tag; got {shown(revision)}")
-    if cache_dir is not None and not isinstance(cache_dir, str | os.PathLike):
-        raise CheckpointError(f"cache_dir must be a folder, got {shown(cache_dir)}")
+    _check_request(row, revision, cache_dir)
     kept = kept_at(row, revision, cache_dir)
     if kept.is_complete and not force_download:
         check_commercial(row, kept.licence)
@@ -142,31 +138,62 @@ def open_published(
             f"{row.name} was not opened before on this computer, and nothing may be fetched now: open it once with a "
             "connection (without HF_HUB_OFFLINE and local_files_only)."
         )
+    _make_room(row, kept)
+    with locked(kept.lock):
+        if not kept.is_complete or force_download:  # unless another process was first
+            _say(f"{row.name}: {row.does}, by {row.authors}; licence {row.licence}{_size(row)}")
+            files = _fetched(row, revision, token, cache_dir, force_download)
+            hashes = {file.name: sha256(file) for file in files}
+            _check_unchanged(row, kept, hashes)
+            if not kept.is_complete:
+                companions = {name: _companion(place, token, cache_dir) for name, place in row.companions.items()}
+                _convert(row, kept, files, hashes, companions)
+    check_commercial(row, kept.licence)
+    return kept.model
+
+
+def _check_request(row: Published, revision: str | None, cache_dir: str | os.PathLike[str] | None) -> None:
+    """Refuses what cannot be opened, before anything is fetched.
+
+    Raises:
+        CheckpointError: saying why.
+    """
+    if not row.opens_by_name:
+        raise CheckpointError(
+            f"{row.name} is published where no program can fetch it. Fetch it from {row.place}; `{row.command}` makes "
+            f"a folder that opens. `hubsep info {row.name}` says more."
+        )
+    check_commercial(row)
+    if revision is not None and not isinstance(revision, str):
+        raise CheckpointError(f"revision must be a text, the name of a commit, branch or tag; got {shown(revision)}")
+    if cache_dir is not None and not isinstance(cache_dir, str | os.PathLike):
+        raise CheckpointError(f"cache_dir must be a folder, got {shown(cache_dir)}")
+
+
+def _make_room(row: Published, kept: Kept) -> None:
     try:
         kept.lock.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CheckpointError(f"{row.name} cannot be kept in {kept.folder}: {error.strerror}") from error
-    with locked(kept.lock):
-        if kept.is_complete and not force_download:  # another process was first
-            check_commercial(row, kept.licence)
-            return kept.model
-        _say(f"{row.name}: {row.does}, by {row.authors}; licence {row.licence}{_size(row)}")
-        files = _fetched(row, revision, token, cache_dir, force_download)
-        hashes = {file.name: sha256(file) for file in files}
-        _check_unchanged(row, kept, hashes)
-        if kept.is_complete:
-            return kept.model
-        _say(f"{row.name}: converted once, then kept in {kept.model}")
-        companions = {name: str(_companion(place, token, cache_dir)) for name, place in row.companions.items()}
-        try:
-            licence = convert_apart(row, files, kept.model, {**row.options, **companions})
-        except CheckpointError:
-            if row.address is not None:
-                files[0].unlink(missing_ok=True)  # the next opening fetches it again
-            raise
-        _write_record(kept, {"name": row.name, "place": row.place, "licence": licence, "sha256": hashes})
-    check_commercial(row, licence)
-    return kept.model
+
+
+def _convert(
+    row: Published, kept: Kept, files: list[Path], hashes: Mapping[str, str], companions: Mapping[str, Path]
+) -> None:
+    """Makes the folder that opens, and the record of what it was made of.
+
+    Raises:
+        CheckpointError: if the files cannot be converted.
+    """
+    _say(f"{row.name}: converted once, then kept in {kept.model}")
+    options = {**row.options, **{name: str(folder) for name, folder in companions.items()}}
+    try:
+        licence = convert_apart(row, files, kept.model, options)
+    except CheckpointError:
+        if row.address is not None:
+            files[0].unlink(missing_ok=True)  # the next opening fetches it again
+        raise
+    _write_record(kept, {"name": row.name, "place": row.place, "licence": licence, "sha256": hashes})
 
 
 def check_commercial(row: Published, licence: str | None = None) -> None:

@@ -71,17 +71,27 @@ def resolve_folder(
     if name in SHIPPED:
         return SHIPPED[name]
     row = find_published(name)
-    if row is not None and not row.opens_by_name:
-        raise CheckpointError(
-            f"{row.name} is published where no program can fetch it. Fetch it from {row.place}; `{row.command}` makes "
-            f"a folder that opens. `hubsep info {row.name}` says more."
-        )
     if row is not None and not row.opens:
         return open_published(
             row, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only,
             force_download=force_download,
         )  # fmt: skip
-    if path.is_absolute() or name.startswith((".", "~")) or "\\" in name or name.count("/") > 1:
+    _check_repository(name)
+    if row is not None:
+        check_commercial(row)
+        name = str(row.repository)
+    check_token(token)
+    fetched = [*DOWNLOADED, *(WEIGHTS if weights else ())]
+    return _download(name, fetched, revision, token, cache_dir, local_files_only, force_download)
+
+
+def _check_repository(name: str) -> None:
+    """Refuses what is no folder that is there, and cannot be a repository of the Hub.
+
+    Raises:
+        CheckpointError: naming a model that is near.
+    """
+    if Path(name).is_absolute() or name.startswith((".", "~")) or "\\" in name or name.count("/") > 1:
         raise CheckpointError(f"there is no folder {shown(name)}.")
     check_peers(name)
     if "/" not in name and (meant := near(name, SHIPPED)):
@@ -89,12 +99,6 @@ def resolve_folder(
             f"there is no model {shown(name)}. Did you mean {meant}? The shipped models are {', '.join(SHIPPED)}; "
             "others are folders, or repositories of the Hub (org/name)."
         )
-    if row is not None:
-        check_commercial(row)
-        name = str(row.repository)
-    check_token(token)
-    fetched = [*DOWNLOADED, *(WEIGHTS if weights else ())]
-    return _download(name, fetched, revision, token, cache_dir, local_files_only, force_download)
 
 
 def check_peers(name: str) -> None:
