@@ -35,7 +35,12 @@ def fake() -> torch.Tensor:
 def escaped() -> torch.Tensor:
     """A tensor that left the function that it lived in."""
     kept: list[torch.Tensor] = []
-    torch.func.vmap(lambda each: kept.append(each) or each)(TENSOR)
+
+    def keep(each: torch.Tensor) -> torch.Tensor:
+        kept.append(each)
+        return each
+
+    torch.func.vmap(keep)(TENSOR)
     return kept[0]
 
 
@@ -79,7 +84,10 @@ def test_tensors_without_a_value_for_each_sample(kind: str, tmp_path: Path) -> N
             read_audio(source, sampling_rate=RATE)
         assert "\n" not in str(caught.value)
     if tensor.is_floating_point():
-        for write in (lambda: write_audio(tmp_path / "a.wav", tensor, RATE), lambda: resample(tensor, RATE, 2 * RATE)):
+        waveform: Any = tensor
+        for write in (
+            lambda: write_audio(tmp_path / "a.wav", waveform, RATE), lambda: resample(waveform, RATE, 2 * RATE),
+        ):  # fmt: skip
             with pytest.raises(AudioError, match=says):
                 write()
     assert not list(tmp_path.iterdir())
@@ -121,10 +129,11 @@ class Turns:
 
 def test_arrays_with_a_mask(tmp_path: Path) -> None:
     """The samples under a mask are not to be heard, and numpy would drop the mask in silence."""
-    masked = np.ma.masked_array(SAMPLES, mask=SAMPLES > 0.5)
+    masked: Any = np.ma.masked_array(SAMPLES, mask=SAMPLES > 0.5)
+    sources: list[Any] = [masked, Turns(masked), {"array": masked, "sampling_rate": RATE}]
     hidden = int(masked.mask.sum())
     says = rf"mask hides {hidden} of this one; pass array.filled\(0\) for silence there, or array.data"
-    for source in (masked, Turns(masked), {"array": masked, "sampling_rate": RATE}):
+    for source in sources:
         with pytest.raises(AudioError, match=says):
             read_audio(source, sampling_rate=RATE)
     with pytest.raises(AudioError, match="mask hides"):
@@ -145,19 +154,22 @@ ERRORS = [RuntimeError("no\nluck"), ValueError(), TypeError("x"), MemoryError(),
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_objects_that_fail_to_turn_into_an_array(error: Exception, tmp_path: Path) -> None:
-    for source in (Turns(error), {"array": Turns(error), "sampling_rate": RATE}):
+    turns: Any = Turns(error)
+    for source in (turns, {"array": turns, "sampling_rate": RATE}):
         with pytest.raises(AudioError, match="this Turns does not turn into an array") as caught:
             read_audio(source, sampling_rate=RATE)
         assert "\n" not in str(caught.value)
     with pytest.raises(AudioError, match="does not turn into an array"):
-        write_audio(tmp_path / "a.wav", Turns(error), RATE)
+        write_audio(tmp_path / "a.wav", turns, RATE)
 
 
 @pytest.mark.parametrize("result", [5, "text", None, [0.0], np.zeros((2, 2, 2)), np.array(["a"]), np.array([{}])])
 def test_objects_that_turn_into_no_recording(result: Any) -> None:
+    wrong: Any = Turns(result)
+    right: Any = Turns(SAMPLES)
     with pytest.raises(AudioError, match="array"):
-        read_audio(Turns(result), sampling_rate=RATE)
-    np.testing.assert_array_equal(read_audio(Turns(SAMPLES), sampling_rate=RATE).waveform, SAMPLES)
+        read_audio(wrong, sampling_rate=RATE)
+    np.testing.assert_array_equal(read_audio(right, sampling_rate=RATE).waveform, SAMPLES)
 
 
 def itself() -> dict[str, Any]:
@@ -208,12 +220,14 @@ def test_views_of_bytes() -> None:
     data = corpus.encode(SAMPLES, RATE, format="WAV", subtype="FLOAT")
     apart = memoryview(bytes(byte for each in data for byte in (each, 0)))[::2]
     assert not apart.c_contiguous
-    for view in (apart, memoryview(data), memoryview(bytearray(data)).toreadonly(), memoryview(data).cast("c")):
+    samples: Any = SAMPLES
+    views: list[Any] = [apart, memoryview(data), memoryview(bytearray(data)).toreadonly(), memoryview(data).cast("c")]
+    for view in views:
         np.testing.assert_array_equal(read_audio(view).waveform, SAMPLES)
         np.testing.assert_array_equal(read_audio({"bytes": view, "path": None}).waveform, SAMPLES)
     released = memoryview(data)
     released.release()
-    for view in (memoryview(data)[::3], memoryview(data)[::-1], memoryview(SAMPLES), released):
+    for view in (memoryview(data)[::3], memoryview(data)[::-1], memoryview(samples), released):
         with pytest.raises(AudioError, match="cannot be decoded"):
             read_audio(view)
 
@@ -232,8 +246,9 @@ class Names:
 
 def test_paths_as_bytes(tmp_path: Path) -> None:
     path = write_audio(tmp_path / "a.wav", SAMPLES, RATE, subtype="FLOAT")
-    entries = [next(os.scandir(os.fsencode(tmp_path))), next(os.scandir(tmp_path))]
-    for source in (Names(os.fsencode(path)), Names(str(path)), *entries):
+    entries: list[Any] = [next(os.scandir(os.fsencode(tmp_path))), next(os.scandir(tmp_path))]
+    entries += [Names(os.fsencode(path)), Names(str(path))]
+    for source in entries:
         np.testing.assert_array_equal(read_audio(source).waveform, SAMPLES)
         np.testing.assert_array_equal(read_audio({"path": source}).waveform, SAMPLES)
         assert open_audio(source).name == "a"

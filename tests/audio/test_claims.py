@@ -8,6 +8,7 @@ import itertools
 import struct
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import corpus
 import numpy as np
@@ -240,7 +241,7 @@ STREAMED = [
 @pytest.mark.parametrize("into_a_pipe", [False, True])
 @pytest.mark.parametrize(("container", "codec", "options"), STREAMED)
 def test_whole_files_of_ffmpeg_are_read_in_silence(
-    container: str, codec: str, options: dict[str, str], into_a_pipe: bool
+    container: str, codec: str, options: dict[str, Any], into_a_pipe: bool
 ) -> None:
     """What it writes into a pipe has no lengths; of some kinds that looks like a recorder's crash, which is said."""
     data = corpus.encode_video(corpus.sound(SAMPLES), container, codec, into_a_pipe=into_a_pipe, **options)

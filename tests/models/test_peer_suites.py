@@ -52,8 +52,10 @@ def separator(make: Callable[[], Any], samples: int) -> Callable[[], tuple[Any, 
 
 def queried() -> tuple[Any, dict[str, Tensor]]:
     model, _ = tiny_audiosep()
-    size = model.config.query_config.projection_dim
-    return model, {**waveforms(model, 2_000), "query_embeds": torch.randn(BATCH, 1, size)}
+    query_config: Any = model.config.query_config
+    return model, {
+        **waveforms(model, 2_000), "query_embeds": torch.randn(BATCH, 1, query_config.projection_dim)
+    }  # fmt: skip
 
 
 def pretraining() -> tuple[Any, dict[str, Tensor]]:

@@ -105,8 +105,9 @@ def test_options_that_are_settled_name_the_way_out(name: str, says: str, make: A
     for options in ({name: "np"}, {"forward_params": {name: "np"}}, {"generate_kwargs": {name: "np"}}):
         with pytest.raises(QueryError, match=f"leave out {name}, got 'np': .*{says}"):
             make("rain", **options)
+    wrong: dict[str, Any] = {name: "np"}
     with pytest.raises(QueryError, match=f"leave out {name}"):
-        hubsep.pipeline("text-to-audio", model=make.pipe, **{name: "np"})
+        hubsep.pipeline("text-to-audio", model=make.pipe, **wrong)
 
 
 @pytest.mark.parametrize(
