@@ -14,12 +14,14 @@ from typing import Any, NoReturn
 
 from hubsep.conversion import convert
 from hubsep.errors import HubsepError
+from hubsep.hub.processes import confine
 
 
 def main() -> int:
     """Converts as standard input says, and prints what is wrong."""
     job = json.loads(sys.stdin.read())
-    confine(job)
+    cut_off()
+    confine(memory_bytes=job["megabytes"] << 20, cpu_seconds=job["seconds"], file_bytes=job["written_bytes"])
     from hubsep.conversion.writing import LicenceError
 
     answer: dict[str, Any] = {"licence": job["licence"]}
@@ -37,27 +39,10 @@ def main() -> int:
     return 0
 
 
-def confine(job: dict[str, Any]) -> None:
-    """Bounds this process: no network; address space, processor time, size of a file it writes, no core file.
-
-    Where the system knows no such limits (Windows), there is no network all the same.
-    """
+def cut_off() -> None:
+    """Leaves this process without a network."""
     socket.socket.connect = _refuse  # type: ignore[method-assign]
     socket.socket.connect_ex = _refuse  # type: ignore[method-assign]
-    if sys.platform == "win32":
-        return
-    import resource
-
-    bounds = {
-        resource.RLIMIT_AS: job["megabytes"] << 20,
-        resource.RLIMIT_CPU: job["seconds"],
-        resource.RLIMIT_FSIZE: job["written_bytes"],
-        resource.RLIMIT_CORE: 0,
-    }
-    for kind, bound in bounds.items():
-        hard = resource.getrlimit(kind)[1]
-        bound = bound if hard == resource.RLIM_INFINITY else min(bound, hard)
-        resource.setrlimit(kind, (bound, bound))
 
 
 def _refuse(*arguments: object) -> NoReturn:

@@ -62,7 +62,7 @@ def output_paths(
         name: of the recording, for the template.
         labels: of the sources.
         output: folder, or a dict of labels and paths.
-        template: file name with {name} and {label}, or {stem}, which is the same.
+        template: file name with {name} and {label}, or {stem}, which is the same; checked by `check_fields`.
 
     Raises:
         AudioError: if a label has no path, two have the same, or one is no path, too long, or the recording itself.
@@ -73,7 +73,6 @@ def output_paths(
             raise AudioError(f"output must have a path for each of {', '.join(labels)}; got {given or 'none'}")
         paths = [path_of(output[label], f"output of {label}") for label in labels]
     else:
-        check_fields(template, FIELDS, several=False)
         filed = [file_name(label) for label in labels]
         names = [template.format(name=file_name(name), label=label, stem=label) for label in filed]
         paths = [path_of(output, "output") / portable(name) for name in names]

@@ -48,6 +48,9 @@ class Prompts(Codec):
         """Whether the second text is what is to be said, as phonemes."""
         return getattr(self.text_encoder_2.config, "model_type", None) == "vits"
 
+    def check_texts(self, texts: Sequence[str]) -> None:
+        """Refuses texts that are no prompts of this model; models take every text, if a rung above says nothing."""
+
     @torch.no_grad()
     def encode_prompt(
         self,
@@ -71,6 +74,7 @@ class Prompts(Codec):
         if not (max_new_tokens is None or is_whole(max_new_tokens)):
             raise QueryError(f"max_new_tokens must be a whole number from 1 on, got {shown(max_new_tokens)}")
         texts = as_texts(prompt)
+        self.check_texts(texts)
         said = check_transcription(self.is_speech, transcription, len(texts))
         embeddings = self._text_embeddings(texts)
         states, weights = self._phoneme_states(said) if said is not None else self._text_states(texts)

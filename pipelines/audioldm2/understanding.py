@@ -23,9 +23,8 @@ from hubsep.texts import near, phrases, sound_names
 
 from ..separation.meanings import Meaning
 from ..separation.wording import read_wording
-from .conditions import Conditions
 from .loading.devices import ready
-from .prompts import Prompts, as_texts, tokenised
+from .prompts import Prompts, tokenised
 
 
 # Cosine of a prompt and the words of a sound. With audioldm2-tiny, of 218 phrases for its sounds that are not among
@@ -44,20 +43,13 @@ class Understanding(Prompts):
         """Whether the model knows the sounds of its card and no others."""
         return bool(self.known_sounds) and self._adapter is None
 
-    def encode_prompt(
-        self,
-        prompt: str | Sequence[str],
-        *,
-        transcription: str | Sequence[str] | None = None,
-        max_new_tokens: int | None = None,
-        loa_prefix: Tensor | None = None,
-    ) -> Conditions:
-        """As `Prompts.encode_prompt`, but what is not to be heard is no prompt.
+    def check_texts(self, texts: Sequence[str]) -> None:
+        """Refuses what is not to be heard as a prompt.
 
         Raises:
-            QueryError: naming the prompt; and as there.
+            QueryError: naming the prompt.
         """
-        for text in as_texts(prompt) if self.has_few_sounds else ():
+        for text in texts if self.has_few_sounds else ():
             wording = read_wording(text)
             if wording.unwanted:
                 unwanted = ", ".join(wording.unwanted)
@@ -66,9 +58,6 @@ class Understanding(Prompts):
                     f"{shown(text)} says what is not to be heard, and a prompt is heard whole: pass {wanted}, and "
                     f"negative_prompt={unwanted!r}"
                 )
-        return super().encode_prompt(
-            prompt, transcription=transcription, max_new_tokens=max_new_tokens, loa_prefix=loa_prefix
-        )
 
     def understand(self, prompts: Sequence[str]) -> list[Meaning] | None:
         """What each prompt is taken for: one of the sounds the model was taught, or none, and then the nearest.

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 import numpy as np
@@ -181,9 +180,10 @@ def test_words_of_other_languages_are_never_left_out():
     "part", ["can you please ", "please ", "could you ", "entferne ", "la ", "rain but ", "no ", "a,"]
 )
 def test_long_texts_are_read_at_once(part: str):
-    start = time.process_time()
-    read_wording((part * 10_000)[:9_990] + "rain")
-    assert time.process_time() - start < 20, "it took hours"
+    """Where a form can be read in two ways, thirty of them took hours: then the time of this test runs out."""
+    text = (part * 10_000)[:9_990] + "rain"
+    wording = read_wording(text)
+    assert any("rain" in each for each in (wording.wanted, *wording.unwanted))
 
 
 def test_lists_of_sounds():

@@ -182,9 +182,7 @@ class RecordFile:
         for path, reason in [] if overwrite else self.not_ours(source, settings, there):
             raise AudioError(f"{path} was written while this was at work: {reason}; {KEPT}")
         remarks = self._left_alone((*paths, *planned))
-        for path, said in outputs:
-            if path in there and path.is_file():
-                said.setdefault("before", sha256(path))  # of what is there until the new file has its name
+        list_before(outputs)
         self.write(facts, settings, outputs, scratch, complete=False, is_new=not overwrite and self.path not in there)
         return {*paths} if overwrite else {*there}, remarks
 
@@ -284,6 +282,13 @@ def describe_output(path: Path) -> dict[str, Any]:
     return {"bytes": facts.st_size, "modified_ns": facts.st_mtime_ns, "sha256": sha256(path)}
 
 
+def list_before(outputs: Iterable[tuple[Path, dict[str, Any]]]) -> None:
+    """Adds to what is said of outputs the sums of the files that are there until the new ones have their names."""
+    for path, said in outputs:
+        if path.is_file():
+            said["before"] = sha256(path)
+
+
 def describe_source(source: Path) -> dict[str, Any]:
     """What tells a file from an earlier one of the same name."""
     facts = source.stat()
@@ -323,5 +328,6 @@ __all__ = [
     "describe_output",
     "describe_source",
     "is_as_written",
+    "list_before",
     "move",
 ]

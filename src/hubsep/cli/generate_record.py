@@ -30,10 +30,10 @@ from ..batch.records import (
     describe_output,
     describe_source,
     is_as_written,
+    list_before,
 )
 from ..errors import AudioError
 from ..hub.file_names import key_of
-from ..hub.manifest import sha256
 
 
 class Record:
@@ -90,10 +90,11 @@ class Record:
             others = "" if reason == CHANGED else "not of this command: "
             detail = "" if reason == UNLISTED else f", and {others}{reason}"
             raise AudioError(f"{path} is there already{detail}; --overwrite replaces it")
-        self._own = {one.path: one for one in self._file.listed(self._file.read())} if self.path.is_file() else {}
+        record = self._file.read() if self.path.is_file() else {"outputs": []}
+        self._own = {one.path: one for one in self._file.listed(record)}
         if self._file.why_unfinished(self._source, settings) is not None:
             return None
-        outputs = [{**one, "path": self.path.parent / one["path"]} for one in self._file.read()["outputs"]]
+        outputs = [{**one, "path": self.path.parent / one["path"]} for one in record["outputs"]]
         written = {key_of(one["path"]) for one in outputs} & set(map(key_of, targets))
         return outputs if len(written) == len(outputs) == count else None
 
@@ -116,41 +117,50 @@ class Record:
         outputs = [
             (path, {**describe_output(complete), **said}) for (path, complete), said in zip(files, facts, strict=True)
         ]
-        paths = [path for path, _ in files if os.path.lexists(path)]
-        for path, facts_of_one in outputs:
-            if path in paths and path.is_file():
-                facts_of_one["before"] = sha256(path)  # of what is there until the new file has its name
+        replaced: Collection[Path] = [path for path, _ in files if os.path.lexists(path)]
         if not self._outputs:
             said_of = (outputs, self._said_of_source(), scratch)
-            _, left_alone = self._file.begin(
+            replaced, left_alone = self._file.begin(
                 self._source, self.settings, *said_of, overwrite=self._overwrite, planned=self._targets
             )
             warn(*left_alone)
-        for path in paths:
-            own = self._own.get(Path(os.path.abspath(path)))
-            if not self._overwrite and (own is None or not is_as_written(own)):
-                raise AudioError(f"{path} was written while this was at work; {KEPT}")
+        else:
+            self._check_own(replaced)
+            list_before(outputs)
         self._outputs += outputs
         self._write(scratch, complete=False)
-        return paths
+        return replaced
 
     def finish(self) -> None:
         """Says that all files have their names."""
         with scratch_folder(self.path.parent) as scratch:
             self._write(scratch, complete=True)
 
+    def _check_own(self, paths: Collection[Path]) -> None:
+        """Refuses to replace a file that was not there as it is when the work began.
+
+        Raises:
+            AudioError: naming it.
+        """
+        for path in [] if self._overwrite else paths:
+            own = self._own.get(Path(os.path.abspath(path)))
+            if own is None or not is_as_written(own):
+                raise AudioError(f"{path} was written while this was at work; {KEPT}")
+
+    def _earlier(self) -> list[tuple[Path, dict[str, Any]]]:
+        """What an earlier run of this command wrote and this one has not come to yet."""
+        planned = set(map(key_of, self._targets)) - {key_of(path) for path, _ in self._outputs}
+        return [
+            (one.path, {name: fact for name, fact in one.facts.items() if name != "path"})
+            for one in self._own.values()
+            if key_of(one.path) in planned
+        ]
+
     def _said_of_source(self) -> dict[str, Any] | None:
         return None if self._source is None else describe_source(self._source)
 
     def _write(self, scratch: Path, *, complete: bool) -> None:
-        outputs = list(self._outputs)
-        if (
-            not complete
-        ):  # what an earlier run of this command wrote and this one has not come to yet is listed as well
-            made = {key_of(path) for path, _ in outputs}
-            planned = set(map(key_of, self._targets)) - made
-            earlier = [one for one in self._own.values() if key_of(one.path) in planned and not self._overwrite]
-            outputs += [(one.path, {k: v for k, v in one.facts.items() if k != "path"}) for one in earlier]
+        outputs = [*self._outputs, *([] if complete else self._earlier())]
         self._file.write(self._said_of_source(), self.settings, outputs, scratch, complete=complete)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import AudioError
+from ..hub import processes
 
 
 def main(arguments: list[str]) -> int:
@@ -34,24 +35,12 @@ def main(arguments: list[str]) -> int:
 
 
 def confine(limits: dict[str, Any]) -> None:
-    """Bounds this process: address space, processor time, size of what it writes, no core file.
-
-    Where the system knows no such limits (Windows), the parent's clock is the only one.
-    """
-    if sys.platform == "win32":
-        return
-    import resource
-
-    bounds = {
-        resource.RLIMIT_AS: limits["decode_memory_mb"] * 2**20,
-        resource.RLIMIT_CPU: limits["decode_cpu_seconds"],
-        resource.RLIMIT_FSIZE: limits["max_values"] * 4 + 2**20,
-        resource.RLIMIT_CORE: 0,
-    }
-    for kind, bound in bounds.items():
-        hard = resource.getrlimit(kind)[1]
-        bound = bound if hard == resource.RLIM_INFINITY else min(bound, hard)
-        resource.setrlimit(kind, (bound, bound))
+    """Bounds this process as the limits of a demo say; on Windows the parent's clock is the only bound."""
+    processes.confine(
+        memory_bytes=limits["decode_memory_mb"] * 2**20,
+        cpu_seconds=limits["decode_cpu_seconds"],
+        file_bytes=limits["max_values"] * 4 + 2**20,
+    )
 
 
 def decode(source: Path, output: Path, limits: dict[str, Any]) -> dict[str, Any]:

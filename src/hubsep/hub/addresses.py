@@ -13,12 +13,12 @@ from typing import Any, BinaryIO
 from urllib.parse import urljoin, urlsplit
 
 from ..errors import CheckpointError
+from .fetch import BYTES_PER_S, PATIENCE_S
 from .wire import wire_errors
 
 
 TRIES = 5
 REDIRECTS = 5
-PATIENCE_S, BYTES_PER_S = 600.0, 10_000  # as from the Hub
 LOOPBACK = "127.0.0.1"  # this computer, which needs no https
 TIMEOUT_S = 30.0  # for one answer
 

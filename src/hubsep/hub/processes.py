@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What processes that work in the same folder need to know about each other."""
+"""What processes that work in the same folder need to know of each other, and the limits of those that are started."""
 
 from __future__ import annotations
 
@@ -56,4 +56,25 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-__all__ = ["host", "in_use", "locked"]
+def confine(*, memory_bytes: int, cpu_seconds: int, file_bytes: int) -> None:
+    """Bounds this process: address space, processor time, size of a file it writes, no core file.
+
+    Where the system knows no such limits (Windows), nothing is bounded.
+    """
+    if sys.platform == "win32":
+        return
+    import resource
+
+    bounds = {
+        resource.RLIMIT_AS: memory_bytes,
+        resource.RLIMIT_CPU: cpu_seconds,
+        resource.RLIMIT_FSIZE: file_bytes,
+        resource.RLIMIT_CORE: 0,
+    }
+    for kind, bound in bounds.items():
+        hard = resource.getrlimit(kind)[1]
+        bound = bound if hard == resource.RLIM_INFINITY else min(bound, hard)
+        resource.setrlimit(kind, (bound, bound))
+
+
+__all__ = ["confine", "host", "in_use", "locked"]
