@@ -53,12 +53,15 @@ if TYPE_CHECKING:
     from .audioldm2.pipeline import AudioLDM2Pipeline
 
     Texts: TypeAlias = list[str] | tuple[str, ...]
+    Endless: TypeAlias = Iterator[str] | Dataset[Any]
 
     class SoundOptions(CallOptions, total=False):
         """What a call may be told, also by transformers' two names for all of it."""
 
         forward_params: dict[str, object] | None
         generate_kwargs: dict[str, object] | None
+        batch_size: int | None
+        num_workers: int | None
 
 
 class AudioLDM2TextReader:
@@ -231,7 +234,7 @@ class TextToAudioPipeline(Base):
     def __call__(self, text_inputs: Texts, **options: Unpack[SoundOptions]) -> list[GeneratedSound]: ...
 
     @overload
-    def __call__(self, text_inputs: Any, **options: Any) -> Any: ...
+    def __call__(self, text_inputs: Endless, **options: Unpack[SoundOptions]) -> Iterator[GeneratedSound]: ...
 
     def __call__(self, text_inputs: Any, **options: Any) -> Any:
         """Makes sounds of texts.

@@ -184,13 +184,27 @@ def test_every_converter_knows_whose_work_it_converts():
     assert all(origin.authors and origin.publisher for origin in ORIGINS.values())
 
 
-def test_the_list_says_what_was_measured(capsys: pytest.CaptureFixture[str]):
+@pytest.mark.parametrize("name", SHIPPED)
+def test_info_says_what_was_measured(name: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["info", name]) == 0
+    printed = capsys.readouterr().out
+    results = read_card(SHIPPED[name])["results"]
+    assert f"\nmeasured with:   {results['command']}\n" in printed
+    assert "trained on: " in printed
+    if "sdri" in results:
+        assert f"SDRi {results['sdri']} dB" in printed
+
+
+def test_the_list_is_short_and_names_the_way_to_the_rest(capsys: pytest.CaptureFixture[str]):
     assert main(["list"]) == 0
     printed = capsys.readouterr().out
-    for folder in SHIPPED.values():
-        card = read_card(folder)
-        assert f"measured: {card['results']['command']}" in printed
-    assert f"SDRi {read_card(SHIPPED['audiosep-small'])['results']['sdri']} dB" in printed
+    assert len(printed.splitlines()) < 40
+    assert all(f"  {name}  (" in printed for name in SHIPPED)
+    assert "hubsep info NAME" in printed
+    assert main(["list", "audiosep-small"]) == 2
+    assert "`hubsep info audiosep-small`" in capsys.readouterr().err
+    assert main(["info"]) == 2
+    assert "which model?" in capsys.readouterr().err
 
 
 def test_the_leaderboard_is_up_to_date():

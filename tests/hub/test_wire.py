@@ -355,7 +355,7 @@ def test_command_line_with_a_name_on_the_hub(
         assert np.abs(ours - theirs).max() <= 1 / 32_768
     capsys.readouterr()
     assert main(["separate", "talk.wav", "--model", "org/no-such", "-o", "none"]) == 2
-    assert capsys.readouterr().err.startswith("error: there is no folder 'org/no-such', and it could not be fetched")
+    assert "Error: there is no folder 'org/no-such', and it could not be fetched" in capsys.readouterr().err
 
 
 def test_space(hub: HubServer, tmp_path: Path) -> None:

@@ -71,7 +71,8 @@ def generate() -> None:
     maker = hubsep.pipeline("text-to-audio", model="cvssp/audioldm2", guidance_scale=2.0)
     assert_type(maker, TextToAudioPipeline)
     assert_type(maker("rain", num_inference_steps=10), GeneratedSound)
-    assert_type(maker(["rain", "hail"]), list[GeneratedSound])
+    assert_type(maker(["rain", "hail"], batch_size=2, forward_params={"seconds": 5.0}), list[GeneratedSound])
+    assert_type(maker(text for text in ("rain", "hail")), Iterator[GeneratedSound])
 
 
 try:

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from ..texts import printable
@@ -23,6 +24,20 @@ def warn(*lines: object) -> None:
     """Prints what is wrong or remarkable, to standard error, a line each."""
     for line in lines:
         print(printable(in_options(str(line))), file=sys.stderr)
+
+
+@contextmanager
+def shown_while(doing: str) -> Iterator[None]:
+    """Shows on a terminal what takes a few seconds, as long as it takes; nothing where nobody watches."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    line = f"{printable(doing)} ..."
+    print(line, end="\r", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        print(" " * len(line), end="\r", file=sys.stderr, flush=True)
 
 
 def result_line(path: object, facts: Mapping[str, Any]) -> str:
@@ -45,4 +60,4 @@ def taken_as(facts: Mapping[str, Any]) -> str:
     return "" if meaning.casefold() == str(facts["label"]).casefold() else f"  taken as: {meaning}"
 
 
-__all__ = ["result_line", "say", "taken_as", "warn"]
+__all__ = ["result_line", "say", "shown_while", "taken_as", "warn"]

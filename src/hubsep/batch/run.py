@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..shipped import SHIPPED
 from ..texts import printable
-from .lines import result_line, say, warn
+from .lines import result_line, say, shown_while, warn
 
 
 if TYPE_CHECKING:
@@ -65,16 +65,18 @@ class Run:
 
 def load(run: Run, *, quiet: bool = False) -> Any:
     """The pipeline, without the progress bars and advice of transformers; says so if its use is restricted."""
-    from transformers.utils import logging
-
     from ..cards.card import licence_of, read_card
-    from ..pipelines import pipeline
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     if not quiet and run.model in SHIPPED and not (card := read_card(SHIPPED[run.model]))["commercial"]:
         warn(f"{run.model}: {licence_of(card)}, no commercial use")
-    return pipeline(model=SHIPPED.get(run.model, run.model), **run.loading)
+    with shown_while(f"opening {run.model}"):
+        from transformers.utils import logging
+
+        from ..pipelines import pipeline
+
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        return pipeline(model=SHIPPED.get(run.model, run.model), **run.loading)
 
 
 def separate_one(

@@ -21,9 +21,9 @@ from .convert import convert
 from .environment import environment
 from .evaluate import evaluate
 from .generate import generate
+from .info import info
 from .models import models
 from .output import forgiving
-from .published import info
 from .push import merge, push
 from .push_space import push_space
 from .separate import separate
@@ -156,9 +156,12 @@ def stopped(words: list[str]) -> int:
 
 
 def refuse(error: Any) -> int:
-    """Says what is wrong with a command line."""
+    """Says what is wrong with a command line; only single words of it may be too long to read."""
     if error.message and (error.ctx is None or error.message != error.ctx.get_help()):
-        error.message = shortened(printable(in_options(error.message)))
+        message = " ".join(shortened(word) for word in printable(in_options(error.message)).split(" "))
+        error.message = message
+        if getattr(error, "param", None) is None and getattr(error, "param_hint", None) is None:
+            error.format_message = lambda: message  # not of one value: typer's "Invalid value" says nothing
     error.show()
     return int(error.exit_code)
 

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hubsep list`: shipped models and known systems, with the licence and the training data of the weights."""
+"""`hubsep list`: shipped models and known systems, with the licence of the weights and what they are for."""
 
 from __future__ import annotations
 
 import json
-import shutil
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -13,17 +11,17 @@ import typer
 
 from ..batch.lines import say
 from ..cards.card import licence_of, read_card
-from ..cards.results import COLUMNS, headline
 from ..errors import CheckpointError, DataError
 from ..hub.json_files import read_json
 from ..hub.resolve import resolve_folder
 from ..registry import SYSTEMS
 from ..shipped import DEFAULT_MODEL, SHIPPED
 from . import values
+from .info import headline_figures, in_lines
 from .published import show_published
 
 
-MAX_WIDTH = 100  # characters of a line
+SHORT = 50  # letters; a first sentence of fewer is shown with the next
 
 
 def shipped_cards() -> list[dict[str, Any]]:
@@ -40,8 +38,7 @@ def shipped_cards() -> list[dict[str, Any]]:
             raise CheckpointError(f"the shipped model {name} is broken: {error}; reinstall hubsep") from error
         results = card.pop("results", None)
         if results:
-            figures = {f"{label}: {name}" if label else name: value for name, label, value in headline(results)}
-            card["results"] = {"command": results["command"], "figures": figures}
+            card["results"] = {"command": results["command"], "figures": headline_figures(results)}
         cards.append({**card, "folder": str(folder)})
     return cards
 
@@ -74,6 +71,7 @@ Sounds = Annotated[
 
 
 def models(
+    name: Annotated[str | None, typer.Argument(hidden=True)] = None,
     commercial: Annotated[
         bool, typer.Option("--commercial", help="Only weights whose licence allows commercial use.")
     ] = False,
@@ -87,6 +85,8 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List shipped models and known systems, published checkpoints, or the sounds a model knows."""
+    if name is not None:
+        raise typer.BadParameter(f"a list has no name; `hubsep info {name}` prints what is known of one model")
     if authors:
         show_published(commercial=commercial, as_json=as_json)
         return
@@ -104,12 +104,19 @@ def models(
         ]
         print(json.dumps({"models": cards, "systems": systems}, indent=2, ensure_ascii=False))
         return
+    show_all(cards, commercial=commercial)
+
+
+def show_all(cards: Sequence[dict[str, Any]], *, commercial: bool) -> None:
+    """Prints models and systems, and where more is told."""
     print("Shipped models" + (" that allow commercial use" if commercial else ""))
     for card in cards:
         show_card(card)
     print("\nSystems")
     for system in SYSTEMS.values():
         print(f"  {system.model_type}  {system.task}, {system.sampling_rate} Hz, {system.paper}")
+    print("\n`hubsep info NAME` says all of one model: its data, its quality.")
+    print("`hubsep list --published` prints models that others published.")
 
 
 def show_training(cards: Sequence[Mapping[str, Any]]) -> None:
@@ -119,33 +126,11 @@ def show_training(cards: Sequence[Mapping[str, Any]]) -> None:
 
 
 def show_card(card: dict[str, Any]) -> None:
-    """Prints what a card says of a model, in lines that a terminal holds."""
+    """Prints a model, and in a line what it is for."""
     use = "commercial use allowed" if card["commercial"] else "no commercial use"
-    show(f"{card['name']}  ({card['model_type']}; licence {licence_of(card)}; {use})", 2)
-    show(card["summary"], 4)
-    show("trained on: " + ", ".join(dict.fromkeys(_data_name(entry) for entry in card["training_data"])), 4)
-    if "results" in card:
-        print(f"    measured: {card['results']['command']}")  # in one line, to be copied
-        show("; ".join(_figure(*figure) for figure in card["results"]["figures"].items()), 6)
-
-
-def show(text: str, indent: int) -> None:
-    """Prints a text in lines of at most 100 characters, narrower where the terminal is; whole words only."""
-    width = min(MAX_WIDTH, max(40, shutil.get_terminal_size((MAX_WIDTH, 24)).columns))
-    options: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
-    print(textwrap.fill(text, width, initial_indent=" " * indent, subsequent_indent=" " * (indent + 2), **options))
-
-
-def _figure(name: str, value: float) -> str:
-    label, _, metric = name.rpartition(": ")
-    heading, _, unit = COLUMNS[metric].partition(", ")
-    return f"{label}{': ' * bool(label)}{heading} {value} {unit}".strip()
-
-
-def _data_name(entry: str | dict[str, Any]) -> str:
-    if isinstance(entry, str):
-        return entry
-    return f"{entry['name']} ({entry['licence']})" if "licence" in entry else str(entry["name"])
+    print(f"  {card['name']}  ({card['model_type']}; licence {licence_of(card)}; {use})")
+    short = card["summary"].find(". ", SHORT)  # where the first sentences end that say something
+    print(f"    {in_lines(card['summary'][: short + 1] if short > 0 else card['summary'], 4)}")
 
 
 __all__ = ["models", "shipped_cards"]
