@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import accelerate
 import pytest
 import torch
+import transformers
 from promises_model import noise
 from tiny_audiosep import tiny_audiosep
 from tiny_audioslots import tiny_audioslots
@@ -187,3 +189,31 @@ def test_what_may_be_read():
         handle.remove()
         assert not may_read(both.double())
         assert not may_read(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 3).bfloat16()).eval())
+
+
+@every_model
+def test_weights_of_torchao(name: str):
+    """Its tensors are parameters that are no plain tensors; embeddings are left out, as it does by default."""
+    torchao = pytest.importorskip("torchao.quantization")
+
+    def quantised(model: Any) -> Any:
+        torchao.quantize_(model, torchao.Int8WeightOnlyConfig())
+        return model
+
+    assert decibels(name, quantised) > 15
+
+
+@every_model
+def test_a_model_is_opened_with_weights_of_torchao(name: str, tmp_path: Path):
+    torchao = pytest.importorskip("torchao.quantization")
+    model = TINY[name]()[0]
+    model.save_pretrained(tmp_path)
+    settings = transformers.TorchAoConfig(torchao.Int8WeightOnlyConfig())
+    opened = type(model).from_pretrained(tmp_path, quantization_config=settings)
+    has_linear = any(type(module) is nn.Linear for module in model.modules())
+    assert any(type(parameter.data) is not Tensor for parameter in opened.parameters()) == has_linear
+    given = inputs(model)
+    with torch.no_grad():
+        before, after = model(**given).sources, opened(**given).sources
+    noise = (after - before).square().sum()
+    assert 10 * torch.log10(before.square().sum() / noise) > 15
