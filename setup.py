@@ -29,16 +29,9 @@ extras = {
     "ray": ["ray[data]>=2.60,<3"],
     "demo": ["gradio>=6.16,<7"],  # below 6.16: GHSA-j36p-7w88-g82j, files outside; below 6.6: CVE-2026-28416
 }
-runners = [
-    "hypothesis>=6.150",
-    "pytest>=9",
-    "pytest-timeout>=2.4",
-    "pytest-xdist>=3.8",
-    "setuptools>=80",
-    "torchao>=0.16",
-]
+runners = ["hypothesis>=6.150", "pytest>=9", "pytest-timeout>=2.4", "pytest-xdist>=3.8", "setuptools>=80"]
 extras["test"] = [*extras["eval"], *extras["video"], *extras["train"], *runners]
-extras["dev"] = [*extras["test"], *extras["demo"], "mypy>=2.4", "ruff==0.17.5", "selenium>=4.40"]
+extras["dev"] = [*extras["test"], *extras["demo"], "mypy>=2.4", "ruff==0.17.5", "selenium>=4.40", "torchao>=0.16"]
 
 setup(
     name="hubsep",

@@ -6,8 +6,8 @@ Decisions:
 - transformers is told when it has imported the module that holds the table in question. Classes are imported when they
   are looked up, not in the middle of transformers' own imports.
 - Who takes a class out of a table gets that class, and no stand-in: it can be subclassed, compared and asked for.
-- transformers looks on the Hub for every name that is no folder, asks nobody else, and then blames the network. There
-  is no place to tell it of others, so its error is given the way out; nothing else of transformers is changed.
+- transformers looks on the Hub for every name that is no folder, and has no place to be told of others. Its one
+  function that looks for files is given the folder of a name that only hubsep knows; nothing else of it is changed.
 """
 
 from __future__ import annotations
@@ -23,19 +23,21 @@ from threading import get_ident
 from types import ModuleType
 from typing import Any
 
+from .hub.published import find_published
 from .registry import GENERATION_CONFIG, GENERATION_MODEL, GENERATION_READER, PIPELINE, SYSTEMS, TASK, System, locate
 from .shipped import DEFAULT_MODEL, SHIPPED
 
 
-MARK = "_hubsep_names_folders"
+MARK = "_hubsep_opens_names"
+HUB_OPTIONS = ("token", "revision", "cache_dir", "local_files_only")
+LONGEST_NAME = 255  # letters, of a path that is asked for
 
 
-def name_folders(hub: ModuleType, folders: Mapping[str, Path]) -> None:
-    """Adds to the error about a shipped name what transformers takes instead.
+def open_names(hub: ModuleType) -> None:
+    """Makes transformers find the models inside hubsep, and published checkpoints, by their names.
 
     Args:
         hub: `transformers.utils.hub`, which looks for all files.
-        folders: of the shipped models, by name.
     """
     look_up = hub.cached_files
     if hasattr(look_up, MARK):
@@ -43,20 +45,33 @@ def name_folders(hub: ModuleType, folders: Mapping[str, Path]) -> None:
 
     @functools.wraps(look_up)
     def cached_files(path_or_repo_id: Any, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return look_up(path_or_repo_id, *args, **kwargs)
-        except OSError as error:
-            name = str(path_or_repo_id)
-            if name in folders:
-                error.args = (
-                    f"{name} is a model inside hubsep, and transformers takes folders and names on the Hub only: "
-                    f'give it hubsep.SHIPPED["{name}"], which is the folder, or call hubsep.pipeline. '
-                    f"(transformers says: {error})",
-                )
-            raise
+        options = {name: value for name, value in kwargs.items() if name in HUB_OPTIONS}
+        return look_up(folder_of(path_or_repo_id, **options) or path_or_repo_id, *args, **kwargs)
 
     setattr(cached_files, MARK, True)
     hub.cached_files = cached_files  # type: ignore[attr-defined]
+
+
+def folder_of(name: Any, **options: Any) -> str | None:
+    """The folder of a name that hubsep knows and the Hub does not have as transformers wants it; None of any other.
+
+    Args:
+        name: of a model.
+        **options: of the Hub, as `resolve_folder` takes them.
+
+    Raises:
+        CheckpointError: if it is such a name, and cannot be fetched or converted.
+    """
+    if not isinstance(name, str) or not name or len(name) > LONGEST_NAME or Path(name).exists():
+        return None
+    if name in SHIPPED:
+        return str(SHIPPED[name])
+    row = find_published(name)
+    if row is None or row.opens:
+        return None
+    from .hub.resolve import resolve_folder
+
+    return str(resolve_folder(name, **options))
 
 
 @dataclass(frozen=True)
@@ -210,7 +225,7 @@ STEPS: dict[str, Callable[[ModuleType], None]] = {
     "transformers.models.auto.processing_auto": _register_processors,
     "transformers.models.auto.tokenization_auto": _register_reader,
     "transformers.pipelines": _register_pipelines,
-    "transformers.utils.hub": lambda hub: name_folders(hub, SHIPPED),
+    "transformers.utils.hub": open_names,
 }
 
 
@@ -241,4 +256,4 @@ def register() -> None:
             step(sys.modules[name])
 
 
-__all__ = ["STEPS", "Later", "LazyTable", "add", "name_folders", "register"]
+__all__ = ["STEPS", "Later", "LazyTable", "add", "folder_of", "open_names", "register"]

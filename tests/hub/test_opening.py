@@ -18,6 +18,7 @@ import published_sepformer
 import published_spleeter
 import pytest
 import torch
+import transformers
 from hub_repository import Repository
 from hub_server import HubServer
 from huggingface_hub import constants
@@ -83,6 +84,9 @@ def test_a_published_name_opens_everywhere_and_is_fetched_once(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     AutoModelForAudioSeparation.from_pretrained(name)
     AutoModelForAudioSeparation.from_pretrained(name.rpartition("/")[2])
+    build: Any = transformers.pipeline
+    for source, other in zip(build("audio-separation", model=name, device="cpu")(mixture), expected, strict=True):
+        assert np.array_equal(source["audio"], other["audio"]), "transformers opens it too"
     assert len(hub.requests) == requests, "what is kept asks nobody"
     assert row.authors not in capfd.readouterr().err
 
@@ -115,7 +119,9 @@ def test_what_is_published_and_changes_is_an_error_with_both_hashes(hub: HubServ
     with pytest.raises(CheckpointError, match=r"has changed since it was opened first: its SHA-256 was \w{64} and is"):
         open_published(row, force_download=True)
     assert {path: path.read_bytes() for path in first.iterdir()} == before
-    assert open_published(row, revision="main") != first, "who names a revision gets that one"
+    assert open_published(row, revision="main") == first
+    newest = hub.repositories[CONV_TASNET].branches["main"]
+    assert open_published(row, revision=newest) != first, "who names a commit gets that one"
 
 
 class Evil:

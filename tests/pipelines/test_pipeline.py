@@ -6,7 +6,7 @@ from __future__ import annotations
 import io
 import resource
 import tracemalloc
-from functools import partial, partialmethod
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import transformers
 from promises_pipeline import PipelinePromises, audio, recording
 from rounding import assert_same, rounding
 from tiny_audiosep import tiny_audiosep, tiny_audiosep_with_presence
+from tiny_conv_tasnet import tiny_conv_tasnet
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
@@ -29,7 +30,7 @@ from hubsep.errors import AudioError, CheckpointError
 from hubsep.hub import HubsepConfigMixin, HubsepModelMixin
 from hubsep.modeling import AudioSeparationOutput
 from hubsep.pipelines import AudioSeparationPipeline, pipeline
-from hubsep.shipped import DEFAULT_MODEL, SHIPPED
+from hubsep.shipped import DEFAULT_GENERATOR, DEFAULT_MODEL, SHIPPED
 
 
 class FilterConfig(HubsepConfigMixin, PreTrainedConfig):
@@ -370,20 +371,37 @@ def test_loading_shows_no_bar_over_weights(separate: AudioSeparationPipeline, tm
         logging.set_tqdm_hook(before)
 
 
-@pytest.mark.parametrize("name", SHIPPED)
-def test_a_shipped_name_given_to_transformers_is_answered_with_its_folder(name: str, tmp_path: Path):
+@pytest.mark.parametrize("name", [name for name in SHIPPED if name != DEFAULT_GENERATOR])
+def test_transformers_opens_a_shipped_name(name: str):
+    folder = SHIPPED[name]
+    configs = [transformers.AutoConfig.from_pretrained(place).to_dict() for place in (name, folder)]
+    assert [config.pop("_name_or_path") for config in configs] == [name, str(folder)]
+    assert configs[0] == configs[1]
+    ours, theirs = transformers.AutoModel.from_pretrained(folder), transformers.AutoModel.from_pretrained(name)
+    assert type(ours) is type(theirs)
+    assert all(
+        torch.equal(*pair) for pair in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True)
+    )
     build: Any = transformers.pipeline
-    loads: list[Any] = [
-        transformers.AutoConfig.from_pretrained, transformers.AutoModel.from_pretrained,
-        transformers.AutoProcessor.from_pretrained, partial(build, "audio-separation"), build,
-    ]  # fmt: skip
-    for load in loads:
-        options = {"model": name} if load in loads[3:] else {"pretrained_model_name_or_path": name}
-        with pytest.raises(OSError, match=rf'hubsep\.SHIPPED\["{name}"\], which is the folder, or call hubsep'):
-            load(**options)
+    for separate in (build("audio-separation", model=name, device="cpu"), build(model=name, device="cpu")):
+        assert isinstance(separate, AudioSeparationPipeline)
+
+
+def test_transformers_opens_the_shipped_generator():
+    build: Any = transformers.pipeline
+    few = {"seconds": 1.0, "num_inference_steps": 2}
+    sound = build("text-to-audio", model=DEFAULT_GENERATOR)("rain", forward_params=few)
+    assert sound["audio"].shape == (16_000,)
+
+
+def test_names_of_others_are_looked_for_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(OSError, match="cached files") as error:
-        transformers.AutoConfig.from_pretrained("a-name-of-nobody", cache_dir=tmp_path)
-    assert "hubsep" not in str(error.value), "only the error about a shipped name is ours"
+        transformers.AutoConfig.from_pretrained("a-name-of-nobody", cache_dir=tmp_path / "cache")
+    assert "hubsep" not in str(error.value)
+    monkeypatch.chdir(tmp_path)
+    tiny_conv_tasnet()[0].save_pretrained("audiosep-small")
+    opened = transformers.AutoModel.from_pretrained("audiosep-small")
+    assert opened.config.model_type == "conv_tasnet", "a folder of that name wins"
 
 
 def test_a_broken_folder_is_one_clear_error(split: AudioSeparationPipeline, tmp_path: Path):

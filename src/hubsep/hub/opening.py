@@ -34,6 +34,7 @@ from .wire import check_token, wire_errors
 
 VERSION = 1  # of what conversions write; a new one converts what is kept again
 COMMERCIAL = "HUBSEP_COMMERCIAL"  # environment variable: only weights that may be used commercially are opened
+DEFAULT_REVISION = "main"  # what transformers asks for if its caller names none
 FOLDER, RESULT, SOURCE, LOCK = "hubsep-published", "model", "source.json", ".lock"
 ROOM = 64 << 20  # bytes above the size of the table, which is rounded
 MAX_BYTES = 20 << 30  # of a row whose size is not known
@@ -94,11 +95,12 @@ def kept_at(row: Published, revision: str | None = None, cache_dir: str | os.Pat
 
     Args:
         row: of the table.
-        revision: of its repository; None for the newest at the time of the first opening.
+        revision: of its repository; None or "main" for the newest at the time of the first opening.
         cache_dir: the cache of huggingface_hub, by default its own.
     """
     from huggingface_hub.constants import HF_HUB_CACHE
 
+    revision = None if revision == DEFAULT_REVISION else revision
     facts = json.dumps([VERSION, row.repository, row.files, row.address, row.system, dict(row.options), revision])
     name = re.sub(r"[^\w.-]+", "--", row.name)
     key = hashlib.sha256(facts.encode()).hexdigest()[:12]
@@ -118,7 +120,7 @@ def open_published(
 
     Args:
         row: of the table.
-        revision: commit, branch or tag of its repository.
+        revision: commit, branch or tag of its repository; None or "main" for the newest at the first opening.
         token: for the Hub.
         cache_dir: where the files and the result are kept.
         local_files_only: whether nothing may be fetched.
