@@ -15,6 +15,9 @@ from typing import BinaryIO, NamedTuple
 from .mp3_frames import id3_size
 
 
+BIG_ENDIAN = (
+    (b"RIFX", b"WAVE"), (b"FORM", b"AIFF"), (b"FORM", b"AIFC"), (b"FORM", b"8SVX"), (b"FORM", b"16SV")
+)  # fmt: skip
 MAX_CHUNKS = 10_000
 MAX_BLOCKS = 1_000
 MAX_TAGS = 4
@@ -47,12 +50,12 @@ class Chunk(NamedTuple):
 
 
 def iff_chunks(file: BinaryIO) -> Iterator[Chunk]:
-    """The chunks of a WAVE or AIFF file, whose contents are padded to even lengths; nothing of another file."""
+    """The chunks of a WAVE, AIFF or 8SVX file, padded to even lengths; nothing of another file."""
     file_size = file.seek(0, os.SEEK_END)
     file.seek(0)
     magic = file.read(12)
     little = magic[:4] in (b"RIFF", b"RF64", b"BW64") and magic[8:] == b"WAVE"
-    big = (magic[:4], magic[8:]) in ((b"RIFX", b"WAVE"), (b"FORM", b"AIFF"), (b"FORM", b"AIFC"))
+    big = (magic[:4], magic[8:]) in BIG_ENDIAN
     start = 12
     for _ in range(MAX_CHUNKS if little or big else 0):
         if start + 8 > file_size:

@@ -107,7 +107,7 @@ def _audio_chunk(file: BinaryIO) -> tuple[int, int] | None:
         if chunk.name == b"ds64" and chunk.size >= 16:
             content = chunk.read(16)[8:]
             long_size = int.from_bytes(content, "little") if len(content) == 8 else None
-        if chunk.name in (b"data", b"SSND"):
+        if chunk.name in (b"data", b"SSND", b"BODY"):
             return chunk.start, long_size if long_size is not None and chunk.size == 0xFFFF_FFFF else chunk.size
     return None
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How many samples a header counts, beside the bytes that it says there are; libsndfile believes the bytes alone.
 
-AIFF counts in COMM, RF64 and BW64 in ds64, WAVE and Wave64 in fact, CAF in the table of its packets. FLAC counts too,
-but libsndfile stops there, whatever follows: so its last frame is asked.
+AIFF counts in COMM, RF64 and BW64 in ds64, WAVE and Wave64 in fact, CAF in the table of its packets, NIST in a line.
+FLAC counts too, but libsndfile stops there, whatever follows: so its last frame is asked. Of rare formats libsndfile
+writes down what their headers count, and does not compare it. PAF, PVF and IRCAM count nothing.
 
 What is let pass, because programs write it: counts of nothing or of all bits, as into a pipe; those of a file whose
 audio has no known size; the samples of all channels together; an unknown count of libsndfile's own Wave64; whole
@@ -12,6 +13,7 @@ packets in CAF, as older versions of FFmpeg counted.
 from __future__ import annotations
 
 import functools
+import re
 import struct
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
@@ -28,6 +30,15 @@ MOST_SAMPLES = 2**62
 SEARCHED_AT_ONCE = 2**20
 LONGEST_FRAME = 2**18  # bytes of FLAC that are looked through for the last one; 64 kB are usual at the very most
 MOST_TRIES = 8  # what begins like a frame and is none
+NIST_MAGIC, NIST_HEADER_BYTES = b"NIST_1A\n", 1_024
+# what libsndfile writes down of a header: the samples of a channel
+WRITTEN_DOWN = {
+    "AVR": r"Frames +: ([0-9]{1,18})\b",
+    "MAT4": r"Cols +: ([0-9]{1,18})\b",
+    "MAT5": r"Cols +: ([0-9]{1,18})\b",
+    "MPC2K": r"Frames +: ([0-9]{1,18})\b",
+    "WVE": r"Data length ([0-9]{1,18}) should be",
+}
 BLOCK_SIZES = {
     1: 192,
     **{code: 576 << code - 2 for code in range(2, 6)},
@@ -57,9 +68,24 @@ def counted_samples(file: BinaryIO, samples: int, channels: int) -> int | None:
     return max((count for count in counts if count > samples), default=None)
 
 
+def written_count(format_: str, log: str) -> int | None:
+    """How many samples of each channel the header of a rare format counts, as libsndfile wrote it down.
+
+    Args:
+        format_: in libsndfile's words.
+        log: what it wrote while it opened the file.
+    """
+    found = re.findall(WRITTEN_DOWN[format_], log) if format_ in WRITTEN_DOWN else []
+    return int(found[-1]) if found else None
+
+
 def _counts(file: BinaryIO) -> Iterator[int]:
     """What the header counts."""
     yield from _iff_counts(file)
+    file.seek(0)
+    head = file.read(NIST_HEADER_BYTES)
+    if head.startswith(NIST_MAGIC) and (line := re.search(rb"\nsample_count -i ([0-9]{1,18})\n", head)):
+        yield int(line[1])
     for chunk in w64_chunks(file):
         if chunk.name == W64_NAMES["fact"] and (count := int.from_bytes(chunk.read(8), "little")) < MOST_SAMPLES:
             yield count
@@ -178,4 +204,4 @@ def _checksums(bits: int, polynomial: int) -> tuple[int, ...]:
     return tuple(sums)
 
 
-__all__ = ["UNKNOWN_SIZES", "counted_samples", "flac_samples"]
+__all__ = ["UNKNOWN_SIZES", "counted_samples", "flac_samples", "written_count"]

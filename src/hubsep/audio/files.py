@@ -21,7 +21,7 @@ from ..errors import AudioError
 from . import claims, mp3
 from .av import AVSource
 from .chunks import flac_stop, w64_stop
-from .counts import counted_samples, flac_samples
+from .counts import counted_samples, flac_samples, written_count
 from .decoding import Patched, Source, Window, decoding
 from .layout_headers import masked_floats, read_layout
 from .limits import AudioLimits
@@ -177,6 +177,8 @@ class FileSource:
         sizes = claims.missing_share(self._file)
         counted = counted_samples(self._file, frames, self.channels)
         self._file.seek(position)
+        if (written := written_count(self._sound.format, log := self._sound.extra_info) or 0) > frames:
+            counted = written
         if sizes is not None:
             declared, there = sizes
             self.claimed_samples = frames * declared // max(there, 1)
@@ -184,6 +186,8 @@ class FileSource:
         elif self.cut is None and counted is not None:
             self.claimed_samples = counted
             self.cut = None if estimated else f"it claims {counted} samples and holds {frames}"
+        elif self.cut is None and self._sound.format == "VOC" and "truncated" in log:
+            self.cut = "its last block is cut"
 
     def _measure_mp3(self) -> None:
         position = self._file.tell()
