@@ -2,14 +2,17 @@
 """The process that converts what was fetched by name: `python -m hubsep.conversion.apart`, with a job as JSON.
 
 Decisions: a published pickle is opened by the restricted reader only; this process is the wall behind it. It takes its
-limits before it imports PyTorch, has no network and knows no token, and answers with one line of JSON.
+limits before it imports PyTorch, has no network and knows no token, and answers with one line of JSON. It ends when
+standard input does, which whoever waits for it keeps open: killed, they leave nobody who works on.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sys
+import threading
 from typing import Any, NoReturn
 
 from hubsep.conversion import convert
@@ -19,7 +22,8 @@ from hubsep.hub.processes import confine
 
 def main() -> int:
     """Converts as standard input says, and prints what is wrong."""
-    job = json.loads(sys.stdin.read())
+    job = json.loads(sys.stdin.readline())
+    threading.Thread(target=end_with_input, daemon=True).start()
     cut_off()
     confine(memory_bytes=job["megabytes"] << 20, cpu_seconds=job["seconds"], file_bytes=job["written_bytes"])
     from hubsep.conversion.writing import LicenceError
@@ -37,6 +41,12 @@ def main() -> int:
         answer = {"error": f"it takes more than {job['megabytes']} MB of memory"}
     print(json.dumps(answer))
     return 0
+
+
+def end_with_input() -> None:
+    """Ends this process when nobody waits for it any more."""
+    os.read(sys.stdin.fileno(), 1)
+    os._exit(1)
 
 
 def cut_off() -> None:

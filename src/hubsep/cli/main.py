@@ -17,6 +17,7 @@ from .. import __version__
 from ..batch.explain import DEBUG, explain, in_options, shortened
 from ..batch.lines import warn
 from ..texts import did_you_mean, printable
+from .cached import remove
 from .convert import convert
 from .environment import environment
 from .evaluate import evaluate
@@ -46,6 +47,7 @@ OTHER_NAMES = {
     "split": "separate", "isolate": "separate", "extract": "separate", "demix": "separate", "make": "generate",
     "create": "generate", "models": "list", "finetune": "train", "fine-tune": "train", "eval": "evaluate",
     "measure": "evaluate", "import": "convert", "upload": "push", "show": "info", "doctor": "env", "version": "env",
+    "rm": "remove", "delete": "remove", "uninstall": "remove",
 }  # fmt: skip
 
 
@@ -102,6 +104,7 @@ app.command()(generate)
 app.command()(convert)
 app.command("list")(models)
 app.command()(info)
+app.command()(remove)
 app.command("env")(environment)
 app.command()(train)
 app.command()(evaluate)

@@ -17,6 +17,7 @@ from ..hub.resolve import resolve_folder
 from ..registry import SYSTEMS
 from ..shipped import DEFAULT_MODEL, SHIPPED
 from . import values
+from .cached import show_cached
 from .info import headline_figures, in_lines
 from .published import show_published
 
@@ -82,13 +83,18 @@ def models(
     authors: Annotated[
         bool, typer.Option("--published", help="Checkpoints that the authors of the systems published.")
     ] = False,
+    fetched: Annotated[
+        bool, typer.Option("--cached", help="Models that were fetched by name and are on this computer.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List shipped models and known systems, published checkpoints, or the sounds a model knows."""
+    """List shipped models and known systems, published checkpoints, fetched ones, or the sounds a model knows."""
     if name is not None:
         raise typer.BadParameter(f"a list has no name; `hubsep info {name}` prints what is known of one model")
-    if authors:
-        show_published(commercial=commercial, as_json=as_json)
+    if authors and fetched:
+        raise typer.BadParameter("--published and --cached are two lists: name one of them")
+    if authors or fetched:
+        (show_published if authors else show_cached)(commercial=commercial, as_json=as_json)
         return
     if sounds is not None:
         show_sounds(sounds)
@@ -116,7 +122,7 @@ def show_all(cards: Sequence[dict[str, Any]], *, commercial: bool) -> None:
     for system in SYSTEMS.values():
         print(f"  {system.model_type}  {system.task}, {system.sampling_rate} Hz, {system.paper}")
     print("\n`hubsep info NAME` says all of one model: its data, its quality.")
-    print("`hubsep list --published` prints models that others published.")
+    print("`hubsep list --published` prints models that others published, --cached those you fetched.")
 
 
 def show_training(cards: Sequence[Mapping[str, Any]]) -> None:

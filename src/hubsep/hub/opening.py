@@ -16,7 +16,9 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +89,9 @@ class Kept:
         try:
             return read_json(self.source, MAX_RECORD_BYTES)
         except CheckpointError as error:
-            raise CheckpointError(f"{error} Remove {self.folder}, and open it again.") from error
+            raise CheckpointError(
+                f"{error} Remove {self.folder} (`hubsep remove NAME`), and open it again."
+            ) from error
 
 
 def kept_at(row: Published, revision: str | None = None, cache_dir: str | os.PathLike[str] | None = None) -> Kept:
@@ -102,9 +106,15 @@ def kept_at(row: Published, revision: str | None = None, cache_dir: str | os.Pat
 
     revision = None if revision == DEFAULT_REVISION else revision
     facts = json.dumps([VERSION, row.repository, row.files, row.address, row.system, dict(row.options), revision])
-    name = re.sub(r"[^\w.-]+", "--", row.name)
     key = hashlib.sha256(facts.encode()).hexdigest()[:12]
-    return Kept(Path(cache_dir if cache_dir is not None else HF_HUB_CACHE) / FOLDER / f"{name}--{key}")
+    return Kept(
+        Path(cache_dir if cache_dir is not None else HF_HUB_CACHE) / FOLDER / f"{folder_name(row.name)}--{key}"
+    )
+
+
+def folder_name(name: str) -> str:
+    """The name of a checkpoint as a part of the name of a folder."""
+    return re.sub(r"[^\w.-]+", "--", name)
 
 
 def open_published(
@@ -141,7 +151,7 @@ def open_published(
             "connection (without HF_HUB_OFFLINE and local_files_only)."
         )
     _make_room(row, kept)
-    with locked(kept.lock):
+    with locked(kept.lock, make=True):  # it may be removed while this waits
         if not kept.is_complete or force_download:  # unless another process was first
             _say(f"{row.name}: {row.does}, by {row.authors}; licence {row.licence}{_size(row)}")
             files = _fetched(row, revision, token, cache_dir, force_download)
@@ -242,12 +252,9 @@ def convert_apart(row: Published, files: list[Path], output: Path, options: Mapp
     # Python looks for modules where a process works first: that is a folder of ours, and not the user's
     paths = [os.path.abspath(path) for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
     environment["PYTHONPATH"] = os.pathsep.join(paths)
-    done = subprocess.run(
-        [sys.executable, "-m", "hubsep.conversion.apart"], input=json.dumps(job), env=environment,
-        cwd=output.parent, capture_output=True, encoding="utf-8", errors="replace", check=False,
-    )  # fmt: skip
-    lines = done.stdout.strip().splitlines()
-    if done.returncode == 0 and lines:
+    status, answers, complaints = _run_apart(json.dumps(job), environment, output.parent)
+    lines = answers.strip().splitlines()
+    if status == 0 and lines:
         answer = json.loads(lines[-1])
         if "error" not in answer:
             if "doubt" in answer:
@@ -255,10 +262,29 @@ def convert_apart(row: Published, files: list[Path], output: Path, options: Mapp
             return str(answer["licence"])
         reason = answer["error"]
     else:
-        last = (done.stderr.strip().splitlines() or ["nothing"])[-1]
-        reason = f"its process ended with {done.returncode}, saying {last[:300]!r}"
+        last = (complaints.strip().splitlines() or ["nothing"])[-1]
+        reason = f"its process ended with {status}, saying {last[:300]!r}"
     doubt = f" Not sure of this row of the table: {row.unsure}." if row.unsure else ""
     raise CheckpointError(f"{row.name} was fetched from {row.place}, but cannot be converted: {reason}.{doubt}")
+
+
+def _run_apart(job: str, environment: Mapping[str, str], place: Path) -> tuple[int, str, str]:
+    """Exit status, output and complaints of a process that converts; it ends when this one does, however that ends."""
+    texts: dict[str, Any] = {"encoding": "utf-8", "errors": "replace"}
+    with tempfile.TemporaryFile("w+", **texts) as complaints:
+        command = [sys.executable, "-m", "hubsep.conversion.apart"]
+        process = subprocess.Popen(
+            command, env=dict(environment), cwd=place, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=complaints, **texts,
+        )  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with process:
+            with suppress(OSError):  # it ended before it read that
+                print(job, file=process.stdin, flush=True)  # and stays open: its end tells that nobody waits any more
+            answers = process.stdout.read()
+        complaints.seek(0)
+        return process.returncode, answers, complaints.read()
 
 
 def _fetched(
@@ -330,7 +356,7 @@ def _check_unchanged(row: Published, kept: Kept, hashes: Mapping[str, str]) -> N
         if first != digest:
             raise CheckpointError(
                 f"{name} of {row.name} has changed since it was opened first: its SHA-256 was {first} and is "
-                f"{digest}. To take the new one, remove {kept.folder} and open it again."
+                f"{digest}. To take the new one, remove {kept.folder} (`hubsep remove {row.name}`) and open it again."
             )
 
 
@@ -355,4 +381,6 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-__all__ = ["COMMERCIAL", "Kept", "check_commercial", "convert_apart", "kept_at", "open_published"]
+__all__ = [
+    "COMMERCIAL", "FOLDER", "Kept", "check_commercial", "convert_apart", "folder_name", "kept_at", "open_published",
+]  # fmt: skip

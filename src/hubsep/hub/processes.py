@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import socket
@@ -37,23 +36,53 @@ def in_use(path: Path, process: int, made_on: str) -> bool:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, make: bool = False, wait: bool = True) -> Iterator[bool]:
     """Keep other processes that call this with the same folder waiting; leaves no file, and ends with the process.
 
-    Where the system cannot lock folders (Windows, some network disks), nothing is locked.
-    """
-    if sys.platform == "win32":
-        yield
-        return
-    import fcntl
+    Gives whether it is locked now. Where the system cannot lock folders (Windows, some network disks), nothing is
+    locked, and the answer is yes.
 
+    Args:
+        folder: that is locked.
+        make: whether it is made if it is not there, also if another process takes it away before it is locked.
+        wait: whether to wait for another process, and not to give False.
+    """
+    if make:
+        folder.mkdir(parents=True, exist_ok=True)
+    if sys.platform == "win32":
+        yield True
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        is_ours = _lock(descriptor, wait=wait)
+        while make and is_ours and not _is_still(folder, descriptor):
+            folder.mkdir(parents=True, exist_ok=True)
+            os.close(descriptor)
+            descriptor = os.open(folder, os.O_RDONLY)
+            is_ours = _lock(descriptor, wait=wait)
+        yield is_ours
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int, *, wait: bool) -> bool:
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # this disk knows no locks
+        return True
+    return True
+
+
+def _is_still(folder: Path, descriptor: int) -> bool:
+    """Whether a folder that was opened has that name still."""
+    try:
+        return os.path.samestat(folder.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def confine(*, memory_bytes: int, cpu_seconds: int, file_bytes: int) -> None:
