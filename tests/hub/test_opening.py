@@ -32,7 +32,7 @@ from hubsep.hub.published import Published, find_published
 
 SEPFORMER = "speechbrain/sepformer-wsj03mix"
 CONV_TASNET = "JorisCos/ConvTasNet_Libri2Mix_sepclean_16k"
-NAMES = [SEPFORMER, CONV_TASNET]
+NAMES = [pytest.param(SEPFORMER, marks=pytest.mark.slow), CONV_TASNET]
 
 
 def row_of(name: str) -> Published:
@@ -221,6 +221,7 @@ def address() -> Iterator[tuple[str, type[Files]]]:
     server.server_close()
 
 
+@pytest.mark.slow
 def test_an_archive_at_an_address_goes_on_where_it_broke_off(
     address: tuple[str, type[Files]], hub: HubServer, tmp_path: Path
 ) -> None:
@@ -235,6 +236,7 @@ def test_an_archive_at_an_address_goes_on_where_it_broke_off(
         open_published(replace(row, address=f"{url}?", megabytes=-70))
 
 
+@pytest.mark.slow
 def test_no_code_of_the_current_folder_runs(
     address: tuple[str, type[Files]], hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
