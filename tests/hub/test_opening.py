@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import published_audioldm2
 import published_audiosep
 import published_conv_tasnet
 import published_sepformer
@@ -23,7 +24,7 @@ from hub_repository import Repository
 from hub_server import HubServer
 from huggingface_hub import constants
 
-from hubsep import AutoModelForAudioSeparation, pipeline
+from hubsep import AudioLDM2Pipeline, AutoModelForAudioSeparation, pipeline
 from hubsep.conversion import convert
 from hubsep.errors import CheckpointError
 from hubsep.hub.opening import COMMERCIAL, kept_at, open_published
@@ -31,6 +32,7 @@ from hubsep.hub.published import Published, find_published
 
 
 SEPFORMER = "speechbrain/sepformer-wsj03mix"
+SPEECH = "haoheliu/audioldm2-speech-ljspeech"
 CONV_TASNET = "JorisCos/ConvTasNet_Libri2Mix_sepclean_16k"
 NAMES = [pytest.param(SEPFORMER, marks=pytest.mark.slow), CONV_TASNET]
 
@@ -102,6 +104,24 @@ def test_a_text_queried_model_brings_its_tokenizer(hub: HubServer, tmp_path: Pat
     separate = pipeline(model=str(open_published(row)), device="cpu")
     mixture = {"array": np.random.default_rng(0).uniform(-0.3, 0.3, 4_000).astype("f"), "sampling_rate": 8_000}
     assert [source["label"] for source in separate(mixture, queries=["rain"])] == ["rain"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "kind"), [("haoheliu/audioldm2-full", "base"), (SPEECH, "speech")])
+def test_a_generator_brings_its_tokenizers(name: str, kind: str, hub: HubServer, tmp_path: Path) -> None:
+    row = replace(row_of(name), options=published_audioldm2.told(kind))
+    published = tmp_path / "published"
+    published.mkdir()
+    published_audioldm2.write(published / row.files[0], published_audioldm2.tensors(kind))
+    publish(hub, str(row.repository), published)
+    folders = published_audioldm2.tokenizers(tmp_path / "tokenizers", speech=kind == "speech")
+    for part, place in row.companions.items():
+        repository, folder = "/".join(place.split("/")[:2]), place.split("/")[2:]
+        files = {"/".join([*folder, path.name]): path.read_bytes() for path in Path(folders[part]).iterdir()}
+        hub.repositories.setdefault(repository, Repository()).commit("main", files, "published")
+    pipe = AudioLDM2Pipeline.from_pretrained(open_published(row))
+    said: dict[str, Any] = {"transcription": "hi", "max_new_tokens": 8} if kind == "speech" else {}
+    assert np.isfinite(pipe("rain", num_inference_steps=1, seconds=0.5, **said).audios).all()
 
 
 @pytest.mark.slow

@@ -326,10 +326,12 @@ def _fetched(
     return [folder / name for name in row.files]
 
 
-def _companion(repository: str, token: str | bool | None, cache_dir: str | os.PathLike[str] | None) -> Path:
-    """The folder of another repository that a conversion needs text files of, such as a tokenizer."""
+def _companion(place: str, token: str | bool | None, cache_dir: str | os.PathLike[str] | None) -> Path:
+    """The folder of another repository, or in it, that a conversion needs text files of, such as a tokenizer."""
     from huggingface_hub import snapshot_download
 
+    organisation, name, *subfolder = place.split("/", 2)
+    repository, prefix = f"{organisation}/{name}", "".join(f"{each}/" for each in subfolder)
     with wire_errors(f"{repository}, which the conversion needs, could not be fetched from the Hub", token):
         return Path(
             fetch(
@@ -337,8 +339,9 @@ def _companion(repository: str, token: str | bool | None, cache_dir: str | os.Pa
                 repository,
                 token=token,
                 cache_dir=os.fspath(cache_dir) if cache_dir is not None else None,
-                allow_patterns=["*.json", "*.txt"],
-            )
+                allow_patterns=[f"{prefix}*.json", f"{prefix}*.txt"],
+            ),
+            *subfolder,
         )
 
 

@@ -44,7 +44,8 @@ class Published:
         megabytes: of the files together.
         score: what the authors published, by metric; `data` is what it was measured on.
         options: of the converter: what no file holds.
-        companions: options of the converter that are repositories on the Hub, of which it needs text files.
+        companions: options of the converter that are repositories on the Hub, or folders in them (org/name/folder), of
+            which it needs text files.
         unsure: what could not be checked against the published files.
     """
 
