@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 import shutil
@@ -16,13 +17,16 @@ import pytest
 import torch
 from children import Children
 from hostile_folders import ALL, CONFIGS, one, pack, sparse, tensors
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tiny import TinyConfig, TinyModel, hub_cache, saved_tiny, tiny_model
+from tiny_audiosep import tiny_audiosep
 from torch import nn
 
 from hubsep.errors import CheckpointError
 from hubsep.hub import check_folder, checked_folder, resolve_folder
 from hubsep.hub.checks import bounded, bounded_list, one_of
+from hubsep.hub.clap import check_clap
+from hubsep.hub.tensors import window_places
 
 
 SECRET = "hf_ThisIsTheSecretToken"
@@ -274,6 +278,33 @@ def test_every_number_that_is_not_finite_is_found(dtype: torch.dtype, original: 
         save_file({"a": values, "b": numbers}, bad / "model.safetensors")
         with pytest.raises(CheckpointError, match=f"'b' holds NaN or an infinity at element {position}"):
             check_folder(bad)
+
+
+@pytest.mark.parametrize("change", ["behind the end", "before the start", "another place", "32 bits", "another size"])
+def test_places_in_a_window_are_those_of_the_window(change: str, tmp_path: Path) -> None:
+    """Attention looks up what it has learnt at them."""
+    model = tiny_audiosep()[0]
+    model.save_pretrained(tmp_path)
+    check_folder(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    name = next(name for name in state if name.endswith("relative_position_index"))
+    places = state[name]
+    assert torch.equal(places, torch.from_numpy(window_places(math.isqrt(len(places)))))
+    if change == "32 bits":
+        places = places.int()
+    elif change == "another size":
+        places = places[:-1].clone()
+    else:
+        places[0, 0] = {"behind the end": 10**6, "before the start": -1, "another place": 0}[change]
+    save_file({**state, name: places}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"attention\.self\.relati.* does not hold the places in a window"):
+        type(model).from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("value", [0, -1, 0.0, -14.3])
+def test_what_a_logarithm_is_taken_of_is_positive(value: float) -> None:
+    with pytest.raises(CheckpointError, match="logit_scale_init_value"):
+        check_clap("config.json", {"logit_scale_init_value": value})
 
 
 def test_bounded() -> None:

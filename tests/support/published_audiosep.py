@@ -17,6 +17,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from hubsep.hub.tensors import window_places
+
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "audiosep"
 N_FFT, WINDOW, MEL_BINS, EMBEDDING = 256, 8, 64, 32
@@ -74,7 +76,7 @@ def clap() -> dict[str, Tensor]:
             name = f"layers.{stage}.blocks.{block}"
             norms.update({f"{name}.norm1": channels, f"{name}.norm2": channels})
             audio[f"{name}.attn.relative_position_bias_table"] = noise((2 * WINDOW - 1) ** 2, heads)
-            audio[f"{name}.attn.relative_position_index"] = torch.arange(WINDOW**4).reshape(WINDOW**2, -1) % 225
+            audio[f"{name}.attn.relative_position_index"] = torch.from_numpy(window_places(WINDOW))
             layers = {"attn.qkv": (3, 1), "attn.proj": (1, 1), "mlp.fc1": (4, 1), "mlp.fc2": (1, 4)}
             for layer, (outputs, inputs) in layers.items():
                 audio[f"{name}.{layer}.weight"] = noise(outputs * channels, inputs * channels)

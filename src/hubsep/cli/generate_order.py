@@ -12,7 +12,7 @@ from ..batch.lines import shown_while
 from ..batch.places import check_device
 from ..errors import AudioError, CheckpointError, QueryError
 from ..hub.bounds import shown
-from ..hub.json_files import read_json
+from ..hub.checks import read_before_checks
 from ..hub.resolve import INDEX, check_task, resolve_folder
 from ..registry import TEXT_TO_AUDIO
 
@@ -110,7 +110,7 @@ def check_order(order: Order, prompts: list[str], recording: Channel | None, fol
     Raises:
         QueryError: naming the option.
     """
-    speaks = _fact(folder / "text_encoder_2", "model_type", "") == "vits"
+    speaks = read_before_checks(folder, "text_encoder_2/config.json").get("model_type") == "vits"
     if order.say is not None and not speaks:
         raise QueryError("--say is for models that speak, and this one does not: leave it out")
     if speaks and order.say is None and not order.way.option:
@@ -137,17 +137,12 @@ def check_order(order: Order, prompts: list[str], recording: Channel | None, fol
 
 def shortest_sound(folder: Path) -> float | None:
     """The shortest sound of a model in seconds, which is one latent frame; None if its files do not say."""
-    levels = _fact(folder / "vae", "block_out_channels", None)
-    rates, rate = (_fact(folder / "vocoder", field, None) for field in ("upsample_rates", "sampling_rate"))
+    levels = read_before_checks(folder, "vae/config.json").get("block_out_channels")
+    vocoder = read_before_checks(folder, "vocoder/config.json")
+    rates, rate = vocoder.get("upsample_rates"), vocoder.get("sampling_rate")
     if not (isinstance(levels, list) and isinstance(rates, list) and isinstance(rate, int) and rate > 0):
         return None
     return 2 ** (len(levels) - 1) * math.prod(rates) / rate
-
-
-def _fact(folder: Path, field: str, default: Any) -> Any:
-    """A field of the configuration of a component."""
-    config = folder / "config.json"
-    return read_json(config).get(field, default) if config.is_file() else default
 
 
 def load(model: str, device: str | None, dtype: str, low_memory: bool) -> Any:

@@ -12,7 +12,7 @@ import typer
 from ..batch.lines import say
 from ..cards.card import licence_of, read_card
 from ..errors import CheckpointError, DataError
-from ..hub.json_files import read_json
+from ..hub.checks import read_before_checks
 from ..hub.resolve import resolve_folder
 from ..registry import SYSTEMS
 from ..shipped import DEFAULT_MODEL, SHIPPED
@@ -51,8 +51,7 @@ def show_sounds(model: str) -> None:
         typer.BadParameter: if there is no such model, or it keeps no such list.
     """
     with values.refusing():
-        config = resolve_folder(model) / "config.json"
-        sounds = read_json(config).get("known_sounds") if config.is_file() else None
+        sounds = read_before_checks(resolve_folder(model), "config.json").get("known_sounds")
     if not isinstance(sounds, list) or not sounds:
         raise typer.BadParameter(
             f"{model} has no list of sounds: it separates what it was made for, or takes any words"

@@ -40,7 +40,7 @@ from .processors import (
     check_special_tokens,
     check_tokenizer_config,
 )
-from .tensors import StoredTensor, check_finite, read_header
+from .tensors import StoredTensor, check_finite, check_places, read_header
 from .tokenizers import check_added_tokens, check_tokenizer, check_vocabulary, check_vocabulary_file
 
 
@@ -82,6 +82,7 @@ def check_folder(folder: str | os.PathLike[str], *, finite: bool = True) -> list
     if finite:
         for name, header in headers.items():
             check_finite(files[name], header, name=shown(name))
+            check_places(files[name], header, name=shown(name))
     return [tensor for name, header in headers.items() if "/" not in name for tensor in header]
 
 
@@ -138,20 +139,41 @@ def regular_files(root: Path) -> Iterator[Path]:
                 yield path
 
 
+def read_before_checks(root: Path, name: str) -> dict[str, Any]:
+    """A JSON file of a folder that is not checked yet; nothing if it is not there.
+
+    Args:
+        root: the folder.
+        name: of the file, in folders below it perhaps.
+
+    Raises:
+        CheckpointError: if it leads out of the folder by a link, or is no JSON object.
+    """
+    path = root / name
+    if not path.is_file():
+        return {}
+    _check_place(path.resolve(), root.resolve(), shown(name))
+    return read_json(path, MAX_CONFIG_BYTES, name=shown(name))
+
+
 def _check_link(path: Path, root: Path, name: str, depth: int) -> bool:
     """Whether a link is one to a file; one to a folder is passed over where loading would not open the folder."""
     try:
         target, whole = path.resolve(strict=True), root.resolve()
     except (OSError, RuntimeError):
         raise CheckpointError(f"{name} is a link that leads nowhere.") from None
-    if not any(target.is_relative_to(place) for place in (whole, *blob_folders(whole))):
-        raise CheckpointError(
-            f"{name} is a link to a place outside the folder. Replace it by a copy of the file it names."
-        )
+    _check_place(target, whole, name)
     unopened = path.name.startswith("checkpoint-") or (depth > 0 and path.name != TEMPLATES.rstrip("/"))
     if not target.is_file() and not (unopened and target.is_dir()):
         raise CheckpointError(f"{name} is a link to something that is not a regular file.")
     return target.is_file()
+
+
+def _check_place(target: Path, root: Path, name: str) -> None:
+    if not any(target.is_relative_to(place) for place in (root, *blob_folders(root))):
+        raise CheckpointError(
+            f"{name} is a link to a place outside the folder. Replace it by a copy of the file it names."
+        )
 
 
 def blob_folders(root: Path) -> list[Path]:
@@ -260,6 +282,7 @@ __all__ = [
     "check_folder",
     "check_tokenizer_files",
     "one_of",
+    "read_before_checks",
     "regular_files",
     "shown",
 ]

@@ -64,7 +64,7 @@ SOUND: Table = {
 TOGETHER: Table = {
     "projection_dim": SIZE,
     "projection_hidden_act": ACTIVATIONS,
-    "logit_scale_init_value": number(-1e4, 1e4),
+    "logit_scale_init_value": number(1e-4, 1e4),  # its logarithm is taken
     "initializer_factor": number(0, 100),
 }
 MAX_PATCHES = 1 << 17

@@ -18,9 +18,8 @@ from ..shipped import DEFAULT_GENERATOR, SEPARATORS, SHIPPED
 from ..texts import did_you_mean, near
 from .atomic import recover
 from .bounds import shown
-from .checks import check_folder
+from .checks import check_folder, read_before_checks
 from .fetch import fetch
-from .json_files import read_json
 from .opening import check_commercial, open_published
 from .published import find_published
 from .wire import check_token, wire_errors
@@ -146,10 +145,9 @@ def checked_folder(model: str | os.PathLike[str], *, subfolder: str = "", finite
 
 def task_of(folder: Path) -> str:
     """What the model in a folder is for, as `pipeline` calls it; "" if its files do not say."""
-    index, config = folder / INDEX, folder / "config.json"
-    if index.is_file():
-        return TEXT_TO_AUDIO if read_json(index).get("_class_name") == "AudioLDM2Pipeline" else ""
-    model_type = read_json(config).get("model_type") if config.is_file() else None
+    if (folder / INDEX).is_file():
+        return TEXT_TO_AUDIO if read_before_checks(folder, INDEX).get("_class_name") == "AudioLDM2Pipeline" else ""
+    model_type = read_before_checks(folder, "config.json").get("model_type")
     return SYSTEMS[model_type].task if isinstance(model_type, str) and model_type in SYSTEMS else ""
 
 

@@ -2,9 +2,9 @@
 """The header and the numbers of a `.safetensors` file, checked without loading it.
 
 The format itself cannot run code; what it leaves open is closed here: duplicate keys, tensors named like paths,
-headers of up to 100 MB, files with no tensor at all, and weights that are not finite. Memory is bounded by the header
-limit plus one buffer of 4 MiB, whatever the size of the file. The file is read rather than mapped: a mapped file that
-another process cuts short ends this process with a bus error.
+headers of up to 100 MB, files with no tensor at all, weights that are not finite, and tables of places that lead out
+of what they point into. Memory is bounded by the header limit plus one buffer of 4 MiB, whatever the size of the file.
+The file is read rather than mapped: a mapped file that another process cuts short ends this process with a bus error.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import CheckpointError
 from .bounds import shown
@@ -27,6 +28,8 @@ MAX_HEADER_BYTES = 4 << 20
 MAX_TENSORS = 20_000
 MAX_NAME_CHARACTERS = 512
 BLOCK_BYTES = 4 << 20
+WINDOW_PLACES = "relative_position_index"
+WIDEST_WINDOW = 32  # patches; a table of 8 MB
 
 ITEM_BYTES = {
     **dict.fromkeys(("F64", "I64", "U64"), 8),
@@ -103,6 +106,37 @@ def check_finite(path: Path, tensors: list[StoredTensor], *, name: str | None = 
             raise CheckpointError(
                 f"{name or shown(path.name)}: tensor {shown(bad.name)} holds NaN or an infinity at element {index}."
             )
+
+
+def check_places(path: Path, tensors: list[StoredTensor], *, name: str | None = None) -> None:
+    """Refuse tables of places in a window of attention, as CLAP keeps them, that are not those of the window.
+
+    The models look up what they have learnt at these places. Any other number leads out of it, or to another place.
+
+    Raises:
+        CheckpointError: naming the file and the tensor.
+    """
+    for tensor in tensors:
+        if not tensor.name.endswith(WINDOW_PLACES):
+            continue
+        width = math.isqrt(tensor.shape[0]) if tensor.shape else 0
+        expected = window_places(width) if 0 < width <= WIDEST_WINDOW else np.zeros(0, np.int64)
+        with path.open("rb") as file:
+            file.seek(tensor.start)
+            is_right = tensor.dtype == "I64" and tensor.shape == expected.shape
+            if not is_right or file.read(expected.nbytes) != expected.astype("<i8").tobytes():
+                raise CheckpointError(
+                    f"{name or shown(path.name)}: tensor {shown(tensor.name)} does not hold the places in a window of "
+                    "attention, which follow from its size."
+                )
+
+
+def window_places(width: int) -> NDArray[np.int64]:
+    """For each two of the width * width patches of a window, where in a table their distance stands (Swin, eq. 4)."""
+    rows, columns = np.indices((width, width)).reshape(2, -1)
+    down = rows[:, None] - rows + width - 1
+    right = columns[:, None] - columns + width - 1
+    return (down * (2 * width - 1) + right).astype(np.int64)
 
 
 def _first_not_finite(file: BinaryIO, dtype: str, start: int, stop: int, buffer: bytearray) -> int | None:
@@ -189,4 +223,4 @@ def _check_coverage(tensors: list[StoredTensor], start: int, total: int, label: 
         raise CheckpointError(f"{label} has {total} bytes, its header describes {start}.")
 
 
-__all__ = ["StoredTensor", "check_finite", "read_header"]
+__all__ = ["StoredTensor", "check_finite", "check_places", "read_header", "window_places"]
