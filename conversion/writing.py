@@ -2,7 +2,8 @@
 """The folder a conversion leaves: model, processor and card, complete or absent, the same bytes from the same source.
 
 The card names the authors of the original, its paper, who published the weights and under which licence, and the files
-by name, size and SHA-256; it holds no date and no path, because two conversions of one file must not differ.
+by name, size and SHA-256, and the repository of what lies in the Hub's cache. It holds no date and no path, because
+two conversions of one file must not differ.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from hubsep.hub.manifest import sha256
 from hubsep.hub.models import atomic_folder, check_folder
 
 
+CACHED = "models--"  # the Hub's cache calls the folder of a repository so, with -- for the slash
 USE = """from hubsep import pipeline
 
 separate = pipeline(model="FOLDER")
@@ -153,11 +156,20 @@ def card(
         "commercial": allows_commercial_use(licence),
         "summary": f"{title}, from weights published by {origin.publisher}; nothing was trained or changed.",
         "use": origin.use,
+        **({"base_model": repository} if (repository := repository_of(sources[0])) else {}),
         "converted_from": files,
         "training": "The licence of the weights is stated by the person who converted them. Training data and results "
         "are in the paper.",
         "commands": [f"hubsep convert {tag} {files[0]['name']} FOLDER --licence {licence}"] if tag != "clap" else [],
     }
+
+
+def repository_of(file: Path) -> str | None:
+    """The repository of a file that lies in the Hub's cache; None for others."""
+    for place, following in pairwise(file.absolute().parts):
+        if place.startswith(CACHED) and following == "snapshots":
+            return place.removeprefix(CACHED).replace("--", "/", 1)
+    return None
 
 
 def _as_code(name: str) -> str:

@@ -24,7 +24,7 @@ from hub_repository import Repository
 from hub_server import HubServer
 from huggingface_hub import constants
 
-from hubsep import AudioLDM2Pipeline, AutoModelForAudioSeparation, pipeline
+from hubsep import AudioLDM2Pipeline, AutoModelForAudioSeparation, __version__, pipeline
 from hubsep.conversion import convert
 from hubsep.errors import CheckpointError
 from hubsep.hub.opening import COMMERCIAL, kept_at, open_published
@@ -208,11 +208,12 @@ def test_without_a_connection_the_first_opening_says_so(hub: HubServer, monkeypa
 class Files(http.server.BaseHTTPRequestHandler):
     """Serves one file, by ranges; the first answers end early."""
 
-    content, cuts, ranges = b"", 0, []  # type: ignore[var-annotated]
+    content, cuts, ranges, agents = b"", 0, [], []  # type: ignore[var-annotated]
 
     def do_GET(self) -> None:  # noqa: N802 - the library's
         kind = type(self)
         kind.ranges.append(self.headers["Range"])
+        kind.agents.append(self.headers["User-Agent"])
         start = int(self.headers["Range"][6:-1]) if self.headers["Range"] else 0
         part = kind.content[start:]
         self.send_response(206 if start else 200)
@@ -233,7 +234,7 @@ class Files(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def address() -> Iterator[tuple[str, type[Files]]]:
-    handler = type("Handler", (Files,), {"ranges": []})
+    handler = type("Handler", (Files,), {"ranges": [], "agents": []})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/2stems.tar.gz", handler
@@ -252,6 +253,7 @@ def test_an_archive_at_an_address_goes_on_where_it_broke_off(
     model = AutoModelForAudioSeparation.from_pretrained(open_published(row))
     assert model.config.model_type == "spleeter"
     assert [each is not None for each in handler.ranges] == [False, True, True]
+    assert set(handler.agents) == {f"hubsep/{__version__}"}
     with pytest.raises(CheckpointError, match="more than the"):
         open_published(replace(row, address=f"{url}?", megabytes=-70))
 

@@ -12,7 +12,7 @@ converted and fine-tuned models have the same fields:
   made, and of a shipped one `training_minutes`;
 - `limits`, `known_sounds`; `measured_on`, said of the results of `evaluation_command`;
 - of a converted model `authors` of the original and `converted_from`, entries of `name`, `bytes` and `sha256`;
-- of a fine-tuned one `base_model`.
+- `base_model`, of a fine-tuned one what it was trained from, of a converted one the repository of what was converted.
 """
 
 from __future__ import annotations
@@ -236,7 +236,7 @@ def card_text(card: Mapping[str, Any]) -> str:
     authors = f" by {card['authors']}" if card.get("authors") else ""
     facts = f"Licence: {licence_of(card)}. {commercial_use(card)} System: {card['system']}{authors} ({card['paper']})."
     if card.get("base_model"):
-        facts += f" Trained from {card['base_model']}."
+        facts += f" {'Converted' if card.get('converted_from') else 'Trained'} from {card['base_model']}."
     parts = [front_matter(card), f"# {card['name']}", card["summary"], facts]
     parts += ["## Use", f"```python\n{card['use']}\n```"]
     if card.get("known_sounds"):

@@ -19,6 +19,7 @@ from typing import Any
 from ..errors import CheckpointError
 from ..hub.bounds import shown
 from ..hub.copies import copy_file, file_names, read_file
+from ..hub.fetch import LIBRARY
 from ..hub.wire import check_token, wire_errors
 from ..texts import read_front_matter
 
@@ -70,7 +71,7 @@ def _push_copy(
     front = front_matter(folder)
     check_token(token)
     what = f"{shown(repo_id)} could not be pushed to; a push is one commit, so it holds the old or all of the new"
-    api = HfApi(library_name="hubsep", token=token)
+    api = HfApi(**LIBRARY, token=token)
     with wire_errors(what, token):
         repo = api.create_repo(repo_id, repo_type="space", space_sdk=front["sdk"], private=private, exist_ok=True)
         contents: dict[str, Any] = dict(files)

@@ -13,13 +13,14 @@ from typing import Any, BinaryIO
 from urllib.parse import urljoin, urlsplit
 
 from ..errors import CheckpointError
-from .fetch import BYTES_PER_S, PATIENCE_S
+from .fetch import BYTES_PER_S, LIBRARY, PATIENCE_S
 from .wire import wire_errors
 
 
 TRIES = 5
 REDIRECTS = 5
 LOOPBACK = "127.0.0.1"  # this computer, which needs no https
+AGENT = "/".join(LIBRARY.values())
 TIMEOUT_S = 30.0  # for one answer
 
 
@@ -55,7 +56,8 @@ def _continue(address: str, part: Path, most_bytes: int, deadline: float) -> boo
     tag_file = part.with_name(f"{part.name}.tag")  # tells the file that was begun from another one
     tag = tag_file.read_text(encoding="ascii") if part.is_file() and tag_file.is_file() else ""
     have = part.stat().st_size if tag else 0
-    headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={have}-", "If-Range": tag} if have else {})}
+    headers = {"User-Agent": AGENT, "Accept-Encoding": "identity"}
+    headers |= {"Range": f"bytes={have}-", "If-Range": tag} if have else {}
     session, place = get_session(), address
     for _ in range(REDIRECTS + 1):
         _check_allowed(place, address)

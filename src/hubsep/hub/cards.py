@@ -76,7 +76,8 @@ def _copy_card(folder: Path, source: Path) -> None:
 
 def _write_changed_card(folder: Path, source: Path) -> None:
     fields = _fields(source)
-    base = str(fields.get("name") or source.resolve().name)
+    published = fields.get("base_model") if fields.get("converted_from") else None
+    base = str(published or fields.get("name") or source.resolve().name)
     if "name" in fields:
         facts = {name: value for name, value in fields.items() if name not in OF_OTHER_WEIGHTS}
         summary = f"Made from {base}; its weights are not the same any more. {fields.get('summary', '')}".strip()

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, NoReturn, TypeVar
 
+from .. import __version__
 from ..errors import CheckpointError
 
 
@@ -35,6 +36,7 @@ PATIENCE_S = 600.0  # a Hub that is asked too often says "in five minutes"
 ANSWER_S, BYTES_PER_S = 2.0, 10_000  # what an answer and what its bytes add to that
 CHECK_S = 1.0
 AGAIN_S = 0.5
+LIBRARY = {"library_name": "hubsep", "library_version": __version__}  # who asks
 END_S = 10.0  # what was asked for once more after an error ends with the next answer
 
 # what becomes the name of a file
@@ -67,7 +69,9 @@ def fetch(fetching: Callable[..., T], name: str, *arguments: Any, most_bytes: in
     _transfers[transfer.mark] = transfer
     try:
         return transfer.wait_for(
-            lambda: fetching(name, *arguments, user_agent=transfer.mark, tqdm_class=_bar_class(transfer), **options)
+            lambda: fetching(
+                name, *arguments, **LIBRARY, user_agent=transfer.mark, tqdm_class=_bar_class(transfer), **options
+            )
         )
     except (KeyboardInterrupt, SystemExit):
         transfer.end()
@@ -279,4 +283,4 @@ def _bar_class(transfer: _Transfer) -> Any:
     return Bar
 
 
-__all__ = ["fetch"]
+__all__ = ["LIBRARY", "fetch"]

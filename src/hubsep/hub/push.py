@@ -9,25 +9,29 @@ come from a folder are copied by `hub.copies`, which follows no link: what is pu
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, DataError
 from ..texts import read_front_matter
 from .bounds import shown
-from .cards import FACTS, README
+from .cards import CARD, FACTS, README
 from .copies import copy_file, file_names, is_named, opened, read_file
-from .fetch import MAX_ANSWER_BYTES, fetch
+from .fetch import LIBRARY, MAX_ANSWER_BYTES, fetch
+from .json_files import MAX_CONFIG_BYTES, parse_json
 from .manifest import MANIFEST, write_manifest
 from .wire import check_token, wire_errors
 
 
 # folder and stem of a file of weights, of one of its shards, or of the index of these
 WEIGHTS = re.compile(r"(.+?)(?:-\d{5}-of-\d{5})?\.safetensors(?:\.index\.json)?")
+PLACE = "FOLDER"  # what cards of converted weights call the folder they lie in
 SHORT_CARD = """---
 library_name: hubsep
 pipeline_tag: audio-to-audio
@@ -71,7 +75,7 @@ def push_folder(
     _check_facts(card, fallback, adds_tags=bool(tags))
     check_token(token)
     what = f"{shown(repo_id)} could not be pushed to; a push is one commit, so it holds the old or all of the new"
-    api = HfApi(library_name="hubsep", token=token)
+    api = HfApi(**LIBRARY, token=token)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "model"
         folder.mkdir()
@@ -79,8 +83,7 @@ def push_folder(
             repo_id = _made(api, repo_id, private, revision)
             _copy_card(folder, Path(card) if card else _own_card(repo_id, revision, token))
         save(folder)  # keeps the card, or brings that of the model's origin, and lists it in the manifest
-        if not (folder / README).is_file() or tags:
-            _complete_card(folder, repo_id, fallback, tags, short_card)
+        _complete_card(folder, repo_id, fallback, tags, short_card)
         with wire_errors(what, token):
             commit = api.create_commit(
                 repo_id,
@@ -131,10 +134,11 @@ def _copy_card(folder: Path, source: Path | None) -> None:
 def _complete_card(
     folder: Path, repo_id: str, fallback: Path | None, tags: list[str] | str | None, short_card: str
 ) -> None:
-    """Put a card where there is none, add `tags` to it, and list it in the manifest."""
+    """Put a card where there is none, add `tags` to it, let it open what is pushed, and list it in the manifest."""
     from huggingface_hub import metadata_save
 
     path = folder / README
+    before = path.is_file() and path.read_bytes()
     if not path.is_file():
         _copy_card(folder, fallback)
     if not path.is_file():
@@ -144,8 +148,30 @@ def _complete_card(
         old = fields.get("tags") or []
         listed = [*(old if isinstance(old, list) else [old]), *([tags] if isinstance(tags, str) else tags)]
         metadata_save(path, {**fields, "tags": list(dict.fromkeys(map(str, listed)))})
-    if (folder / MANIFEST).is_file():
+    if (_say_pushed_name(folder, repo_id) or path.read_bytes() != before) and (folder / MANIFEST).is_file():
         write_manifest(folder)
+
+
+def _say_pushed_name(folder: Path, repo_id: str) -> bool:
+    """Let the examples of a card open the repository, where they open a folder or a name on this computer.
+
+    Returns whether anything was changed.
+    """
+    fields: dict[str, Any] = {}
+    with suppress(CheckpointError):  # one that somebody wrote goes as it is
+        fields = parse_json(read_file(folder, CARD, MAX_CONFIG_BYTES), CARD) if is_named(folder / CARD) else {}
+    names = "|".join(re.escape(str(name)) for name in (PLACE, fields.get("name")) if name)
+    opened_name = re.compile(rf'(?<=[=(])"(?:{names})"')
+    texts = {name: folder / name for name in (README, CARD) if is_named(folder / name)}
+    before = {name: path.read_text(encoding="utf-8", errors="surrogateescape") for name, path in texts.items()}
+    after = {**before, README: opened_name.sub(f'"{repo_id}"', before.get(README, ""))}
+    if isinstance(use := fields.get("use"), str):
+        fields["use"] = opened_name.sub(f'"{repo_id}"', use)
+        after[CARD] = json.dumps(fields, indent=1, ensure_ascii=False) + "\n" if fields["use"] != use else before[CARD]
+    for name, path in texts.items():
+        if after[name] != before[name]:
+            path.write_text(after[name], encoding="utf-8", errors="surrogateescape")
+    return after != before
 
 
 def _put_facts(folder: Path, source: Path) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedModel
 
-from ...cards.card import MAX_CARD_BYTES, card_text, finetuned_card, read_card, write_card
+from ...cards.card import MAX_CARD_BYTES, card_text, finetuned_card, read_card
 from ...data.contract import Row
 from ...errors import DataError
 from ...hub.cards import CARD, README
@@ -195,17 +195,13 @@ def publish(folder: Path, repository: str, **options: Any) -> str:
             more than these do.
         CheckpointError: if the folder holds a link, or the Hub cannot be reached or refuses.
     """
-    card = publishable_card(folder)
-    # a card written before it was known where the result goes names it as on this computer
-    use = str(card.get("use", "")).replace(f'="{card["name"]}"', f'="{repository}"')
+    publishable_card(folder)
 
     def hidden(name: str) -> bool:
         return name.startswith(".")
 
     def save(place: Path) -> None:
         copy_folder(folder, place, left_out=hidden)
-        if use != card.get("use", ""):
-            write_card(place, {**card, "use": use})
 
     file_names(folder, left_out=hidden)  # refuses before a repository is made
     return push_folder(repository, save, card=folder / README, **options)
