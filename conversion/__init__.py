@@ -122,7 +122,8 @@ def convert(
         model_type: the system, as `hubsep list` names it.
         source: what the authors publish, a file or a folder, or a `.safetensors` file of the same keys.
         output: folder to write the model, its processor and its card to; it appears complete or not at all. Without
-            it nothing is written.
+            it nothing is written, and the model has memory of its own. With it, the model that is returned is read
+            from the source when it is used, like one that is mapped into memory: load the folder instead.
         licence: of the weights, for the card: an SPDX id, or "unknown". There is no default, since nobody but the
             person who converts can know.
         overrides: what the source does not hold: fields of the configuration by name, and options of the system's
@@ -145,7 +146,12 @@ def convert(
 
         check_readme(check_licence(licence), Path(source))
     module = importlib.import_module(system.converter)
-    return module.convert(Path(source), None if output is None else Path(output), licence=licence, **overrides)
+    result = module.convert(Path(source), None if output is None else Path(output), licence=licence, **overrides)
+    if output is None:
+        from .common import hold
+
+        hold(result)
+    return result
 
 
 __all__ = ["convert"]

@@ -274,13 +274,33 @@ def fill(model: Model, state: Mapping[str, Tensor]) -> Model:
     for problem, names in ways.items():
         if names:
             raise ConversionError(f"{problem}: {offenders(names)}")
-    # copies: parts of one tensor share its memory, which saving would take for tied weights
-    copies = {
-        name: state[name].to(tensor.dtype, copy=True, memory_format=torch.contiguous_format)
-        for name, tensor in wanted.items()
-    }
-    model.load_state_dict(copies, assign=True)
+    model.load_state_dict(_apart(state, wanted), assign=True)
     return model.eval()
+
+
+def _apart(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of the model's kinds that share no memory, which saving would take for tied weights.
+
+    Copied is only what shares it: the rest stays in the pages of the file it was read from, so that a conversion
+    needs the memory of its source once, and not twice.
+    """
+    tensors: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, like in wanted.items():
+        tensor = state[name]
+        is_whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+        is_shared = not is_whole or tensor.data_ptr() in places
+        places.add(tensor.data_ptr())
+        tensors[name] = tensor.to(like.dtype, copy=is_shared).contiguous()
+    return tensors
+
+
+def hold(result: Any) -> None:
+    """Gives the weights of a model, or of all models of a pipeline, memory of their own, apart from a file's pages."""
+    parts = [result] if isinstance(result, nn.Module) else result.components.values()
+    for model in (part for part in parts if isinstance(part, nn.Module)):
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.data = tensor.data.clone()
 
 
 def offenders(names: Sequence[str]) -> str:
@@ -323,6 +343,7 @@ __all__ = [
     "conversion_errors",
     "count_of",
     "fill",
+    "hold",
     "offenders",
     "read_metadata",
     "read_tensors",
