@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Peak memory of a conversion against the size of its source: random weights in the published names and shapes.
 
-Every figure is from a process of its own. What Python, PyTorch and transformers take is subtracted: it is the peak
-before the conversion begins. Pages of the source that are mapped into memory count. The shapes are those of the
+Every figure is from a process of its own. What Python, PyTorch and transformers take is subtracted: it is there before
+the conversion begins. Pages of the source that are mapped into memory count. The shapes are those of the
 manifests of the published files in SHARED.
 
     python benchmarks/conversion_memory.py ../shared --systems audiomae sepformer meta_tasnet conv_tasnet
@@ -14,7 +14,6 @@ import argparse
 import importlib
 import json
 import multiprocessing
-import resource
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -79,14 +78,16 @@ def convert_source(system: str, source: str, output: str, results: Any) -> None:
     from hubsep.conversion import convert
 
     importlib.import_module(str(SYSTEMS[system].converter))
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak begins anew
     before = peak()
     convert(system, source, output, licence="unknown", **SETTINGS[system])  # type: ignore[call-overload]
     results.put(peak() - before)
 
 
 def peak() -> int:
-    """Bytes of memory this process has had at most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1_024
+    """Bytes of memory this process has had at most; Linux says so."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1_024
 
 
 def main() -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ import yaml
 from huggingface_hub import ModelCard
 from tiny_conv_tasnet import tiny_conv_tasnet
 
-from hubsep.cards import card_text, finetuned_card, read_card, write_card
+from hubsep.cards import card_text, catalogue, finetuned_card, read_card, write_card
 from hubsep.cards.leaderboard import PAGE, render
 from hubsep.cards.results import is_generation
 from hubsep.cli import main
 from hubsep.conversion.writing import ORIGINS
 from hubsep.errors import CheckpointError, DataError
 from hubsep.hub import verify_manifest
+from hubsep.hub.published import published
 from hubsep.registry import SYSTEMS
 from hubsep.shipped import SHIPPED
 
@@ -209,6 +211,13 @@ def test_the_list_is_short_and_names_the_way_to_the_rest(capsys: pytest.CaptureF
 
 def test_the_leaderboard_is_up_to_date():
     assert PAGE.read_text(encoding="utf-8") == render(SHIPPED.values())
+
+
+def test_the_page_of_models_is_up_to_date():
+    page = catalogue.PAGE.read_text(encoding="utf-8")
+    assert page == catalogue.render()
+    for name in [*SHIPPED, *published()]:
+        assert len(re.findall(rf"^\| [`\[]{re.escape(name)}[`\]]", page, re.MULTILINE)) == 1, name
 
 
 def test_the_leaderboard_leaves_out_what_was_not_measured(base: dict[str, Any], tmp_path: Path):

@@ -31,8 +31,11 @@ from hubsep.shipped import SHIPPED
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = ("index", "separate-by-text", "speakers", "music", "generate", "convert", "publish", "evaluate")
-# their own tests run the first two; the others have no code to run
-ELSEWHERE = ("fine-tune", "scale-out", "leaderboard", "measured", "architecture")
+# their own tests run the first ones; the others have no code to run
+ELSEWHERE = (
+    "fine-tune", "scale-out", "from-speechbrain", "from-asteroid", "from-audiosep", "from-diffusers", "models",
+    "leaderboard", "measured", "architecture",
+)  # fmt: skip
 SECONDS = 1
 FENCE = re.compile(r"^(?:<!-- (?P<mark>.+?) -->\n)?```(?P<language>\w*)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
 
