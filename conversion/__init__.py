@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from hubsep.errors import ConversionError
 from hubsep.hub.bounds import shown
-from hubsep.registry import SYSTEMS
+from hubsep.registry import SYSTEMS, locate
 
 
 if TYPE_CHECKING:
@@ -108,9 +108,15 @@ def convert(
 ) -> SpleeterForAudioSeparation: ...
 
 
+@overload
 def convert(
-    model_type: str,
-    source: Place,
+    model_type: Place, source: None = ..., output: Place | None = ..., *, licence: str | None = ..., **overrides: Any
+) -> Any: ...
+
+
+def convert(
+    model_type: Place,
+    source: Place | None = None,
     output: Place | None = None,
     *,
     licence: str | None = None,
@@ -118,14 +124,19 @@ def convert(
 ) -> Any:
     """Converts a published checkpoint; the same input gives the same bytes.
 
+    `convert("speechbrain/sepformer-wsj02mix", output="sepformer")` names what is converted alone: a published
+    checkpoint by its name or address, which is fetched and converted in a process of its own, or a local file or
+    folder that is recognised. System and licence are then those of the table, or of the card in the folder.
+
     Args:
-        model_type: the system, as `hubsep list` names it.
+        model_type: the system, as `hubsep list` names it; without `source`, what is converted.
         source: what the authors publish, a file or a folder, or a `.safetensors` file of the same keys.
         output: folder to write the model, its processor and its card to; it appears complete or not at all. Without
             it nothing is written, and the model has memory of its own. With it, the model that is returned is read
-            from the source when it is used, like one that is mapped into memory: load the folder instead.
-        licence: of the weights, for the card: an SPDX id, or "unknown". There is no default, since nobody but the
-            person who converts can know.
+            from the source when it is used, like one that is mapped into memory: load the folder instead. Of a
+            published name, what is kept is opened without it, and the folder with it.
+        licence: of the weights, for the card: an SPDX id, or "unknown". Where nobody states it there is no default,
+            since nobody but the person who converts can know.
         overrides: what the source does not hold: fields of the configuration by name, and options of the system's
             converter.
 
@@ -137,7 +148,9 @@ def convert(
             licence is missing or wrong, or another one than the source states.
         CheckpointError: `output` cannot be written.
     """
-    system = SYSTEMS.get(model_type)
+    if source is None:
+        return _convert_named(os.fspath(model_type), output, licence, overrides)
+    system = SYSTEMS.get(model_type) if isinstance(model_type, str) else None
     if system is None or system.converter is None:
         convertible = ", ".join(name for name, row in SYSTEMS.items() if row.converter)
         raise ConversionError(f"{shown(model_type)} cannot be converted; there are converters for {convertible}")
@@ -152,6 +165,32 @@ def convert(
 
         hold(result)
     return result
+
+
+def _convert_named(name: str, output: Place | None, licence: str | None, overrides: dict[str, Any]) -> Any:
+    """What `convert` does where the source alone is named."""
+    from .named import check_source_licence, fetch_and_convert, find_source
+
+    found = find_source(name)
+    if found.row is None:
+        said = None if output is None else check_source_licence(found, licence)
+        kind: Any = found.system  # one of those that `convert` names
+        return convert(kind, found.path, output, licence=said, **overrides)
+    if output is None and overrides:
+        raise ConversionError(f"{shown(name)} is converted with settings of your own: say where to, with output=")
+    if output is None:
+        return _opened(found.system, found.row.name)
+    folder, said = fetch_and_convert(found, Path(output), overrides, licence)
+    if folder is not None:
+        kind = found.system
+        return convert(kind, folder, output, licence=said, **overrides)
+    return _opened(found.system, output)
+
+
+def _opened(system: str, place: Place) -> Any:
+    """The model in a folder, or of a name."""
+    row = SYSTEMS[system]
+    return locate(row.model or row.pipeline or "").from_pretrained(place)
 
 
 __all__ = ["convert"]

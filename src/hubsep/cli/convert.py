@@ -3,20 +3,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from ..batch.lines import say
 from ..batch.overwriting import Overwrite, check_free
 from ..conversion import convert as convert_checkpoint
+from ..errors import ConversionError
+from ..hub.published import find_published
 from ..registry import SYSTEMS
 from ..texts import did_you_mean
 from .settings import parse_settings
 from .values import existing, place, refusing
 
 
+if TYPE_CHECKING:
+    from ..conversion.named import Source as Found
+
+CONVERTIBLE = [name for name, row in SYSTEMS.items() if row.converter]
 # what people call the systems
 OTHER_NAMES = {
     "clap": "audiosep",
@@ -37,28 +45,32 @@ def system(word: Any) -> Any:
             f"{word!r} is not one of {', '.join(SYSTEMS)}.{did_you_mean(word, SYSTEMS, OTHER_NAMES)}"
         )
     if SYSTEMS[plain].converter is None:
-        convertible = ", ".join(name for name, row in SYSTEMS.items() if row.converter)
-        raise typer.BadParameter(f"{plain} cannot be converted; there are converters for {convertible}")
+        raise typer.BadParameter(f"{plain} cannot be converted; there are converters for {', '.join(CONVERTIBLE)}")
     return plain
 
 
-ModelType = Annotated[str, typer.Argument(parser=system, metavar="SYSTEM", help=f"{', '.join(SYSTEMS)}.")]
+System = Annotated[
+    str | None,
+    typer.Argument(metavar="SYSTEM", help=f"{', '.join(CONVERTIBLE)}; may be left out where it is found out."),
+]
 Source = Annotated[
-    Path,
+    str | None,
     typer.Argument(
-        parser=existing(), metavar="SOURCE", help="What the authors publish, or a .safetensors of the same keys."
+        metavar="SOURCE",
+        help="A name of `hubsep list --published` or its address, what the authors publish as a file or folder, or a "
+        ".safetensors of the same keys.",
     ),
 ]
 Output = Annotated[
-    Path,
-    typer.Argument(
-        parser=place(),
-        metavar="OUTPUT",
-        help="Folder to write; from an AudioLDM 2 folder back, a .safetensors file.",
-    ),
+    str | None,
+    typer.Argument(metavar="OUTPUT", help="Folder to write; from an AudioLDM 2 folder back, a .safetensors file."),
 ]
 Licence = Annotated[
-    str, typer.Option(metavar="ID", help="SPDX id of the weights' licence, or 'unknown'. There is no default.")
+    str | None,
+    typer.Option(
+        metavar="ID",
+        help="SPDX id of the weights' licence, or 'unknown'. Needed where neither the table nor a card states it.",
+    ),
 ]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Configuration the source does not hold.")
@@ -66,31 +78,89 @@ Settings = Annotated[
 
 
 def convert(
-    model_type: ModelType,
-    source: Source,
-    output: Output,
-    licence: Licence,
+    model_type: System = None,
+    source: Source = None,
+    output: Output = None,
+    licence: Licence = None,
     set_: Settings = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Convert published weights; the result is complete or absent."""
+    """Convert published weights, of a name or a file; the result is complete or absent."""
     from ..conversion.common import OverrideError
-    from ..conversion.writing import check_licence
+    from ..conversion.named import check_source_licence, fetch_and_convert
 
-    with refusing():
-        check_licence(licence)
     overrides = parse_settings(set_ or [])
-    check_free(output, overwrite=overwrite, source=source)
-
-    named: Any = model_type  # one of those that `convert` names
+    found, target = read_words([word for word in (model_type, source, output) if word is not None])
+    if licence is None and found.licence is None:
+        raise typer.BadParameter(
+            "nobody states the licence of these weights: say it, an SPDX id such as MIT, or 'unknown'",
+            param_hint="--licence",
+        )
     try:
-        model = convert_checkpoint(named, source, output, licence=licence, **overrides)
+        said = check_source_licence(found, licence)
+    except ConversionError as error:
+        raise typer.BadParameter(str(error), param_hint="--licence") from error
+    check_free(target, overwrite=overwrite, source=found.path)
+    path = found.path
+    if found.row is not None:
+        path, said = fetch_and_convert(found, target, overrides, licence)
+        if path is None:
+            say(f"{target}: {found.row.name}, a {found.system}, licence {said}")
+            return
+    named: Any = found.system  # one of those that `convert` names
+    try:
+        model = convert_checkpoint(named, path, target, licence=said, **overrides)
     except OverrideError as error:
         raise typer.BadParameter(f"--set: {error}") from error
     # a pipeline is several models
     parts = getattr(model, "components", {"model": model}).values()
     parameters = sum(part.num_parameters() for part in parts if hasattr(part, "num_parameters"))
-    say(f"{output}: {type(model).__name__}, {parameters:,} parameters, licence {licence}")
+    say(f"{target}: {type(model).__name__}, {parameters:,} parameters, licence {said}")
 
 
-__all__ = ["convert"]
+class ConvertCommand(TyperCommand):
+    """A command whose first argument may be left out, and says so."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """What stands behind the name of the command."""
+        return ["[OPTIONS] [SYSTEM] SOURCE OUTPUT"]
+
+
+def read_words(words: list[str]) -> tuple[Found, Path]:
+    """What is converted, and where to.
+
+    Raises:
+        typer.BadParameter: naming the word that is wrong.
+    """
+    from ..conversion.named import find_source
+
+    if len(words) < 2:
+        raise typer.BadParameter(
+            "say what is converted and where to: SOURCE and OUTPUT", param_hint="SOURCE" if not words else "OUTPUT"
+        )
+    *systems, name, target = words
+    model_type = with_hint("SYSTEM", system, systems[0]) if systems else None
+    output: Path = with_hint("OUTPUT", place(), target)
+    if Path(name).is_file() or Path(name).is_dir() or not is_name(name):
+        with_hint("SOURCE", existing(), name)
+    try:
+        with refusing():
+            return find_source(name, model_type), output
+    except typer.BadParameter as error:
+        raise typer.BadParameter(error.message, param_hint="SOURCE") from error
+
+
+def is_name(word: str) -> bool:
+    """Whether a word that names nothing here can be the name or address of what is published."""
+    return "://" in word or find_published(word) is not None
+
+
+def with_hint(hint: str, read: Callable[[Any], Any], word: str) -> Any:
+    """A word as it is read, and errors of it with what it stands for."""
+    try:
+        return read(word)
+    except typer.BadParameter as error:
+        raise typer.BadParameter(error.message, param_hint=hint) from error
+
+
+__all__ = ["ConvertCommand", "convert"]

@@ -18,7 +18,7 @@ from ..batch.explain import DEBUG, explain, in_options, shortened
 from ..batch.lines import warn
 from ..texts import did_you_mean, printable
 from .cached import remove
-from .convert import convert
+from .convert import ConvertCommand, convert
 from .environment import environment
 from .evaluate import evaluate
 from .generate import generate
@@ -101,7 +101,7 @@ def hubsep(
 
 app.command()(separate)
 app.command()(generate)
-app.command()(convert)
+app.command(cls=ConvertCommand)(convert)
 app.command("list")(models)
 app.command()(info)
 app.command()(remove)

@@ -14,11 +14,7 @@ import hashlib
 import json
 import os
 import re
-import subprocess
-import sys
-import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +22,7 @@ from typing import Any
 from ..errors import CheckpointError
 from .addresses import fetch_address
 from .bounds import shown
+from .converting import convert_apart, say
 from .fetch import fetch
 from .json_files import read_json
 from .manifest import fsync, sha256
@@ -41,8 +38,8 @@ FOLDER, RESULT, SOURCE, LOCK = "hubsep-published", "model", "source.json", ".loc
 ROOM = 64 << 20  # bytes above the size of the table, which is rounded
 MAX_BYTES = 20 << 30  # of a row whose size is not known
 MAX_RECORD_BYTES = 1 << 20
-SECONDS, SECONDS_PER_GB = 300, 120  # processor time of a conversion
-SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|KEY", re.IGNORECASE)  # names of variables
+TEXTS = ("tokenizer", "tokenizer_2")  # options of converters that may be repositories
+PLACES = (*TEXTS, "clap", "text_encoder_2")  # or places of this computer
 
 
 @dataclass(frozen=True)
@@ -153,7 +150,7 @@ def open_published(
     _make_room(row, kept)
     with locked(kept.lock, make=True):  # it may be removed while this waits
         if not kept.is_complete or force_download:  # unless another process was first
-            _say(f"{row.name}: {row.does}, by {row.authors}; licence {row.licence}{_size(row)}")
+            _introduce(row)
             files = _fetched(row, revision, token, cache_dir, force_download)
             hashes = {file.name: sha256(file) for file in files}
             _check_unchanged(row, kept, hashes)
@@ -162,6 +159,44 @@ def open_published(
                 _convert(row, kept, files, hashes, companions)
     check_commercial(row, kept.licence)
     return kept.model
+
+
+def convert_published(row: Published, output: Path, options: Mapping[str, Any], *, licence: str | None = None) -> str:
+    """Fetches a published checkpoint and converts it, confined, into a folder of the user's.
+
+    Args:
+        row: of the table.
+        output: folder to write, complete or not at all.
+        options: of the converter, over those of the row; a tokenizer may be a repository.
+        licence: for the card, in place of the row's.
+
+    Returns:
+        The licence that its card states.
+
+    Raises:
+        CheckpointError: as `open_published`.
+    """
+    _check_request(row, None, None)
+    kept = kept_at(row)
+    _make_room(row, kept)
+    with locked(kept.lock, make=True):
+        _introduce(row)
+        files = _fetched(row, None, None, None, False)
+        _check_unchanged(row, kept, {file.name: sha256(file) for file in files})
+        settings: dict[str, Any] = {**row.options, **row.companions, **options}
+        for name, value in settings.items():
+            if name in options and name in PLACES and isinstance(value, str) and os.path.exists(value):
+                settings[name] = os.path.abspath(value)  # the process works in another folder
+            elif name in row.companions or name in TEXTS:
+                if not isinstance(value, str) or "/" not in value:
+                    raise CheckpointError(f"{name} must be a folder or a repository (org/name), got {shown(value)}")
+                settings[name] = str(_companion(value, None, None))
+        return convert_apart(row, files, output, settings, licence=licence, workplace=kept.folder)
+
+
+def _introduce(row: Published) -> None:
+    """Says once whose weights these are, and what may be done with them."""
+    say(f"{row.name}: {row.does}, by {row.authors}; licence {row.licence}{_size(row)}")
 
 
 def _check_request(row: Published, revision: str | None, cache_dir: str | os.PathLike[str] | None) -> None:
@@ -197,7 +232,7 @@ def _convert(
     Raises:
         CheckpointError: if the files cannot be converted.
     """
-    _say(f"{row.name}: converted once, then kept in {kept.model}")
+    say(f"{row.name}: converted once, then kept in {kept.model}")
     options = {**row.options, **{name: str(folder) for name, folder in companions.items()}}
     try:
         licence = convert_apart(row, files, kept.model, options)
@@ -226,65 +261,6 @@ def check_commercial(row: Published, licence: str | None = None) -> None:
             f"{row.name} may not be used commercially ({stated}), and {COMMERCIAL} is set. `hubsep list --published "
             "--commercial` lists those that may."
         )
-
-
-def convert_apart(row: Published, files: list[Path], output: Path, options: Mapping[str, Any]) -> str:
-    """Converts files in a process of its own; the licence that the card of the result states.
-
-    Args:
-        row: of the table.
-        files: in one folder.
-        output: folder to write, complete or not at all.
-        options: of the converter.
-
-    Raises:
-        CheckpointError: if they cannot be converted.
-    """
-    size = sum(file.stat().st_size for file in files)
-    source = files[0].parent if len(files) > 1 else files[0]
-    job = {
-        "system": row.system, "source": os.path.abspath(source), "output": os.path.abspath(output),
-        "licence": row.licence, "options": dict(options), "megabytes": 6_144 + 4 * (size >> 20),
-        "seconds": SECONDS + SECONDS_PER_GB * (size >> 30), "written_bytes": 4 * size + (1 << 30),
-    }  # fmt: skip
-    environment = {name: value for name, value in os.environ.items() if not SECRET.search(name)}
-    environment |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
-    # Python looks for modules where a process works first: that is a folder of ours, and not the user's
-    paths = [os.path.abspath(path) for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
-    environment["PYTHONPATH"] = os.pathsep.join(paths)
-    status, answers, complaints = _run_apart(json.dumps(job), environment, output.parent)
-    lines = answers.strip().splitlines()
-    if status == 0 and lines:
-        answer = json.loads(lines[-1])
-        if "error" not in answer:
-            if "doubt" in answer:
-                _say(f"{row.name}: its licence is taken as unknown: {answer['doubt']}")
-            return str(answer["licence"])
-        reason = answer["error"]
-    else:
-        last = (complaints.strip().splitlines() or ["nothing"])[-1]
-        reason = f"its process ended with {status}, saying {last[:300]!r}"
-    doubt = f" Not sure of this row of the table: {row.unsure}." if row.unsure else ""
-    raise CheckpointError(f"{row.name} was fetched from {row.place}, but cannot be converted: {reason}.{doubt}")
-
-
-def _run_apart(job: str, environment: Mapping[str, str], place: Path) -> tuple[int, str, str]:
-    """Exit status, output and complaints of a process that converts; it ends when this one does, however that ends."""
-    texts: dict[str, Any] = {"encoding": "utf-8", "errors": "replace"}
-    with tempfile.TemporaryFile("w+", **texts) as complaints:
-        command = [sys.executable, "-m", "hubsep.conversion.apart"]
-        process = subprocess.Popen(
-            command, env=dict(environment), cwd=place, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=complaints, **texts,
-        )  # fmt: skip
-        assert process.stdin is not None
-        assert process.stdout is not None
-        with process:
-            with suppress(OSError):  # it ended before it read that
-                print(job, file=process.stdin, flush=True)  # and stays open: its end tells that nobody waits any more
-            answers = process.stdout.read()
-        complaints.seek(0)
-        return process.returncode, answers, complaints.read()
 
 
 def _fetched(
@@ -380,10 +356,7 @@ def _size(row: Published) -> str:
     return f"; {row.megabytes} MB from {row.place}" if row.megabytes else f"; from {row.place}"
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 __all__ = [
-    "COMMERCIAL", "FOLDER", "Kept", "check_commercial", "convert_apart", "folder_name", "kept_at", "open_published",
+    "COMMERCIAL", "FOLDER", "Kept", "check_commercial", "convert_published", "folder_name", "kept_at",
+    "open_published",
 ]  # fmt: skip

@@ -129,6 +129,11 @@ def find_published(name: str) -> Published | None:
     return None
 
 
+def find_at(address: str) -> Published | None:
+    """The checkpoint that is published at an https address; None if the table has none there."""
+    return next((row for row in published().values() if row.place.rstrip("/") == address.rstrip("/")), None)
+
+
 def _row(given: dict[str, Any]) -> Published:
     label = f"{TABLE.name}: {shown(given.get('name'))}"
     unknown = sorted(set(given) - {each.name for each in fields(Published)})
@@ -153,4 +158,4 @@ def _row(given: dict[str, Any]) -> Published:
     return row
 
 
-__all__ = ["Published", "find_published", "published"]
+__all__ = ["Published", "find_at", "find_published", "published"]

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is converted, found by one word: a name of the table, its address, or a local file or folder.
+
+Decisions: what is here already wins over a name, as everywhere. Of what is published, system and licence are known and
+need not be said. What is fetched is converted in a process of its own, as when it is opened by its name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hubsep.errors import ConversionError
+from hubsep.hub.bounds import shown
+from hubsep.hub.licences import is_stated, spelled
+from hubsep.hub.opening import convert_published
+from hubsep.hub.published import Published, find_at, find_published, published
+from hubsep.hub.resolve import check_model_name, resolve_folder
+from hubsep.shipped import SHIPPED
+from hubsep.texts import did_you_mean
+
+from .sources import CONVERTIBLE, licence_of, recognised
+from .writing import check_licence, check_stated
+
+
+HUB = "https://huggingface.co/"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is converted.
+
+    Attributes:
+        name: what its user calls it.
+        system: of hubsep.
+        path: of the file or folder that the converter takes; None of what is fetched.
+        row: of the table; None of what is a user's own.
+        licence: of the weights, None if nobody states it.
+        stated_by: who does.
+    """
+
+    name: str
+    system: str
+    path: Path | None = None
+    row: Published | None = None
+    licence: str | None = None
+    stated_by: str = ""
+
+
+def find_source(name: str, system: str | None = None) -> Source:
+    """What a user means by a name; nothing is fetched.
+
+    Args:
+        name: of the table of published checkpoints, an address that it has, or a file or folder.
+        system: as the user says it; None to find it out.
+
+    Raises:
+        ConversionError: if there is no such source, it is not recognised, or is of another system.
+        CheckpointError: if the name can be none.
+    """
+    check_model_name(name)
+    path = Path(name)
+    if path.exists():
+        if system is None:
+            folder = path
+            system, path = recognised(path)
+            return Source(name, system, path, None, licence_of(folder), f"the card of {shown(folder.name)}")
+        return Source(name, system, path)
+    row = _published(name)
+    if system is not None and row.system != system:
+        raise ConversionError(f"{row.name} is a checkpoint of {row.system}, not of {system}: leave the system out")
+    return Source(name, row.system, None, row, row.licence, row.licence_from)
+
+
+def check_source_licence(source: Source, licence: str | None) -> str:
+    """The licence that goes into the card, in the Hub's spelling.
+
+    Args:
+        source: whose it is.
+        licence: as the user says it, None if nothing was said.
+
+    Raises:
+        ConversionError: if there is none, it is none, or the source states another one.
+    """
+    if licence is None and source.licence is not None:
+        known = spelled(source.licence)
+        return known if re.fullmatch(r"[a-z0-9][a-z0-9.+-]{0,63}", known) else "unknown"
+    said = check_licence(licence)
+    if source.row is not None and is_stated(said) and spelled(said) != spelled(source.row.licence):
+        raise ConversionError(
+            f"licence is {said}, but the weights of {source.row.name} are under {source.row.licence}, says "
+            f"{source.row.licence_from}: leave the licence out"
+        )
+    check_stated(said, source.licence, source.stated_by)
+    return said
+
+
+def fetch_and_convert(
+    source: Source, output: Path, overrides: Mapping[str, Any], licence: str | None = None
+) -> tuple[Path | None, str]:
+    """Converts what is published, in a process of its own; or fetches what opens as it is.
+
+    Args:
+        source: with a row.
+        output: folder to write, complete or not at all.
+        overrides: of the converter.
+        licence: as `check_source_licence` takes it.
+
+    Returns:
+        The folder of what opens as it is and was only fetched, None of what is converted; and the licence.
+
+    Raises:
+        CheckpointError: if it cannot be fetched or converted.
+    """
+    assert source.row is not None
+    said = check_source_licence(source, licence)
+    if source.row.opens:
+        return resolve_folder(source.row.name), said
+    return None, convert_published(source.row, output, overrides, licence=said)
+
+
+def _published(name: str) -> Published:
+    """The row of a name or an address.
+
+    Raises:
+        ConversionError: if there is none.
+    """
+    is_address = re.match(r"[a-z][a-z0-9+.-]*://", name, re.IGNORECASE) is not None
+    row = find_at(name) if is_address else find_published(name)
+    if row is not None:
+        return row
+    if is_address:
+        raise ConversionError(
+            f"{shown(name, 200)} is no address of a published checkpoint that hubsep knows: `hubsep list --published` "
+            "lists those. Fetch the file yourself, with `curl -LO` for instance, and name that"
+        )
+    if name in SHIPPED:
+        raise ConversionError(f"{name} is a model of hubsep already, and needs no conversion")
+    if name in CONVERTIBLE:
+        raise ConversionError(
+            f"which checkpoint of {name}? Name a file or a folder, or one of `hubsep list --published`"
+        )
+    raise ConversionError(
+        f"there is no file or folder {shown(name)}, and no published checkpoint of that name."
+        f"{did_you_mean(name, published())} `hubsep list --published` lists them"
+    )
+
+
+__all__ = ["Source", "check_source_licence", "fetch_and_convert", "find_source"]
