@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is converted, found by one word: a name of the table, its address, or a local file or folder.
+"""What is converted, found by one word: a name of the table, its address, a repository, or a local file or folder.
 
 Decisions: what is here already wins over a name, as everywhere. Of what is published, system and licence are known and
 need not be said. What is fetched is converted in a process of its own, as when it is opened by its name.
@@ -15,9 +15,11 @@ from typing import Any
 
 from hubsep.errors import ConversionError
 from hubsep.hub.bounds import shown
+from hubsep.hub.layouts import WEIGHTS
 from hubsep.hub.licences import is_stated, spelled
-from hubsep.hub.opening import convert_published
+from hubsep.hub.opening import convert_published, is_offline
 from hubsep.hub.published import Published, find_at, find_published, published
+from hubsep.hub.repositories import Listing, list_repository, row_of
 from hubsep.hub.resolve import check_model_name, resolve_folder
 from hubsep.shipped import SHIPPED
 from hubsep.texts import did_you_mean
@@ -37,9 +39,10 @@ class Source:
         name: what its user calls it.
         system: of hubsep.
         path: of the file or folder that the converter takes; None of what is fetched.
-        row: of the table; None of what is a user's own.
+        row: of the table, or made of a listing; None of what is a user's own.
         licence: of the weights, None if nobody states it.
         stated_by: who does.
+        listed: what the repository holds, where the table does not have it.
     """
 
     name: str
@@ -48,13 +51,14 @@ class Source:
     row: Published | None = None
     licence: str | None = None
     stated_by: str = ""
+    listed: Listing | None = None
 
 
 def find_source(name: str, system: str | None = None) -> Source:
-    """What a user means by a name; nothing is fetched.
+    """What a user means by a name. Nothing is fetched but what a repository holds that the table does not have.
 
     Args:
-        name: of the table of published checkpoints, an address that it has, or a file or folder.
+        name: of the table of published checkpoints, an address that it has, a repository, or a file or folder.
         system: as the user says it; None to find it out.
 
     Raises:
@@ -70,6 +74,10 @@ def find_source(name: str, system: str | None = None) -> Source:
             return Source(name, system, path, None, licence_of(folder), f"the card of {shown(folder.name)}")
         return Source(name, system, path)
     row = _published(name)
+    if row is None:
+        listed = list_repository(name)
+        row = row_of(listed)
+        return Source(name, row.system, None, row, row.licence, row.licence_from, listed)
     if system is not None and row.system != system:
         raise ConversionError(f"{row.name} is a checkpoint of {row.system}, not of {system}: leave the system out")
     return Source(name, row.system, None, row, row.licence, row.licence_from)
@@ -89,7 +97,8 @@ def check_source_licence(source: Source, licence: str | None) -> str:
         known = spelled(source.licence)
         return known if re.fullmatch(r"[a-z0-9][a-z0-9.+-]{0,63}", known) else "unknown"
     said = check_licence(licence)
-    if source.row is not None and is_stated(said) and spelled(said) != spelled(source.row.licence):
+    both = is_stated(said) and is_stated(source.licence)
+    if source.row is not None and both and spelled(said) != spelled(source.row.licence):
         raise ConversionError(
             f"licence is {said}, but the weights of {source.row.name} are under {source.row.licence}, says "
             f"{source.row.licence_from}: leave the licence out"
@@ -119,11 +128,17 @@ def fetch_and_convert(
     said = check_source_licence(source, licence)
     if source.row.opens:
         return resolve_folder(source.row.name), said
-    return None, convert_published(source.row, output, overrides, licence=said)
+    return None, convert_published(source.row, output, overrides, licence=said, listed=source.listed)
 
 
-def _published(name: str) -> Published:
-    """The row of a name or an address.
+def is_repository(name: str) -> bool:
+    """Whether a name can be that of a repository, and is not the path of a file that is not there."""
+    is_file = name.endswith((".safetensors", *WEIGHTS)) or Path(name).parent.is_dir()
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name, re.ASCII) is not None and not is_file
+
+
+def _published(name: str) -> Published | None:
+    """The row of a name or an address; None of what can be a repository of the Hub.
 
     Raises:
         ConversionError: if there is none.
@@ -143,10 +158,12 @@ def _published(name: str) -> Published:
         raise ConversionError(
             f"which checkpoint of {name}? Name a file or a folder, or one of `hubsep list --published`"
         )
+    if is_repository(name) and not did_you_mean(name, published()) and not is_offline():
+        return None
     raise ConversionError(
         f"there is no file or folder {shown(name)}, and no published checkpoint of that name."
         f"{did_you_mean(name, published())} `hubsep list --published` lists them"
     )
 
 
-__all__ = ["Source", "check_source_licence", "fetch_and_convert", "find_source"]
+__all__ = ["Source", "check_source_licence", "fetch_and_convert", "find_source", "is_repository"]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -132,8 +133,6 @@ def read_words(words: list[str]) -> tuple[Found, Path]:
     Raises:
         typer.BadParameter: naming the word that is wrong.
     """
-    from ..conversion.named import find_source
-
     if len(words) < 2:
         raise typer.BadParameter(
             "say what is converted and where to: SOURCE and OUTPUT", param_hint="SOURCE" if not words else "OUTPUT"
@@ -141,7 +140,9 @@ def read_words(words: list[str]) -> tuple[Found, Path]:
     *systems, name, target = words
     model_type = with_hint("SYSTEM", system, systems[0]) if systems else None
     output: Path = with_hint("OUTPUT", place(), target)
-    if Path(name).is_file() or Path(name).is_dir() or not is_name(name):
+    from ..conversion.named import find_source, is_repository
+
+    if os.path.exists(name) or not (is_name(name) or (model_type is None and is_repository(name))):
         with_hint("SOURCE", existing(), name)
     try:
         with refusing():

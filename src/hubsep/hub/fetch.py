@@ -51,7 +51,14 @@ _transfers: dict[str, _Transfer] = {}
 _numbers = itertools.count()
 
 
-def fetch(fetching: Callable[..., T], name: str, *arguments: Any, most_bytes: int = MAX_BYTES, **options: Any) -> T:
+def fetch(
+    fetching: Callable[..., T],
+    name: str,
+    *arguments: Any,
+    most_bytes: int = MAX_BYTES,
+    look: Callable[[set[str]], None] | None = None,
+    **options: Any,
+) -> T:
     """Calls a function of huggingface_hub that downloads, within limits.
 
     Args:
@@ -59,13 +66,15 @@ def fetch(fetching: Callable[..., T], name: str, *arguments: Any, most_bytes: in
         name: of the repository.
         *arguments: further ones of the function.
         most_bytes: that its files may have together.
+        look: is called with the paths of all files when they were listed, before any of them is fetched, and may
+            raise what ends the call.
         **options: likewise.
 
     Raises:
         CheckpointError: if what the server sends is beyond a limit.
         Exception: what the function raises.
     """
-    transfer = _Transfer(name, options.get("allow_patterns"), most_bytes)
+    transfer = _Transfer(name, options.get("allow_patterns"), most_bytes, look)
     _transfers[transfer.mark] = transfer
     try:
         return transfer.wait_for(
@@ -88,15 +97,23 @@ class _Transfer:
         name: of the repository.
         patterns: of the files that are to be fetched, None for one file that was named.
         most_bytes: that they may have together.
+        look: is called with the paths of all files.
     """
 
-    def __init__(self, name: str, patterns: list[str] | None, most_bytes: int = MAX_BYTES):
+    def __init__(
+        self,
+        name: str,
+        patterns: list[str] | None,
+        most_bytes: int = MAX_BYTES,
+        look: Callable[[set[str]], None] | None = None,
+    ):
         self.mark = f"hubsep-transfer-{next(_numbers)}."
         self.progress, self.is_over = 0, False
         self._thread: threading.Thread | None = None
         self._name, self._patterns = name, patterns
         self._answers = self._received = self._entries = self._files = self._listed = 0
-        self._most_listed = most_bytes
+        self._most_listed, self._look = most_bytes, look
+        self._paths: set[str] = set()
         self._most = MAX_ANSWER_BYTES if patterns is None else most_bytes
 
     def wait_for(self, call: Callable[[], T]) -> T:
@@ -166,7 +183,12 @@ class _Transfer:
         says_size = "content-length" in response.headers and not is_listing
         self._bound(response, MAX_BYTES if says_size else MAX_ANSWER_BYTES)
         if is_listing and response.status_code < 300:
-            self._check_listing(self._parsed(response.read()))
+            content = self._parsed(response.read())
+            self._check_listing(content)
+            if isinstance(content, list) and self._look is not None:
+                self._paths.update(str(entry.get("path")) for entry in content if isinstance(entry, dict))
+                if "next" not in response.links:  # the last page
+                    self._look(self._paths)
 
     def _parsed(self, listing: bytes) -> Any:
         """JSON of a server; empty lists take twenty times the memory of their text, so what it holds is counted."""

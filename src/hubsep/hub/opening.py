@@ -28,6 +28,7 @@ from .json_files import read_json
 from .manifest import fsync, sha256
 from .processes import locked
 from .published import Published
+from .repositories import Listing
 from .wire import check_token, wire_errors
 
 
@@ -35,6 +36,10 @@ VERSION = 1  # of what conversions write; a new one converts what is kept again
 COMMERCIAL = "HUBSEP_COMMERCIAL"  # environment variable: only weights that may be used commercially are opened
 DEFAULT_REVISION = "main"  # what transformers asks for if its caller names none
 FOLDER, RESULT, SOURCE, LOCK = "hubsep-published", "model", "source.json", ".lock"
+NOT_HERE = (
+    "was not opened before on this computer, and nothing may be fetched now: open it once with a connection (without "
+    "HF_HUB_OFFLINE and local_files_only)."
+)
 ROOM = 64 << 20  # bytes above the size of the table, which is rounded
 MAX_BYTES = 20 << 30  # of a row whose size is not known
 MAX_RECORD_BYTES = 1 << 20
@@ -99,14 +104,9 @@ def kept_at(row: Published, revision: str | None = None, cache_dir: str | os.Pat
         revision: of its repository; None or "main" for the newest at the time of the first opening.
         cache_dir: the cache of huggingface_hub, by default its own.
     """
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    revision = None if revision == DEFAULT_REVISION else revision
+    revision = _plain(revision)
     facts = json.dumps([VERSION, row.repository, row.files, row.address, row.system, dict(row.options), revision])
-    key = hashlib.sha256(facts.encode()).hexdigest()[:12]
-    return Kept(
-        Path(cache_dir if cache_dir is not None else HF_HUB_CACHE) / FOLDER / f"{folder_name(row.name)}--{key}"
-    )
+    return _kept(row.name, facts, cache_dir)
 
 
 def folder_name(name: str) -> str:
@@ -114,9 +114,34 @@ def folder_name(name: str) -> str:
     return re.sub(r"[^\w.-]+", "--", name)
 
 
+def kept_of(name: str, revision: str | None, cache_dir: str | os.PathLike[str] | None) -> Kept:
+    """Where a repository that the table does not have is kept, or will be; what it holds need not be known.
+
+    Args:
+        name: of the repository.
+        revision: of it; None for the newest at the time of the first opening.
+        cache_dir: the cache of huggingface_hub, by default its own.
+    """
+    return _kept(name, json.dumps([VERSION, "repository", name, _plain(revision)]), cache_dir)
+
+
+def _plain(revision: str | None) -> str | None:
+    """None for the newest."""
+    return None if revision == DEFAULT_REVISION else revision
+
+
+def _kept(name: str, facts: str, cache_dir: str | os.PathLike[str] | None) -> Kept:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    key = hashlib.sha256(facts.encode()).hexdigest()[:12]
+    root = Path(cache_dir if cache_dir is not None else HF_HUB_CACHE)
+    return Kept(root / FOLDER / f"{folder_name(name)}--{key}")
+
+
 def open_published(
     row: Published,
     *,
+    listed: Listing | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
@@ -127,6 +152,7 @@ def open_published(
 
     Args:
         row: of the table.
+        listed: what the repository holds, where the table does not have it.
         revision: commit, branch or tag of its repository; None or "main" for the newest at the first opening.
         token: for the Hub.
         cache_dir: where the files and the result are kept.
@@ -138,20 +164,17 @@ def open_published(
             says, or cannot be converted.
     """
     _check_request(row, revision, cache_dir)
-    kept = kept_at(row, revision, cache_dir)
+    kept = kept_at(row, revision, cache_dir) if listed is None else kept_of(row.name, revision, cache_dir)
     if kept.is_complete and not force_download:
         check_commercial(row, kept.licence)
         return kept.model
-    if local_files_only or _is_offline():
-        raise CheckpointError(
-            f"{row.name} was not opened before on this computer, and nothing may be fetched now: open it once with a "
-            "connection (without HF_HUB_OFFLINE and local_files_only)."
-        )
+    if local_files_only or is_offline():
+        raise CheckpointError(f"{row.name} {NOT_HERE}")
     _make_room(row, kept)
     with locked(kept.lock, make=True):  # it may be removed while this waits
         if not kept.is_complete or force_download:  # unless another process was first
             _introduce(row)
-            files = _fetched(row, revision, token, cache_dir, force_download)
+            files = _fetched(row, listed or revision, token, cache_dir, force_download)
             hashes = {file.name: sha256(file) for file in files}
             _check_unchanged(row, kept, hashes)
             if not kept.is_complete:
@@ -161,7 +184,14 @@ def open_published(
     return kept.model
 
 
-def convert_published(row: Published, output: Path, options: Mapping[str, Any], *, licence: str | None = None) -> str:
+def convert_published(
+    row: Published,
+    output: Path,
+    options: Mapping[str, Any],
+    *,
+    licence: str | None = None,
+    listed: Listing | None = None,
+) -> str:
     """Fetches a published checkpoint and converts it, confined, into a folder of the user's.
 
     Args:
@@ -169,6 +199,7 @@ def convert_published(row: Published, output: Path, options: Mapping[str, Any], 
         output: folder to write, complete or not at all.
         options: of the converter, over those of the row; a tokenizer may be a repository.
         licence: for the card, in place of the row's.
+        listed: what the repository holds, where the table does not have it.
 
     Returns:
         The licence that its card states.
@@ -177,11 +208,11 @@ def convert_published(row: Published, output: Path, options: Mapping[str, Any], 
         CheckpointError: as `open_published`.
     """
     _check_request(row, None, None)
-    kept = kept_at(row)
+    kept = kept_at(row) if listed is None else kept_of(row.name, None, None)
     _make_room(row, kept)
     with locked(kept.lock, make=True):
         _introduce(row)
-        files = _fetched(row, None, None, None, False)
+        files = _fetched(row, listed, None, None, False)
         _check_unchanged(row, kept, {file.name: sha256(file) for file in files})
         settings: dict[str, Any] = {**row.options, **row.companions, **options}
         for name, value in settings.items():
@@ -265,17 +296,21 @@ def check_commercial(row: Published, licence: str | None = None) -> None:
 
 def _fetched(
     row: Published,
-    revision: str | None,
+    revision: str | Listing | None,
     token: str | bool | None,
     cache_dir: str | os.PathLike[str] | None,
     force_download: bool,
 ) -> list[Path]:
-    """The files of a checkpoint in one folder.
+    """The files of a checkpoint in one folder; of a listing, at its commit and with its sizes.
 
     Raises:
         CheckpointError: if one is missing, larger than it may be, or cannot be fetched.
     """
     most = MAX_BYTES if row.megabytes is None else row.megabytes * 1_500_000 + ROOM
+    sizes: Mapping[str, int] = {}
+    if isinstance(revision, Listing):
+        sizes, revision = revision.sizes, revision.commit
+        most = sum(sizes[name] for name in row.files)
     if row.address is not None:
         folder = kept_at(row, revision, cache_dir).folder
         return [fetch_address(row.address, folder / row.address.rpartition("/")[2], most, again=force_download)]
@@ -299,6 +334,12 @@ def _fetched(
     if missing:
         doubt = f"; not sure of this row of the table: {row.unsure}" if row.unsure else ""
         raise CheckpointError(f"{row.place} does not hold {', '.join(missing)}, which {row.name} is made of{doubt}.")
+    for name, size in sizes.items():
+        if name in row.files and (folder / name).stat().st_size != size:
+            raise CheckpointError(
+                f"{name} of {row.name} has {(folder / name).stat().st_size} bytes, and the Hub listed {size}: it was "
+                "not converted."
+            )
     return [folder / name for name in row.files]
 
 
@@ -346,7 +387,8 @@ def _write_record(kept: Kept, record: Mapping[str, Any]) -> None:
     os.replace(unfinished, kept.source)
 
 
-def _is_offline() -> bool:
+def is_offline() -> bool:
+    """Whether the user wants nothing from the Hub."""
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)
@@ -357,6 +399,6 @@ def _size(row: Published) -> str:
 
 
 __all__ = [
-    "COMMERCIAL", "FOLDER", "Kept", "check_commercial", "convert_published", "folder_name", "kept_at",
-    "open_published",
+    "COMMERCIAL", "FOLDER", "NOT_HERE", "Kept", "check_commercial", "convert_published", "folder_name", "is_offline",
+    "kept_at", "kept_of", "open_published",
 ]  # fmt: skip

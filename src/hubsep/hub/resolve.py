@@ -9,6 +9,8 @@ checkpoints names, most of them pickles; they are not opened here (see `opening.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,10 @@ from .atomic import recover
 from .bounds import shown
 from .checks import check_folder, read_before_checks
 from .fetch import fetch
-from .opening import check_commercial, open_published
+from .layouts import holds_other_weights
+from .opening import NOT_HERE, check_commercial, is_offline, kept_of, open_published
 from .published import find_published
+from .repositories import Listing, list_repository, row_of
 from .wire import check_token, wire_errors
 
 
@@ -52,7 +56,8 @@ def resolve_folder(
     """Return the folder of a model: a local one as it is, one shipped with hubsep, or a repository of the Hub.
 
     All files of a repository come from the one commit `revision` names at the time of the call. Only text and
-    `.safetensors` files are fetched, and text only if `weights` is false.
+    `.safetensors` files are fetched, and text only if `weights` is false. A repository without `.safetensors`, in a
+    layout that a converter knows, is converted at the first call, as published names are.
 
     Raises:
         CheckpointError: no such folder or repository, or it could not be fetched.
@@ -80,8 +85,8 @@ def resolve_folder(
         check_commercial(row)
         name = str(row.repository)
     check_token(token)
-    fetched = [*DOWNLOADED, *(WEIGHTS if weights else ())]
-    return _download(name, fetched, revision, token, cache_dir, local_files_only, force_download)
+    hub = Fetching(revision, token, cache_dir, local_files_only, force_download)
+    return _repository(name, hub, weights=weights)
 
 
 def _check_repository(name: str) -> None:
@@ -175,27 +180,90 @@ def check_task(folder: Path, name: str | os.PathLike[str], task: str) -> None:
         )
 
 
-def _download(
-    name: str,
-    fetched: list[str],
-    revision: str | None,
-    token: str | bool | None,
-    cache_dir: str | os.PathLike[str] | None,
-    local_files_only: bool,
-    force_download: bool,
-) -> Path:
+@dataclass(frozen=True)
+class Fetching:
+    """How a caller wants a repository fetched."""
+
+    revision: str | None
+    token: str | bool | None
+    cache_dir: str | os.PathLike[str] | None
+    local_files_only: bool
+    force_download: bool
+
+
+class _OtherWeights(CheckpointError):
+    """A repository holds weights, and none of ours."""
+
+
+def _repository(name: str, hub: Fetching, *, weights: bool) -> Path:
+    """The folder of a repository that the table does not have: as it is, or converted.
+
+    Raises:
+        CheckpointError: if it cannot be fetched, or its layout is not known.
+    """
+    kept = kept_of(name, hub.revision, hub.cache_dir)
+    if kept.is_complete and not hub.force_download:
+        return kept.model
+    try:
+        folder = _download(name, hub, [*DOWNLOADED, *(WEIGHTS if weights else ())])
+    except _OtherWeights:
+        return _converted(name, hub) if weights else _converted_or_texts(name, hub)
+    if not weights or any(folder.rglob("*.safetensors")):
+        return folder
+    others = holds_other_weights(path.name for path in folder.rglob("*"))
+    if others or not (hub.local_files_only or is_offline()):  # listed before, so that nobody looked on
+        listing = None if hub.local_files_only or is_offline() else _listing_of(name, hub)
+        if listing is None or holds_other_weights(listing.sizes):
+            return _converted(name, hub, listing)
+    return folder
+
+
+def _listing_of(name: str, hub: Fetching) -> Listing:
+    return list_repository(name, revision=hub.revision, token=hub.token)
+
+
+def _converted(name: str, hub: Fetching, listing: Listing | None = None) -> Path:
+    """The folder that a repository in a layout of others was converted to."""
+    if hub.local_files_only or is_offline():
+        raise CheckpointError(f"{name} {NOT_HERE}")
+    listing = listing or _listing_of(name, hub)
+    row = row_of(listing, token=hub.token, cache_dir=hub.cache_dir)
+    return open_published(
+        row, listed=listing, revision=hub.revision, token=hub.token, cache_dir=hub.cache_dir,
+        force_download=hub.force_download,
+    )  # fmt: skip
+
+
+def _converted_or_texts(name: str, hub: Fetching) -> Path:
+    """Where a processor is looked for: in what was converted; else in the texts, whatever weights lie beside them."""
+    listing = _listing_of(name, hub)
+    try:
+        row_of(listing, token=hub.token, cache_dir=hub.cache_dir)
+    except CheckpointError:
+        return _download(name, hub, list(DOWNLOADED), look=None)
+    return _converted(name, hub, listing)
+
+
+def _look(paths: set[str]) -> None:
+    """Ends a download of what holds no weights that open as they are, before it begins."""
+    if holds_other_weights(paths):
+        raise _OtherWeights("it holds no .safetensors")
+
+
+def _download(name: str, hub: Fetching, fetched: list[str], look: Callable[[set[str]], None] | None = _look) -> Path:
     from huggingface_hub import snapshot_download
 
-    hint = did_you_mean(name, [*SHIPPED, *_cached(cache_dir)])
-    with wire_errors(f"there is no folder {shown(name)}, and it could not be fetched from the Hub", token, hint):
+    hint = did_you_mean(name, [*SHIPPED, *_cached(hub.cache_dir)])
+    with wire_errors(f"there is no folder {shown(name)}, and it could not be fetched from the Hub", hub.token, hint):
         folder = fetch(
             snapshot_download,
             name,
-            revision=revision,
-            token=token,
-            cache_dir=os.fspath(cache_dir) if cache_dir is not None else None,
-            local_files_only=local_files_only,
-            force_download=force_download,
+            look=look,
+            revision=hub.revision,
+            token=hub.token,
+            cache_dir=os.fspath(hub.cache_dir) if hub.cache_dir is not None else None,
+            local_files_only=hub.local_files_only,
+            force_download=hub.force_download,
             allow_patterns=fetched,
         )
     return Path(folder)

@@ -8,6 +8,7 @@ error. A token that another error shows all the same is blotted out, and so is t
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +17,7 @@ from ..errors import CheckpointError, HubsepError
 
 
 MAX_REASON_CHARACTERS = 400
+COMMIT = re.compile(r"\b[0-9a-f]{40}\b")
 
 
 def check_token(token: str | bool | None) -> None:
@@ -37,7 +39,7 @@ def wire_errors(what: str, token: str | bool | None, hint: str = "") -> Iterator
     except HubsepError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())
+        reason = COMMIT.sub("...", " ".join(str(error).split()))  # an address of the Hub holds one, which says nothing
         cause: Exception | None = error
         sent = _sent(token)
         if sent and sent in "".join(traceback.format_exception(error)):
