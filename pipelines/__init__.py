@@ -17,6 +17,7 @@ import transformers
 from hubsep.auto import AutoModelForAudioSeparation, load_processor
 from hubsep.errors import CheckpointError, HubsepError
 from hubsep.hub.bounds import shown
+from hubsep.hub.commercial import check_folder_licence, is_wanted
 from hubsep.hub.models import HUB_OPTIONS, check_task, resolve_folder
 from hubsep.registry import SYSTEMS, TASK, TEXT_TO_AUDIO
 from hubsep.shipped import DEFAULT_MODEL, SHIPPED
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
         cache_dir: str | os.PathLike[str] | None
         local_files_only: bool
         force_download: bool
+        commercial: bool | None
         trust_remote_code: bool | None
 
     class SeparationSettings(CallOptions, LoadingOptions, total=False):
@@ -128,8 +130,9 @@ def pipeline(
         dtype: precision of the weights; "auto" keeps the one they were saved in. Waveforms are float32 either way.
         device_map: where accelerate puts the parts of the model; not together with `device`.
         model_kwargs: further arguments of the model's `from_pretrained`.
-        **kwargs: `device`; `revision`, `token`, `cache_dir` and `local_files_only` for models on the Hub; and whatever
-            the pipeline takes in a call, to be the default of all calls.
+        **kwargs: `device`; `revision`, `token`, `cache_dir` and `local_files_only` for models on the Hub;
+            `commercial`, which refuses weights whose licence does not allow commercial use, before they are fetched;
+            and whatever the pipeline takes in a call, to be the default of all calls.
 
     Returns:
         An `AudioSeparationPipeline`; for an AudioLDM 2, a `TextToAudioPipeline`, whose calls give what those of
@@ -145,8 +148,11 @@ def pipeline(
         options = {"dtype": dtype, "device_map": device_map, "model_kwargs": model_kwargs or {}}
         return build_generator(model, **options, **kwargs)
     check_purpose(model, task)
+    commercial = kwargs.pop("commercial", None)
+    hub |= {"commercial": commercial}
     if task == TASK and (model is None or isinstance(model, str | Path)):
-        hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
+        for name in hub:
+            kwargs.pop(name, None)
         if adapter is not None:
             adapter = resolve_folder(adapter, **{**hub, "revision": kwargs.pop("adapter_revision", None)})
         name = DEFAULT_MODEL if model is None else model
@@ -157,12 +163,34 @@ def pipeline(
         if processor is None and (folder / "processor_config.json").exists():
             processor = load_processor(model, folder)
     else:
+        check_loaded(model, commercial)
         kwargs.update(dtype=dtype, device_map=device_map, model_kwargs=model_kwargs)
     if task == TASK and isinstance(processor, str | Path):
         processor = load_processor(model, Path(processor))
     if adapter is not None:
         kwargs["adapter"] = adapter
     return _build(task, model=model, processor=processor, **kwargs)
+
+
+def check_loaded(model: Any, commercial: bool | None) -> None:
+    """Refuses a loaded model, or one of another library, unless its folder says that it may be used commercially.
+
+    Args:
+        model: a model, or what transformers takes for one.
+        commercial: whether only such weights are wanted.
+
+    Raises:
+        CheckpointError: if that is wanted, and not so.
+    """
+    if not commercial or not is_wanted(commercial):
+        return
+    origin = str(getattr(getattr(model, "config", None), "name_or_path", "") or "")
+    if not os.path.isdir(origin):
+        raise CheckpointError(
+            "commercial=True needs the licence of the weights, and this model was not loaded from a folder with a "
+            "card: pass the name of a model of hubsep instead"
+        )
+    check_folder_licence(Path(origin), origin)
 
 
 def check_purpose(model: Any, task: str) -> None:

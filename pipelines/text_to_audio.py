@@ -34,6 +34,7 @@ from hubsep.errors import CheckpointError, QueryError
 from hubsep.hub.bounds import is_whole, shown
 from hubsep.hub.fetch import fetch
 from hubsep.hub.models import HUB_OPTIONS
+from hubsep.hub.published import find_published
 from hubsep.hub.resolve import check_model_name
 from hubsep.hub.wire import wire_errors
 from hubsep.models.audioldm2.configuration_audioldm2 import AudioLDM2Config
@@ -312,12 +313,15 @@ def is_audioldm2(model: Any, hub: dict[str, Any]) -> bool:
         return (SHIPPED.get(name, Path(name)) / INDEX).is_file()
     if Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         return False
+    row = find_published(name)
+    if row is not None and not row.opens:
+        return row.system == "audioldm2"
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
     with wire_errors(f"there is no folder {name!r}, and it could not be fetched from the Hub", hub.get("token")):
         try:
-            fetch(hf_hub_download, name, INDEX, **hub)
+            fetch(hf_hub_download, name, INDEX, **{key: hub[key] for key in hub if key != "commercial"})
         except EntryNotFoundError:
             return False
     return True

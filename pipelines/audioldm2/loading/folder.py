@@ -96,7 +96,7 @@ class Folder(Devices):
             strict: whether weights that are missing or left over are an error.
             on_demand: whether components are in memory only while they work. The folder has to stay where it is.
             **kwargs: components by name, used instead of the folder's, None for one that is left out; and
-                `revision`, `token`, `cache_dir`, `force_download`, `local_files_only`.
+                `revision`, `token`, `cache_dir`, `force_download`, `local_files_only`, `commercial`.
 
         Raises:
             CheckpointError: naming the file, component or tensor and the reason.

@@ -14,10 +14,13 @@ from typer.core import TyperCommand
 from ..batch.lines import say
 from ..batch.overwriting import Overwrite, check_free
 from ..conversion import convert as convert_checkpoint
-from ..errors import ConversionError
+from ..errors import CheckpointError, ConversionError
+from ..hub.commercial import check_allowed, is_wanted
+from ..hub.licences import allows_commercial_use
 from ..hub.published import find_published
 from ..registry import SYSTEMS
 from ..texts import did_you_mean
+from .commercial import Commercial
 from .settings import parse_settings
 from .values import existing, place, refusing
 
@@ -84,6 +87,7 @@ def convert(
     output: Output = None,
     licence: Licence = None,
     set_: Settings = None,
+    commercial: Commercial = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Convert published weights, of a name or a file; the result is complete or absent."""
@@ -99,8 +103,12 @@ def convert(
         )
     try:
         said = check_source_licence(found, licence)
+        if commercial or is_wanted():
+            check_allowed(found.name, allows_commercial_use(said), f"licence {said}")
     except ConversionError as error:
         raise typer.BadParameter(str(error), param_hint="--licence") from error
+    except CheckpointError as error:
+        raise typer.BadParameter(str(error), param_hint="SOURCE") from error
     check_free(target, overwrite=overwrite, source=found.path)
     path = found.path
     if found.row is not None:

@@ -22,6 +22,7 @@ from ..hub.resolve import resolve_folder, task_of
 from ..registry import TASK, TEXT_TO_AUDIO
 from ..shipped import DEFAULT_MODEL, SHIPPED
 from . import values
+from .commercial import Commercial
 
 
 class Dataset(str, Enum):
@@ -55,6 +56,7 @@ OUTPUTS = (
     "write_card",
     "benchmark",
     "overwrite",
+    "commercial",
 )  # where numbers go, not how they come about
 
 MOST = 1_000_000  # mixtures, sounds, songs or rows
@@ -240,10 +242,12 @@ def evaluate(
     picture: PictureFile = None,
     write_card: WriteCard = False,
     overwrite: Overwrite = False,
+    commercial: Commercial = False,
 ) -> None:
     """Measure a model on held-out recordings or a published test set."""
     options = dict(locals())  # every option is a field of the request
     replaced = options.pop("overwrite")
+    del options["commercial"]
     for path in (json_file, picture, output):
         if path is not None:
             check_free(path, overwrite=replaced, source=data)

@@ -15,6 +15,7 @@ from typing import Any
 from ..errors import QueryError
 from ..shipped import DEFAULT_GENERATOR
 from . import generate_arguments as given
+from .commercial import Commercial
 from .generate_order import Order, Way
 from .values import refusing
 
@@ -45,6 +46,7 @@ def generate(
     device: given.Device = None,
     dtype: given.Dtype = "float32",
     low_memory: given.LowMemory = False,
+    commercial: Commercial = False,
 ) -> None:
     """Make a recording of words; or let a recording go on, vary it, or make a part of it anew.
 

@@ -22,6 +22,7 @@ from ..batch.run import Run
 from ..errors import HubsepError
 from ..shipped import DEFAULT_MODEL, SEPARATORS
 from . import values
+from .commercial import Commercial
 from .output import finish
 from .settings import parse_settings
 
@@ -202,6 +203,7 @@ def separate(
     plot: Plot = False,
     overwrite: Overwrite = False,
     shard: Shard = None,
+    commercial: Commercial = False,
 ) -> None:
     """Separate recordings into files, with the rate, channels and length of the recording.
 

@@ -75,7 +75,7 @@ def _copy_card(folder: Path, source: Path) -> None:
 
 
 def _write_changed_card(folder: Path, source: Path) -> None:
-    fields = _fields(source)
+    fields = card_fields(source)
     published = fields.get("base_model") if fields.get("converted_from") else None
     base = str(published or fields.get("name") or source.resolve().name)
     if "name" in fields:
@@ -99,8 +99,12 @@ def scalar(text: str) -> str:
     return text if is_plain else json.dumps(text)
 
 
-def _fields(source: Path) -> dict[str, Any]:
-    """What is known of a folder: its `card.json`, or the licence and task its README names."""
+def card_fields(source: Path) -> dict[str, Any]:
+    """What is known of a folder: its `card.json`, or the licence and task its README names.
+
+    Raises:
+        HubsepError: if there is no card, or it cannot be read.
+    """
     if is_named(source / CARD):
         fields = parse_json(read_file(source, CARD, MAX_CONFIG_BYTES), CARD)
         check_card_fields(fields, CARD)
@@ -148,4 +152,4 @@ def _content(path: Path, tensor: StoredTensor) -> bytes:
         return file.read(tensor.stop - tensor.start)
 
 
-__all__ = ["CARD", "FACTS", "README", "carry_card"]
+__all__ = ["CARD", "FACTS", "README", "card_fields", "carry_card"]

@@ -30,6 +30,7 @@ def convert_apart(
     *,
     licence: str | None = None,
     workplace: Path | None = None,
+    strict: bool = False,
 ) -> str:
     """Converts files in a process of its own; the licence that the card of the result states.
 
@@ -40,6 +41,7 @@ def convert_apart(
         options: of the converter.
         licence: for the card; None for the row's.
         workplace: a folder of ours that the process works in; None for the one that the result is in.
+        strict: whether a licence that the files contradict is an error, and not taken as unknown.
 
     Raises:
         CheckpointError: if they cannot be converted.
@@ -49,7 +51,7 @@ def convert_apart(
     job = {
         "system": row.system, "source": os.path.abspath(source), "output": os.path.abspath(output),
         "licence": licence or row.licence, "options": dict(options), "megabytes": 6_144 + 4 * (size >> 20),
-        "seconds": SECONDS + SECONDS_PER_GB * (size >> 30), "written_bytes": 4 * size + (1 << 30),
+        "strict": strict, "seconds": SECONDS + SECONDS_PER_GB * (size >> 30), "written_bytes": 4 * size + (1 << 30),
     }  # fmt: skip
     environment = {name: value for name, value in os.environ.items() if not SECRET.search(name)}
     environment |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 else:
     _Model = object  # named as the second base by every model, after this mixin
 
-HUB_OPTIONS = ("token", "revision", "cache_dir", "force_download", "local_files_only")
+HUB_OPTIONS = ("token", "revision", "cache_dir", "force_download", "local_files_only", "commercial")
 MAX_SHARD_SIZE = "15MB"
 # a model whose configuration asks for more than this many times the stored numbers is a mistake or an attack
 PARAMETERS_PER_STORED = 4

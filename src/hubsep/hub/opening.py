@@ -22,6 +22,7 @@ from typing import Any
 from ..errors import CheckpointError
 from .addresses import fetch_address
 from .bounds import shown
+from .commercial import COMMERCIAL, check_commercial, is_wanted
 from .converting import convert_apart, say
 from .fetch import fetch
 from .json_files import read_json
@@ -33,7 +34,6 @@ from .wire import check_token, wire_errors
 
 
 VERSION = 1  # of what conversions write; a new one converts what is kept again
-COMMERCIAL = "HUBSEP_COMMERCIAL"  # environment variable: only weights that may be used commercially are opened
 DEFAULT_REVISION = "main"  # what transformers asks for if its caller names none
 FOLDER, RESULT, SOURCE, LOCK = "hubsep-published", "model", "source.json", ".lock"
 NOT_HERE = (
@@ -147,6 +147,7 @@ def open_published(
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
     force_download: bool = False,
+    commercial: bool | None = None,
 ) -> Path:
     """The folder of a published checkpoint, fetched and converted at the first call.
 
@@ -158,15 +159,16 @@ def open_published(
         cache_dir: where the files and the result are kept.
         local_files_only: whether nothing may be fetched.
         force_download: whether the files are fetched again; if they have changed, that is an error.
+        commercial: whether only weights that may be used commercially are opened.
 
     Raises:
         CheckpointError: if its licence is not allowed, a file cannot be fetched, is not what it was or what the table
             says, or cannot be converted.
     """
-    _check_request(row, revision, cache_dir)
+    _check_request(row, revision, cache_dir, commercial)
     kept = kept_at(row, revision, cache_dir) if listed is None else kept_of(row.name, revision, cache_dir)
     if kept.is_complete and not force_download:
-        check_commercial(row, kept.licence)
+        check_commercial(row, kept.licence, commercial=commercial)
         return kept.model
     if local_files_only or is_offline():
         raise CheckpointError(f"{row.name} {NOT_HERE}")
@@ -180,7 +182,7 @@ def open_published(
             if not kept.is_complete:
                 companions = {name: _companion(place, token, cache_dir) for name, place in row.companions.items()}
                 _convert(row, kept, files, hashes, companions)
-    check_commercial(row, kept.licence)
+    check_commercial(row, kept.licence, commercial=commercial)
     return kept.model
 
 
@@ -207,7 +209,7 @@ def convert_published(
     Raises:
         CheckpointError: as `open_published`.
     """
-    _check_request(row, None, None)
+    _check_request(row, None, None, None)
     kept = kept_at(row) if listed is None else kept_of(row.name, None, None)
     _make_room(row, kept)
     with locked(kept.lock, make=True):
@@ -222,7 +224,8 @@ def convert_published(
                 if not isinstance(value, str) or "/" not in value:
                     raise CheckpointError(f"{name} must be a folder or a repository (org/name), got {shown(value)}")
                 settings[name] = str(_companion(value, None, None))
-        return convert_apart(row, files, output, settings, licence=licence, workplace=kept.folder)
+        strict = is_wanted()
+        return convert_apart(row, files, output, settings, licence=licence, workplace=kept.folder, strict=strict)
 
 
 def _introduce(row: Published) -> None:
@@ -230,7 +233,9 @@ def _introduce(row: Published) -> None:
     say(f"{row.name}: {row.does}, by {row.authors}; licence {row.licence}{_size(row)}")
 
 
-def _check_request(row: Published, revision: str | None, cache_dir: str | os.PathLike[str] | None) -> None:
+def _check_request(
+    row: Published, revision: str | None, cache_dir: str | os.PathLike[str] | None, commercial: bool | None
+) -> None:
     """Refuses what cannot be opened, before anything is fetched.
 
     Raises:
@@ -241,7 +246,7 @@ def _check_request(row: Published, revision: str | None, cache_dir: str | os.Pat
             f"{row.name} is published where no program can fetch it. Fetch it from {row.place}; `{row.command}` makes "
             f"a folder that opens. `hubsep info {row.name}` says more."
         )
-    check_commercial(row)
+    check_commercial(row, commercial=commercial)
     if revision is not None and not isinstance(revision, str):
         raise CheckpointError(f"revision must be a text, the name of a commit, branch or tag; got {shown(revision)}")
     if cache_dir is not None and not isinstance(cache_dir, str | os.PathLike):
@@ -272,26 +277,6 @@ def _convert(
             files[0].unlink(missing_ok=True)  # the next opening fetches it again
         raise
     _write_record(kept, {"name": row.name, "place": row.place, "licence": licence, "sha256": hashes})
-
-
-def check_commercial(row: Published, licence: str | None = None) -> None:
-    """Refuses weights whose licence allows no commercial use, or is unknown, if the user wants no others.
-
-    Args:
-        row: of the table.
-        licence: of the weights, where the files said more than the table.
-
-    Raises:
-        CheckpointError: naming the licence and who says so.
-    """
-    if os.environ.get(COMMERCIAL, "").lower() in ("", "0", "false", "no"):
-        return
-    if not row.commercial or licence == "unknown":
-        stated = f"licence {row.licence}, says {row.licence_from}" if not row.commercial else "its files say otherwise"
-        raise CheckpointError(
-            f"{row.name} may not be used commercially ({stated}), and {COMMERCIAL} is set. `hubsep list --published "
-            "--commercial` lists those that may."
-        )
 
 
 def _fetched(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,12 @@ from ..shipped import DEFAULT_GENERATOR, SEPARATORS, SHIPPED
 from ..texts import did_you_mean, near
 from .atomic import recover
 from .bounds import shown
+from .cards import CARD, README
 from .checks import check_folder, read_before_checks
+from .commercial import check_commercial, check_folder_licence, is_wanted
 from .fetch import fetch
 from .layouts import holds_other_weights
-from .opening import NOT_HERE, check_commercial, is_offline, kept_of, open_published
+from .opening import NOT_HERE, is_offline, kept_of, open_published
 from .published import find_published
 from .repositories import Listing, list_repository, row_of
 from .wire import check_token, wire_errors
@@ -31,6 +33,7 @@ from .wire import check_token, wire_errors
 
 DOWNLOADED = ("*.json", "*.txt", "*.md")
 WEIGHTS = ("*.safetensors",)
+CARDS = (README, CARD)
 # models of others that people ask for, and the shipped one for the same purpose
 PEERS = {
     "demucs": "spleeter-small-4stems", "htdemucs": "spleeter-small-4stems", "mdx": "spleeter-small-4stems",
@@ -52,12 +55,14 @@ def resolve_folder(
     local_files_only: bool = False,
     force_download: bool = False,
     weights: bool = True,
+    commercial: bool | None = None,
 ) -> Path:
     """Return the folder of a model: a local one as it is, one shipped with hubsep, or a repository of the Hub.
 
     All files of a repository come from the one commit `revision` names at the time of the call. Only text and
     `.safetensors` files are fetched, and text only if `weights` is false. A repository without `.safetensors`, in a
-    layout that a converter knows, is converted at the first call, as published names are.
+    layout that a converter knows, is converted at the first call, as published names are. With `commercial`, weights
+    that may not be used commercially are refused before they are fetched (see `commercial.py`).
 
     Raises:
         CheckpointError: no such folder or repository, or it could not be fetched.
@@ -66,26 +71,28 @@ def resolve_folder(
     check_model_name(name)
     if not (path := Path(name)).exists():
         recover(path)  # the folder may be one rename away, if a process was killed while replacing it
-    if path.is_dir():
-        return path
+    wanted = is_wanted(commercial)
+    if path.is_dir() or (name in SHIPPED and not path.exists()):
+        folder = path if path.is_dir() else SHIPPED[name]
+        if wanted:
+            check_folder_licence(folder, name)
+        return folder
     if path.exists():
         raise CheckpointError(
             f"{shown(name)} is a file; name the folder it is in. `hubsep convert` reads the checkpoints of authors."
         )
-    if name in SHIPPED:
-        return SHIPPED[name]
     row = find_published(name)
     if row is not None and not row.opens:
         return open_published(
             row, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only,
-            force_download=force_download,
+            force_download=force_download, commercial=wanted,
         )  # fmt: skip
     _check_repository(name)
     if row is not None:
-        check_commercial(row)
+        check_commercial(row, commercial=wanted)
         name = str(row.repository)
     check_token(token)
-    hub = Fetching(revision, token, cache_dir, local_files_only, force_download)
+    hub = Fetching(revision, token, cache_dir, local_files_only, force_download, wanted)
     return _repository(name, hub, weights=weights)
 
 
@@ -189,6 +196,7 @@ class Fetching:
     cache_dir: str | os.PathLike[str] | None
     local_files_only: bool
     force_download: bool
+    commercial: bool
 
 
 class _OtherWeights(CheckpointError):
@@ -203,9 +211,16 @@ def _repository(name: str, hub: Fetching, *, weights: bool) -> Path:
     """
     kept = kept_of(name, hub.revision, hub.cache_dir)
     if kept.is_complete and not hub.force_download:
+        if hub.commercial:
+            check_folder_licence(kept.model, name)
         return kept.model
+    at = hub
+    if hub.commercial:
+        card = _download(name, hub, list(CARDS), look=None)
+        check_folder_licence(card, name)
+        at = replace(hub, revision=card.name)  # the commit that has this card
     try:
-        folder = _download(name, hub, [*DOWNLOADED, *(WEIGHTS if weights else ())])
+        folder = _download(name, at, [*DOWNLOADED, *(WEIGHTS if weights else ())])
     except _OtherWeights:
         return _converted(name, hub) if weights else _converted_or_texts(name, hub)
     if not weights or any(folder.rglob("*.safetensors")):
@@ -230,7 +245,7 @@ def _converted(name: str, hub: Fetching, listing: Listing | None = None) -> Path
     row = row_of(listing, token=hub.token, cache_dir=hub.cache_dir)
     return open_published(
         row, listed=listing, revision=hub.revision, token=hub.token, cache_dir=hub.cache_dir,
-        force_download=hub.force_download,
+        force_download=hub.force_download, commercial=hub.commercial,
     )  # fmt: skip
 
 
