@@ -92,23 +92,11 @@ def convert(
 ) -> None:
     """Convert published weights, of a name or a file; the result is complete or absent."""
     from ..conversion.common import OverrideError
-    from ..conversion.named import check_source_licence, fetch_and_convert
+    from ..conversion.named import fetch_and_convert
 
     overrides = parse_settings(set_ or [])
     found, target = read_words([word for word in (model_type, source, output) if word is not None])
-    if licence is None and found.licence is None:
-        raise typer.BadParameter(
-            "nobody states the licence of these weights: say it, an SPDX id such as MIT, or 'unknown'",
-            param_hint="--licence",
-        )
-    try:
-        said = check_source_licence(found, licence)
-        if commercial or is_wanted():
-            check_allowed(found.name, allows_commercial_use(said), f"licence {said}")
-    except ConversionError as error:
-        raise typer.BadParameter(str(error), param_hint="--licence") from error
-    except CheckpointError as error:
-        raise typer.BadParameter(str(error), param_hint="SOURCE") from error
+    said = checked_licence(found, licence)
     check_free(target, overwrite=overwrite, source=found.path)
     path = found.path
     if found.row is not None:
@@ -125,6 +113,32 @@ def convert(
     parts = getattr(model, "components", {"model": model}).values()
     parameters = sum(part.num_parameters() for part in parts if hasattr(part, "num_parameters"))
     say(f"{target}: {type(model).__name__}, {parameters:,} parameters, licence {said}")
+
+
+def checked_licence(source: Found, licence: str | None) -> str:
+    """The licence that goes into the card.
+
+    Raises:
+        typer.BadParameter: if nobody states one, it is none, or not the one of the source; or does not allow
+            commercial use where only that is wanted.
+    """
+    from ..conversion.named import check_source_licence
+
+    if licence is None and source.licence is None:
+        raise typer.BadParameter(
+            "nobody states the licence of these weights: say it, an SPDX id such as MIT, or 'unknown'",
+            param_hint="--licence",
+        )
+    try:
+        said = check_source_licence(source, licence)
+    except ConversionError as error:
+        raise typer.BadParameter(str(error), param_hint="--licence") from error
+    try:
+        if is_wanted():
+            check_allowed(source.name, allows_commercial_use(said), f"licence {said}")
+    except CheckpointError as error:
+        raise typer.BadParameter(str(error), param_hint="SOURCE") from error
+    return said
 
 
 class ConvertCommand(TyperCommand):

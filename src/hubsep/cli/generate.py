@@ -58,8 +58,7 @@ def generate(
     details = {"--strength": strength, "--from": start, "--to": stop, "--mix": mix, "--channel": channel}
     with refusing():
         way = chosen_way(ways, details, seconds)
-        texts = checked_prompts(prompts or [], way, candidates=candidates, say=say)
-        check_candidates(seconds, candidates)
+        texts = checked_prompts(prompts or [], way, candidates=candidates, say=say, seconds=seconds)
     sampling = {"num_inference_steps": steps, "guidance_scale": guidance, "negative_prompt": negative}
     order = Order(way, sampling, seconds, say, candidates, seed)
     loading = {"model": model, "device": device, "dtype": dtype, "low_memory": low_memory}
@@ -129,16 +128,19 @@ def check_candidates(seconds: float | None, candidates: int) -> None:
         check_amount(seconds, candidates, f"--candidates {candidates} of --seconds {seconds:g}")
 
 
-def checked_prompts(prompts: list[str], way: Way, *, candidates: int, say: str | None) -> list[str]:
+def checked_prompts(
+    prompts: list[str], way: Way, *, candidates: int, say: str | None, seconds: float | None
+) -> list[str]:
     """The prompts; an empty one where a recording is enough.
 
     Raises:
-        QueryError: if one is missing or empty, or there is something that does not go with the way.
+        QueryError: if one is missing or empty, there is something that does not go with the way, or too much is made.
     """
     if any(not prompt.strip() for prompt in prompts) or not (prompts or way.recording):
         raise QueryError('say what is to be heard, for instance: hubsep generate "rain on a tin roof" -o rain.wav')
     if way.option and (candidates > 1 or say is not None or len(prompts) > 1):
         raise QueryError(f"{way.option} makes one recording of one prompt: leave out --candidates, --say, and others")
+    check_candidates(seconds, candidates)
     return prompts or [""]
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,6 +26,9 @@ from .commercial import Commercial
 from .output import finish
 from .settings import parse_settings
 
+
+if TYPE_CHECKING:
+    from ..batch.jobs import Job
 
 Inputs = Annotated[
     list[Path],
@@ -209,7 +212,6 @@ def separate(
 
     Exit status: 0 done, 1 a recording failed, 2 the command line is wrong, 3 done, but a query means no known sound.
     """
-    from ..batch.work import work_through
     from .planning import find_jobs
 
     queries = {"queries": query or None, "negative_queries": negative or None, "query_audio": example or None}
@@ -220,6 +222,13 @@ def separate(
         here, loading = own_place(shard, device, dtype=dtype, adapter=adapter)
         run = Run(model, options, loading, storage(format_, subtype, bitrate, clip=clip, plot=plot), output, template)
         jobs = find_jobs(run, inputs, here, overwrite=overwrite)
+    carry_out(run, jobs, here, overwrite=overwrite)
+
+
+def carry_out(run: Run, jobs: list[Job], here: Place, *, overwrite: bool) -> None:
+    """Separates the recordings, and ends with what is to be said of all of them."""
+    from ..batch.work import work_through
+
     finish(*work_through(run, jobs, here, overwrite=overwrite), effect=effect_of)
 
 

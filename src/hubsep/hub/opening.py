@@ -319,13 +319,18 @@ def _fetched(
     if missing:
         doubt = f"; not sure of this row of the table: {row.unsure}" if row.unsure else ""
         raise CheckpointError(f"{row.place} does not hold {', '.join(missing)}, which {row.name} is made of{doubt}.")
-    for name, size in sizes.items():
-        if name in row.files and (folder / name).stat().st_size != size:
-            raise CheckpointError(
-                f"{name} of {row.name} has {(folder / name).stat().st_size} bytes, and the Hub listed {size}: it was "
-                "not converted."
-            )
+    _check_sizes(row, folder, sizes)
     return [folder / name for name in row.files]
+
+
+def _check_sizes(row: Published, folder: Path, sizes: Mapping[str, int]) -> None:
+    """Refuses files that are not as large as they were listed."""
+    for name in row.files:
+        size = (folder / name).stat().st_size
+        if sizes.get(name, size) != size:
+            raise CheckpointError(
+                f"{name} of {row.name} has {size} bytes, and the Hub listed {sizes[name]}: it was not converted."
+            )
 
 
 def _companion(place: str, token: str | bool | None, cache_dir: str | os.PathLike[str] | None) -> Path:
