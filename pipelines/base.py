@@ -17,7 +17,7 @@ from hubsep.adapters import load_adapter
 from hubsep.errors import AudioError, CheckpointError
 from hubsep.hub.cards import carry_card
 from hubsep.hub.copies import is_named
-from hubsep.hub.models import MAX_SHARD_SIZE, atomic_folder, check_folder
+from hubsep.hub.models import MAX_SHARD_SIZE, atomic_folder, check_folder, is_weights_of_model
 from hubsep.hub.push import README, push_folder
 
 
@@ -56,7 +56,7 @@ class AudioPipeline(Pipeline):
         Raises:
             CheckpointError: if the folder cannot be written, or loading would refuse it.
         """
-        with atomic_folder(save_directory, keep=lambda name: ".safetensors" not in name) as folder:
+        with atomic_folder(save_directory, keep=lambda name: not is_weights_of_model(name)) as folder:
             PreTrainedModel.save_pretrained(self.model, folder, max_shard_size=max_shard_size)
             if self.processor is not None:
                 self.processor.save_pretrained(folder)

@@ -17,11 +17,17 @@ import torch
 from children import KILLED, Children
 from numbered_saves import PROCESSOR, furnish, number_in, save_numbered
 from tiny import TinyModel, saved_tiny, tiny_model
+from tiny_audioldm2 import published_folder
 
+import hubsep
+from hubsep.cards import read_card, write_card
 from hubsep.errors import CheckpointError
 from hubsep.hub import atomic_folder, recover, resolve_folder, verify_manifest
 from hubsep.hub.atomic import MARKER
+from hubsep.hub.manifest import listed_files
 from hubsep.hub.processes import host
+from hubsep.shipped import SHIPPED
+from hubsep.training.separators import release
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +147,69 @@ def test_saving_keeps_what_is_not_the_model(tmp_path: Path) -> None:
     verify_manifest(target)
     (target / "link").unlink()
     assert TinyModel.from_pretrained(target).config.hidden_size == 16
+
+
+FOREIGN = (
+    "precious.safetensors", "adapter_model.safetensors", "notes.safetensors.txt", "my.safetensors.bak",
+    ".hidden.safetensors", "lora.safetensors.d/a.txt", "model-01-of-my-own.safetensors.txt",
+    "model-0riginal.safetensors",
+    ".env", "sub/deep.key", "token.txt", "run.sh", "text_encoder/mine.dat",
+)  # fmt: skip
+
+
+def others(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Files that somebody else put there: what they hold, and who may read them."""
+    found = {}
+    for name in FOREIGN:
+        path = folder / name
+        if path.is_file():
+            found[name] = (path.read_bytes(), path.stat().st_mode & 0o777)
+    return found
+
+
+@pytest.mark.parametrize("way", ["the model", "the pipeline", "a card", "a release"])
+def test_files_of_others_stay_as_private_as_they_are(way: str, tmp_path: Path) -> None:
+    """Whatever they are called, and also those that are a second name of a file elsewhere."""
+    folder, outside = tmp_path / "model", tmp_path / "outside.key"
+    separate = hubsep.pipeline(model="conv-tasnet-small")
+    separate.save_pretrained(folder)
+    for name in FOREIGN:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("mine")
+        (folder / name).chmod(0o700 if name == "run.sh" else 0o600)
+    outside.write_text("secret")
+    outside.chmod(0o600)
+    os.link(outside, folder / "linked.key")
+    before = others(folder)
+    assert len(before) == len(FOREIGN)
+    if way == "the model":
+        separate.model.save_pretrained(folder)
+    elif way == "the pipeline":
+        separate.save_pretrained(folder)
+    elif way == "a card":
+        write_card(folder, read_card(folder))
+    else:
+        release.main(None, SHIPPED["conv-tasnet-small"], folder)
+    assert others(folder) == before
+    assert outside.stat().st_mode & 0o777 == 0o600
+    listed = listed_files(folder)
+    assert "config.json" in listed
+    assert any(name.startswith("model") and name.endswith(".safetensors") for name in listed)
+    assert not {".env", "linked.key", ".hidden.safetensors"} & listed.keys(), "their sums would be published"
+
+
+def test_a_generator_replaces_no_folder_of_others(tmp_path: Path) -> None:
+    pipe = hubsep.AudioLDM2Pipeline.from_pretrained(published_folder(tmp_path / "published"))
+    (tmp_path / "mine" / "vae").mkdir(parents=True)
+    (tmp_path / "mine" / "vae" / "notes.txt").write_text("mine")
+    with pytest.raises(CheckpointError, match=r"holds 'vae/notes\.txt', which hubsep did not write and would delete"):
+        pipe.save_pretrained(tmp_path / "mine")
+    pipe.save_pretrained(tmp_path / "ours")
+    pipe.save_pretrained(tmp_path / "ours")
+    (tmp_path / "ours" / "vae" / "drawing.png").write_text("mine")
+    with pytest.raises(CheckpointError, match=r"holds 'vae/drawing\.png'"):
+        pipe.save_pretrained(tmp_path / "ours")
+    assert (tmp_path / "ours" / "vae" / "drawing.png").read_text() == "mine"
 
 
 def test_variant_stands_beside_the_model(tmp_path: Path) -> None:

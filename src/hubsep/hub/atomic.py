@@ -39,6 +39,7 @@ from .processes import host, in_use, locked
 
 
 MARKER = ".hubsep-unfinished"
+MODEL_FILES = (".json", ".model", ".safetensors", ".txt")  # of a component
 COPY_SUFFIXES = (".json", ".md", ".model", ".txt")
 RENAME_EXCHANGE = 2
 AT_FDCWD = -100
@@ -54,7 +55,8 @@ def atomic_folder(
 
     What an existing target holds is replaced. With `keep`, those of its entries stay for which `keep(name)` is true
     and the block wrote nothing of that name: small text files are there from the start, the rest is moved afterwards.
-    Without it, a target holding files that no manifest lists is refused, because they would be lost.
+    Without it, a target holding files that no manifest lists is refused, because they would be lost; with it, so are
+    such files in a folder of the target that does not stay.
 
     Raises:
         CheckpointError: the target exists and `overwrite` is false, or holds foreign files, or cannot be replaced.
@@ -74,7 +76,7 @@ def atomic_folder(
                     _copy_small_files(target, staging, keep)
         yield staging
         with _our_errors(target):
-            write_manifest(staging, skip=(MARKER,))
+            write_manifest(staging, skip=(MARKER,), share_weights=True)
             with locked(target.parent):
                 _swap(staging, target, keep)
     finally:
@@ -130,12 +132,14 @@ def _check_target(target: Path, overwrite: bool, keep: Keep | None) -> None:
         raise CheckpointError(f"{shown(str(target))} is the working folder of this process; name a folder in it.")
     if not overwrite and any(target.iterdir()):
         raise CheckpointError(f"{shown(str(target))} exists; choose another folder or allow overwriting.")
-    if keep is not None:
-        return
     own_files = {MANIFEST, *(listed_files(target) if (target / MANIFEST).is_file() else ())}
+    is_model = (target / "model_index.json").is_file()  # diffusers lists nothing
     for path in target.rglob("*"):
         name = path.relative_to(target).as_posix()
-        if name not in own_files and (path.is_symlink() or not path.is_dir()):
+        if keep is not None and ("/" not in name or keep(name.partition("/")[0])):
+            continue
+        is_own = name in own_files or (keep is not None and is_model and path.suffix in MODEL_FILES)
+        if not is_own and (path.is_symlink() or not path.is_dir()):
             raise CheckpointError(
                 f"{shown(str(target))} holds {shown(name)}, which hubsep did not write and would delete. Choose a new "
                 "folder."
@@ -230,7 +234,10 @@ def _copy_small_files(source: Path, staging: Path, keep: Keep) -> None:
         wanted = keep(path.name) and path.suffix in COPY_SUFFIXES and path.name != MANIFEST
         if wanted and path.is_file():
             with suppress(CheckpointError):  # a link is moved as it is, with what else stays
-                copy_file(source, path.name, staging / path.name)
+                copy = staging / path.name
+                copy.touch(mode=0o600)  # nobody else reads it before it has its own mode
+                copy_file(source, path.name, copy)
+                shutil.copymode(path, copy)
 
 
 def _delete(folder: Path) -> None:

@@ -2,7 +2,8 @@
 """`manifest.json`: what a folder held when it was written, by size and SHA-256.
 
 It is written last, so its presence says that the rest is complete. It holds no date and no path, so the same files
-make the same manifest. Links are not followed: the sum of a private file would be published, its mode changed.
+make the same manifest. Links are not followed. Hidden files and hard links are neither listed nor changed: the sum of
+a private file would be published. The one hidden file that belongs to a model are its results, as the Hub wants them.
 """
 
 from __future__ import annotations
@@ -16,30 +17,37 @@ from typing import Any
 from ..errors import CheckpointError
 from .bounds import shown
 from .checks import blob_folders
-from .copies import in_cache, stays_inside
+from .copies import PACKAGE, in_cache, stays_inside
 from .json_files import MAX_INDEX_BYTES, read_json
 
 
 MANIFEST = "manifest.json"
+RESULTS_FOLDER = ".eval_results"
 
 
-def write_manifest(folder: Path, *, skip: tuple[str, ...] = ()) -> None:
+def write_manifest(folder: Path, *, skip: tuple[str, ...] = (), share_weights: bool = False) -> None:
     """Put every file of a folder on the disk, list them in `manifest.json`, and put that on the disk as well.
+
+    Args:
+        folder: of a model.
+        skip: names that are not listed.
+        share_weights: whether all who may read the folder may read its weights; safetensors makes files that only
+            their owner can read. For a folder of which every weight file was just written.
 
     Raises:
         CheckpointError: the folder holds a link, other than those of the Hub's cache.
     """
     listed = {}
-    readable = folder.stat().st_mode & 0o666  # safetensors makes files that only their owner can read
+    readable = folder.stat().st_mode & 0o666
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
             in_cache(folder.resolve(), name)
-        elif path.is_file() and path.stat().st_mode & 0o666 != readable:
+        elif share_weights and path.suffix == ".safetensors" and path.is_file():
             path.chmod(readable)
         if path.is_dir() or path.is_file():
             fsync(path)
-        if path.is_file() and name not in (MANIFEST, *skip):
+        if path.is_file() and name not in (MANIFEST, *skip) and _is_listed(path, name):
             listed[name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
     text = json.dumps({"files": listed}, indent=2, sort_keys=True) + "\n"
     unfinished = folder / f".{MANIFEST}.{os.getpid()}.part"
@@ -47,6 +55,12 @@ def write_manifest(folder: Path, *, skip: tuple[str, ...] = ()) -> None:
     fsync(unfinished)
     os.replace(unfinished, folder / MANIFEST)
     fsync(folder)
+
+
+def _is_listed(path: Path, name: str) -> bool:
+    """Whether a file is the model's: not hidden, and no second name of a file that may be anywhere."""
+    hidden = any(part.startswith(".") for part in name.removeprefix(f"{RESULTS_FOLDER}/").split("/"))
+    return not hidden and (path.stat().st_nlink == 1 or path.resolve().is_relative_to(PACKAGE))
 
 
 def verify_manifest(folder: str | os.PathLike[str]) -> None:

@@ -9,6 +9,7 @@ of the modules beside this one are collected here.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -156,7 +157,7 @@ class HubsepModelMixin(_Model):
         if not is_main_process:  # takes part in gathering the weights, writes nothing
             super().save_pretrained(save_directory, is_main_process=False, **options)
             return
-        with atomic_folder(save_directory, keep=lambda name: not _is_own_weights(name, variant)) as folder:
+        with atomic_folder(save_directory, keep=lambda name: not is_weights_of_model(name, variant)) as folder:
             with _write_errors(save_directory):
                 super().save_pretrained(folder, **options)
             if (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
@@ -249,9 +250,15 @@ def _check_kinds(model: Any, tensors: list[StoredTensor]) -> None:
             raise CheckpointError(f"{shown(tensor.name)} is stored as {tensor.dtype}; the model has {held.dtype}.")
 
 
-def _is_own_weights(name: str, variant: str | None) -> bool:
+def is_weights_of_model(name: str, variant: str | None = None) -> bool:
+    """Whether a file has the name under which transformers saves a model's weights; all others are somebody else's.
+
+    Args:
+        name: of an entry of the folder.
+        variant: part of the name, such as `fp16`.
+    """
     stem = f"model.{variant}" if variant else "model"
-    return name.startswith((f"{stem}.safetensors", f"{stem}-0")) and ".safetensors" in name
+    return re.fullmatch(rf"{re.escape(stem)}(-\d{{5}}-of-\d{{5}})?\.safetensors(\.index\.json)?", name) is not None
 
 
 @contextmanager
@@ -280,6 +287,7 @@ __all__ = [
     "HubsepModelMixin",
     "atomic_folder",
     "check_folder",
+    "is_weights_of_model",
     "check_task",
     "checked_folder",
     "recover",

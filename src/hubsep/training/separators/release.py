@@ -18,7 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ...auto import AutoModelForAudioSeparation, load_processor
-from ...hub.models import atomic_folder, check_folder
+from ...hub.models import atomic_folder, check_folder, is_weights_of_model
 from ..recipe import load_recipe
 
 
@@ -54,7 +54,7 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
     recipe = load_recipe(ReleaseRecipe, config, **overrides)
     model = AutoModelForAudioSeparation.from_pretrained(data, dtype=torch.float32).eval()
     processor = load_processor(model, data)
-    with atomic_folder(output, keep=lambda name: ".safetensors" not in name) as folder:
+    with atomic_folder(output, keep=lambda name: not is_weights_of_model(name)) as folder:
         PreTrainedModel.save_pretrained(  # the plain one: this folder is atomic already
             model, folder, state_dict=stored_state(model), max_shard_size=recipe.max_shard_size
         )
