@@ -151,8 +151,8 @@ def pipeline(
     commercial = kwargs.pop("commercial", None)
     hub |= {"commercial": commercial}
     if task == TASK and (model is None or isinstance(model, str | Path)):
-        for name in hub:
-            kwargs.pop(name, None)
+        for option in hub:
+            kwargs.pop(option, None)
         if adapter is not None:
             adapter = resolve_folder(adapter, **{**hub, "revision": kwargs.pop("adapter_revision", None)})
         name = DEFAULT_MODEL if model is None else model

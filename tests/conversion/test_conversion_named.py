@@ -201,8 +201,13 @@ def test_a_published_name_converts_with_its_system_and_licence(
     assert main(["convert", SEPFORMER.upper(), "made/out", "--set", "segment_samples=64000"]) == 0
     assert not hub.seen("evil.py|optimizer.ckpt"), "only what the table names is fetched"
     hubsep.convert("sepformer", folder, "own", licence="apache-2.0", segment_samples=64_000)
-    made = {path.name: path.read_bytes() for path in Path("made/out").iterdir()}
-    assert made == {path.name: path.read_bytes() for path in Path("own").iterdir()}
+    about = {"README.md", "card.json", "manifest.json"}  # these name the repository, if there is one
+    made, own = (
+        {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.name not in about}
+        for folder in ("made/out", "own")
+    )
+    assert made == own
+    assert f"base_model: {SEPFORMER}" in Path("made/out/README.md").read_text(encoding="utf-8")
     capfd.readouterr()
     assert main(["convert", SEPFORMER, "made/out"]) == 2
     assert "--overwrite" in capfd.readouterr().err

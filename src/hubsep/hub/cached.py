@@ -117,10 +117,10 @@ def remove_cached(name: str) -> int:
         try:
             for kept in folders:
                 _remove_folder(kept.folder)
-            for repository in fetched:
-                _remove_repository(scan, repository)
-            for path in unfinished:
-                _remove_folder(path)
+            for whole in fetched:
+                _remove_repository(scan, whole)
+            for part in unfinished:
+                _remove_folder(part)
         except OSError as error:
             raise CheckpointError(f"{meant} cannot be removed: {error.strerror}: {error.filename}") from error
     return freed

@@ -36,7 +36,7 @@ PATIENCE_S = 600.0  # a Hub that is asked too often says "in five minutes"
 ANSWER_S, BYTES_PER_S = 2.0, 10_000  # what an answer and what its bytes add to that
 CHECK_S = 1.0
 AGAIN_S = 0.5
-LIBRARY = {"library_name": "hubsep", "library_version": __version__}  # who asks
+LIBRARY: dict[str, Any] = {"library_name": "hubsep", "library_version": __version__}  # who asks
 END_S = 10.0  # what was asked for once more after an error ends with the next answer
 
 # what becomes the name of a file
