@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`hubsep separate`: recordings and folders of recordings in, one file per source out.
 
-Decisions: outputs keep the input's sampling rate, channels, container and sample format (`writing.py` has the rules).
+Decisions: outputs keep the input's sampling rate, channels, container and sample format (`hubsep.batch.delivery`).
 Finished inputs are skipped when the same command is run again. An input that fails does not stop the others; the
 failures are listed at the end. Several processes share the inputs, however they were started (`hubsep.batch`).
 
