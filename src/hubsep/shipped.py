@@ -17,6 +17,7 @@ SHIPPED: dict[str, Path] = {
         "audioslots-small",
         "spleeter-small-2stems",
         "spleeter-small-4stems",
+        "meta-tasnet-small",
         "audioldm2-tiny",
     )
 }

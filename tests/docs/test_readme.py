@@ -162,7 +162,7 @@ def test_the_page_states_the_measured_numbers(model: str, names: tuple[str, ...]
         assert f"{result[name]} dB" in MEASURED or f" {result[name]} " in MEASURED, name
 
 
-@pytest.mark.parametrize("name", ["spleeter-small-2stems", "spleeter-small-4stems"])
+@pytest.mark.parametrize("name", ["spleeter-small-2stems", "spleeter-small-4stems", "meta-tasnet-small"])
 def test_the_page_states_the_measured_stems(name: str):
     result = json.loads((SHIPPED[name] / "evaluation.json").read_text(encoding="utf-8"))
     for label, row in result["classes"].items():
