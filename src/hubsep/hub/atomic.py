@@ -27,7 +27,7 @@ import shutil
 import stat
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import CheckpointError
@@ -233,11 +233,13 @@ def _copy_small_files(source: Path, staging: Path, keep: Keep) -> None:
     for path in source.iterdir() if source.is_dir() else ():
         wanted = keep(path.name) and path.suffix in COPY_SUFFIXES and path.name != MANIFEST
         if wanted and path.is_file():
-            with suppress(CheckpointError):  # a link is moved as it is, with what else stays
-                copy = staging / path.name
-                copy.touch(mode=0o600)  # nobody else reads it before it has its own mode
+            copy = staging / path.name
+            copy.touch(mode=0o600)  # nobody else reads it before it has its own mode
+            try:
                 copy_file(source, path.name, copy)
                 shutil.copymode(path, copy)
+            except CheckpointError:
+                copy.unlink()  # a link is moved as it is, with what else stays
 
 
 def _delete(folder: Path) -> None:
