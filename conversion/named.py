@@ -16,7 +16,7 @@ from typing import Any
 from hubsep.errors import ConversionError
 from hubsep.hub.bounds import shown
 from hubsep.hub.layouts import WEIGHTS
-from hubsep.hub.licences import is_stated, spelled
+from hubsep.hub.licences import as_identifier, is_stated, spelled
 from hubsep.hub.opening import convert_published, is_offline
 from hubsep.hub.published import Published, find_at, find_published, published
 from hubsep.hub.repositories import Listing, list_repository, row_of
@@ -26,9 +26,6 @@ from hubsep.texts import did_you_mean
 
 from .sources import CONVERTIBLE, licence_of, recognised
 from .writing import check_licence, check_stated
-
-
-HUB = "https://huggingface.co/"
 
 
 @dataclass(frozen=True)
@@ -94,8 +91,7 @@ def check_source_licence(source: Source, licence: str | None) -> str:
         ConversionError: if there is none, it is none, or the source states another one.
     """
     if licence is None and source.licence is not None:
-        known = spelled(source.licence)
-        return known if re.fullmatch(r"[a-z0-9][a-z0-9.+-]{0,63}", known) else "unknown"
+        return as_identifier(source.licence)
     said = check_licence(licence)
     both = is_stated(said) and is_stated(source.licence)
     if source.row is not None and both and spelled(said) != spelled(source.row.licence):

@@ -17,12 +17,11 @@ from hubsep.errors import CheckpointError, ConversionError
 from hubsep.hub.bounds import shown
 from hubsep.hub.checks import read_before_checks
 from hubsep.hub.layouts import BUNDLE, SEPFORMER, bundle_files, foreign_system
-from hubsep.hub.licences import is_stated, stated_in_readme
+from hubsep.hub.licences import is_stated, stated_in_folder
 from hubsep.registry import SYSTEMS
 
 from .archives import is_gzip, members
 from .common import offenders, read_metadata, read_tensors
-from .writing import MAX_CARD_BYTES
 
 
 WEIGHTS = (".ckpt", ".pt", ".pth", ".bin", ".safetensors", ".tar.gz", ".tgz")
@@ -72,11 +71,7 @@ def recognised(source: Path) -> tuple[str, Path]:
 
 def licence_of(source: Path) -> str | None:
     """The licence that the card in a folder of weights states to the Hub; None if there is none."""
-    readme = source / "README.md"
-    if not readme.is_file():
-        return None
-    with readme.open(encoding="utf-8", errors="replace") as file:
-        licence = stated_in_readme(file.read(MAX_CARD_BYTES))
+    licence = stated_in_folder(source)
     return licence if is_stated(licence) and licence != "other" else None
 
 

@@ -18,10 +18,10 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
-from hubsep.cards.card import MAX_CARD_BYTES, write_card
+from hubsep.cards.card import write_card
 from hubsep.errors import ConversionError
 from hubsep.hub.bounds import shown
-from hubsep.hub.licences import allows_commercial_use, is_stated, spelled, stated_in_readme
+from hubsep.hub.licences import IDENTIFIER, README, allows_commercial_use, is_stated, spelled, stated_in_folder
 from hubsep.hub.manifest import sha256
 from hubsep.hub.models import atomic_folder, check_folder
 
@@ -84,7 +84,7 @@ def check_licence(licence: str | None) -> str:
         raise ConversionError(
             "the licence of the weights is missing: pass licence= (--licence) an SPDX id such as MIT, or 'unknown'"
         )
-    if not isinstance(licence, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}", licence):
+    if not isinstance(licence, str) or not IDENTIFIER.fullmatch(licence):
         raise ConversionError(f"licence is {shown(licence)}; it must be an SPDX id such as MIT, or 'unknown'")
     return licence.lower()
 
@@ -113,12 +113,8 @@ def check_readme(licence: str, source: Path) -> None:
     Raises:
         ConversionError: if the card states another licence.
     """
-    readme = source / "README.md"
-    if not readme.is_file():
-        return
-    with readme.open(encoding="utf-8", errors="replace") as file:
-        stated = stated_in_readme(file.read(MAX_CARD_BYTES))
-    check_stated(licence, stated if stated != "other" else None, f"its {readme.name}")
+    stated = stated_in_folder(source)
+    check_stated(licence, stated if stated != "other" else None, f"its {README}")
 
 
 def card(

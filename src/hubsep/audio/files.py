@@ -177,7 +177,9 @@ class FileSource:
         sizes = claims.missing_share(self._file)
         counted = counted_samples(self._file, frames, self.channels)
         self._file.seek(position)
-        if (written := written_count(self._sound.format, log := self._sound.extra_info) or 0) > frames:
+        log = self._sound.extra_info
+        written = written_count(self._sound.format, log)
+        if written is not None and written > frames:
             counted = written
         if sizes is not None:
             declared, there = sizes

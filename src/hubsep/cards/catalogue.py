@@ -88,14 +88,13 @@ def shipped_line(folder: Path) -> tuple[str, ...]:
 
 def published_line(row: Published) -> tuple[str, ...]:
     """What is said of a published checkpoint."""
-    scores = ", ".join(f"{metric} {value}" for metric, value in row.score.items() if metric != "data")
     return (
         f"`{row.name}`",
         row.does if row.opens_by_name else f"{row.does} ({BY_HAND})",
         f"{row.sampling_rate} Hz",
         row.licence,
         allowed(row.commercial),
-        f"{scores}, on {row.score['data']}" if scores else "",
+        row.published_score,
     )
 
 

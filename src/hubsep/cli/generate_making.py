@@ -9,7 +9,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from ..batch.lines import say, taken_as
+from ..batch.lines import say, shown_while, taken_as
 from ..batch.places import check_device
 from ..texts import printable
 from .generate_files import checked_places, draw, picture_of, write
@@ -49,7 +49,9 @@ def carry_out(
     if outputs is not None:
         say(*(f"{one['path']}  made already by the same command" for one in outputs))
     else:
-        outputs = make_all(load(**loading), order, texts, recording, places, record, plot=plot)
+        with shown_while(f"opening {loading['model']}"):
+            pipe = load(**loading)
+        outputs = make_all(pipe, order, texts, recording, places, record, plot=plot)
     finish([], {str(one.get("words", one["label"])): str(one["nearest"]) for one in outputs if one.get("nearest")})
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..batch.lines import shown_while
 from ..batch.places import check_device
 from ..errors import AudioError, CheckpointError, QueryError
 from ..hub.bounds import shown
@@ -147,11 +146,6 @@ def shortest_sound(folder: Path) -> float | None:
 
 def load(model: str, device: str | None, dtype: str, low_memory: bool) -> Any:
     """The pipeline on its device, without the advice of transformers and diffusers."""
-    with shown_while(f"opening {model}"):
-        return _load(model, device, dtype, low_memory)
-
-
-def _load(model: str, device: str | None, dtype: str, low_memory: bool) -> Any:
     import torch
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging

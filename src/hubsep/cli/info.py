@@ -46,7 +46,6 @@ def info(
 def show_row(row: Published) -> None:
     """Prints a published checkpoint, a line a fact."""
     separated = ", ".join(row.sources) if isinstance(row.sources, tuple) else str(row.sources or "")
-    scores = ", ".join(f"{metric} {value}" for metric, value in row.score.items() if metric != "data")
     facts = {
         "name": row.name,
         "does": row.does,
@@ -56,7 +55,7 @@ def show_row(row: Published) -> None:
         "authors": row.authors,
         "licence": f"{row.licence}, says {row.licence_from}",
         "commercial use": "allowed" if row.commercial else "not allowed",
-        "published score": f"{scores}, on {row.score['data']}" if scores else "",
+        "published score": row.published_score,
         "published at": row.place,
         "files": ", ".join(row.files),
         "size": f"{row.megabytes} MB" if row.megabytes else "",

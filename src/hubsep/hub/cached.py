@@ -22,10 +22,10 @@ from ..errors import CheckpointError
 from ..shipped import SHIPPED
 from ..texts import did_you_mean
 from .bounds import shown
-from .licences import stated_in_readme
+from .licences import stated_in_folder
 from .opening import FOLDER, Kept, folder_name
 from .processes import locked
-from .published import find_published
+from .published import HUB, find_published
 from .resolve import INDEX, check_model_name, task_of
 
 
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 OF_A_NAME = re.compile(r"(.+)--[0-9a-f]{12}")  # folders of what was converted, see `kept_at`
 OF_THE_HUB = re.compile(r"[\w.-]+/[\w.-]+")
 REMOVED, SNAPSHOTS = ".removed", "snapshots"
-MAX_CARD_CHARACTERS = 1 << 20
-HUB = "https://huggingface.co/"
 
 
 @dataclass(frozen=True)
@@ -196,7 +194,7 @@ def _fetched(repository: CachedRepoInfo) -> Cached | None:
         return None
     return Cached(
         repository.repo_id,
-        _licence(folders[0]),
+        stated_in_folder(folders[0]) or "unknown",
         _bytes(repository.repo_path),
         repository.last_modified,
         tuple(folders),
@@ -220,14 +218,6 @@ def _purpose(folder: Path) -> str:
         return task_of(folder)
     except CheckpointError:
         return ""
-
-
-def _licence(folder: Path) -> str:
-    card = folder / "README.md"
-    if not card.is_file():
-        return "unknown"
-    with card.open(encoding="utf-8", errors="replace") as file:
-        return stated_in_readme(file.read(MAX_CARD_CHARACTERS)) or "unknown"
 
 
 def _unfinished(name: str, others: set[Path]) -> list[Path]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
@@ -18,6 +19,9 @@ from ..texts import read_front_matter
 from .card_fields import is_line
 
 
+README = "README.md"
+MAX_README_CHARACTERS = 8 << 20
+IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}")  # as SPDX has them
 UNKNOWN = frozenset({"", "unknown", "none stated", "none", "licence not stated"})
 UNNAMED = UNKNOWN | {"other"}
 ALLOWING = re.compile(
@@ -89,10 +93,25 @@ def check_card(card: Mapping[str, Any]) -> None:
 def stated_in_readme(text: str) -> str | None:
     """The licence a README states to the Hub; None if it states none, or in a way that cannot be read."""
     try:
-        licence = read_front_matter(text, "README.md").get("license")
+        licence = read_front_matter(text, README).get("license")
     except DataError:
         return None
     return licence if is_line(licence) else None
+
+
+def stated_in_folder(folder: Path) -> str | None:
+    """The licence that the README in a folder states to the Hub; None if there is none, or it states none."""
+    readme = folder / README
+    if not readme.is_file():
+        return None
+    with readme.open(encoding="utf-8", errors="replace") as file:
+        return stated_in_readme(file.read(MAX_README_CHARACTERS))
+
+
+def as_identifier(licence: str | None) -> str:
+    """A licence as a card may name it, in the Hub's spelling; "unknown" if it is none, or no name of one."""
+    name = spelled(licence or "")
+    return name if IDENTIFIER.fullmatch(name) else "unknown"
 
 
 def stated_in(text: str) -> str | None:
@@ -108,6 +127,6 @@ def stated_in(text: str) -> str | None:
 
 
 __all__ = [
-    "UNKNOWN", "allows_commercial_use", "check_agrees", "check_card", "is_stated", "spelled", "stated_in",
-    "stated_in_readme",
+    "IDENTIFIER", "README", "UNKNOWN", "allows_commercial_use", "as_identifier", "check_agrees", "check_card",
+    "is_stated", "spelled", "stated_in", "stated_in_folder", "stated_in_readme",
 ]  # fmt: skip

@@ -9,7 +9,6 @@ of the modules beside this one are collected here.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -25,7 +24,7 @@ from .checks import check_folder
 from .config import HubsepConfigMixin, config_errors, memory_errors
 from .copies import is_named
 from .json_files import read_json
-from .push import push_folder
+from .push import WEIGHTS, push_folder
 from .resolve import check_task, checked_folder, inside, resolve_folder
 from .tensors import EXPONENT_BITS, StoredTensor
 
@@ -257,8 +256,8 @@ def is_weights_of_model(name: str, variant: str | None = None) -> bool:
         name: of an entry of the folder.
         variant: part of the name, such as `fp16`.
     """
-    stem = f"model.{variant}" if variant else "model"
-    return re.fullmatch(rf"{re.escape(stem)}(-\d{{5}}-of-\d{{5}})?\.safetensors(\.index\.json)?", name) is not None
+    match = WEIGHTS.fullmatch(name)
+    return match is not None and match[1] == (f"model.{variant}" if variant else "model")
 
 
 @contextmanager

@@ -176,7 +176,7 @@ def open_published(
     with locked(kept.lock, make=True):  # it may be removed while this waits
         if not kept.is_complete or force_download:  # unless another process was first
             _introduce(row)
-            files = _fetched(row, listed or revision, token, cache_dir, force_download)
+            files = _fetched(row, listed, revision, token, cache_dir, force_download)
             hashes = {file.name: sha256(file) for file in files}
             _check_unchanged(row, kept, hashes)
             if not kept.is_complete:
@@ -214,7 +214,7 @@ def convert_published(
     _make_room(row, kept)
     with locked(kept.lock, make=True):
         _introduce(row)
-        files = _fetched(row, listed, None, None, False)
+        files = _fetched(row, listed)
         _check_unchanged(row, kept, {file.name: sha256(file) for file in files})
         settings: dict[str, Any] = {**row.options, **row.companions, **options}
         for name, value in settings.items():
@@ -281,10 +281,11 @@ def _convert(
 
 def _fetched(
     row: Published,
-    revision: str | Listing | None,
-    token: str | bool | None,
-    cache_dir: str | os.PathLike[str] | None,
-    force_download: bool,
+    listed: Listing | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    force_download: bool = False,
 ) -> list[Path]:
     """The files of a checkpoint in one folder; of a listing, at its commit and with its sizes.
 
@@ -293,8 +294,8 @@ def _fetched(
     """
     most = MAX_BYTES if row.megabytes is None else row.megabytes * 1_500_000 + ROOM
     sizes: Mapping[str, int] = {}
-    if isinstance(revision, Listing):
-        sizes, revision = revision.sizes, revision.commit
+    if listed is not None:
+        sizes, revision = listed.sizes, listed.commit
         most = sum(sizes[name] for name in row.files)
     if row.address is not None:
         folder = kept_at(row, revision, cache_dir).folder

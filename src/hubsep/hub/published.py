@@ -18,6 +18,7 @@ from ..registry import SYSTEMS
 from .bounds import shown
 
 
+HUB = "https://huggingface.co/"
 TABLE = Path(__file__).with_name("published.yaml")
 
 
@@ -86,9 +87,15 @@ class Published:
         return f"hubsep convert {self.system} FILES FOLDER --licence {self.licence}"
 
     @property
+    def published_score(self) -> str:
+        """What the authors published, and on which data; "" if nothing is known."""
+        scores = ", ".join(f"{metric} {value}" for metric, value in self.score.items() if metric != "data")
+        return f"{scores}, on {self.score['data']}" if scores else ""
+
+    @property
     def place(self) -> str:
         """Where it is published, as an address."""
-        on_the_hub = f"https://huggingface.co/{self.repository}" if self.repository else None
+        on_the_hub = f"{HUB}{self.repository}" if self.repository else None
         return self.address or on_the_hub or self.page or ""
 
 
@@ -158,4 +165,4 @@ def _row(given: dict[str, Any]) -> Published:
     return row
 
 
-__all__ = ["Published", "find_at", "find_published", "published"]
+__all__ = ["HUB", "Published", "find_at", "find_published", "published"]

@@ -10,7 +10,6 @@ that its own card states.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +21,11 @@ from ..texts import read_front_matter
 from .bounds import shown
 from .fetch import fetch
 from .layouts import FILE, KNOWN, foreign_system, holds_other_weights, system_of
-from .licences import allows_commercial_use, is_stated, spelled, stated_in_readme
+from .licences import README, allows_commercial_use, as_identifier, is_stated, stated_in_readme
 from .published import Published
 from .wire import check_token, wire_errors
 
 
-README = "README.md"
 MAX_CARD_BYTES = 1 << 20
 MOST_NAMED = 6  # files, in an error
 
@@ -97,7 +95,7 @@ def row_of(
             "that: `hubsep convert SYSTEM FILE OUTPUT --licence ID`."
         )
     system, files = layout
-    licence = _licence(card)
+    licence = as_identifier(stated_in_readme(card))
     return Published(
         name=listing.name, system=system, does=f"weights of {system}", sources=0,
         sampling_rate=SYSTEMS[system].sampling_rate, paper=SYSTEMS[system].paper,
@@ -152,12 +150,6 @@ def _words(card: str) -> list[str]:
     tags = fields.get("tags")
     words = [fields.get("library_name"), *(tags if isinstance(tags, list) else [tags])]
     return [word for word in words if isinstance(word, str)]
-
-
-def _licence(card: str) -> str:
-    """The licence that a card states, as a converter takes it; "unknown" if it states none."""
-    stated = spelled(stated_in_readme(card) or "unknown")
-    return stated if re.fullmatch(r"[a-z0-9][a-z0-9.+-]{0,63}", stated) else "unknown"
 
 
 def _held(listing: Listing) -> str:

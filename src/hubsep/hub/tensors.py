@@ -116,9 +116,7 @@ def check_places(path: Path, tensors: list[StoredTensor], *, name: str | None = 
     Raises:
         CheckpointError: naming the file and the tensor.
     """
-    for tensor in tensors:
-        if not tensor.name.endswith(WINDOW_PLACES):
-            continue
+    for tensor in (tensor for tensor in tensors if tensor.name.endswith(WINDOW_PLACES)):
         width = math.isqrt(tensor.shape[0]) if tensor.shape else 0
         expected = window_places(width) if 0 < width <= WIDEST_WINDOW else np.zeros(0, np.int64)
         with path.open("rb") as file:
