@@ -96,6 +96,8 @@ def _of_folder(folder: Path) -> tuple[str | None, Path]:
 
 
 def _of_file(file: Path) -> str | None:
+    if not file.is_file():  # a pipe would be waited for
+        raise ConversionError(f"{shown(str(file), 200)} is not a file")
     with file.open("rb") as opened:
         if opened.read(len(LFS)) == LFS:
             raise ConversionError(
@@ -122,9 +124,10 @@ def _of_tensors(file: Path) -> str | None:
     with torch.serialization.safe_globals([argparse.Namespace]):
         tensors, metadata = read_tensors(file, TABLES), read_metadata(file, TABLES)
     stated = metadata.get("model_name")
-    foreign = foreign_system([stated]) if isinstance(stated, str) else None
-    system = None if foreign else _by_name(tensors, NAMES)
-    if system is None and (foreign := foreign or _by_name(tensors, FOREIGN_NAMES)):
+    named = foreign_system([stated]) if isinstance(stated, str) else None
+    system = None if named else _by_name(tensors, NAMES)
+    foreign = named[0] if named else _by_name(tensors, FOREIGN_NAMES)
+    if system is None and foreign:
         raise ConversionError(
             f"{shown(file.name)} is {foreign}, which hubsep does not have. Systems are {', '.join(CONVERTIBLE)}"
         )

@@ -9,8 +9,9 @@ Decisions:
 - For a mistyped name, a word that others use for the same thing comes first ("steps" for `num_inference_steps`), then
   a name that differs by a few letters. Upper and lower case, hyphens and underscores are the same. Where nothing is
   near, nothing is said: a wrong guess is worse than none.
-- YAML has no tags beyond its own and no aliases, which make a few lines stand for gigabytes as soon as they are
-  printed; no nesting that exhausts a stack, and no number that is too long to be printed. What a README says to the
+- Numbers of YAML are those of its version 1.2: 1e-3 is a number, 010 is ten, and 12:30 is a text. A name that is given
+  twice is an error. There are no tags beyond YAML's own and no aliases, which make a few lines stand for gigabytes as
+  soon as they are printed; no nesting that exhausts a stack, and no number that is too long to be printed. What a README says to the
   Hub is such YAML too, and is read here and nowhere else: somebody else may have written it.
 - Names of sounds and the words people use for them are read from `data/sounds.json`: for training, and to understand
   prompts. `data/prompts.py` says what the file holds and makes prompts of it.
@@ -56,14 +57,34 @@ class _Loader(yaml.SafeLoader):
         self._levels -= 1
         return node
 
-    def construct_yaml_int(self, node: Any) -> Any:
-        number = super().construct_yaml_int(node)
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise yaml.YAMLError(f"{printable(twice[0][:80])} is given twice")
+        return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node: Any) -> int:
+        text = self.construct_scalar(node).replace("_", "")
+        number = int(text, 0) if "x" in text or "o" in text else int(text)
         if number.bit_length() > MAX_BITS:
             raise yaml.YAMLError(f"a whole number of {number.bit_length()} bits")
         return number
 
 
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+INT, FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in (INT, FLOAT)]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(INT, re.compile(r"(?:[-+]?[0-9][0-9_]*|0o[0-7]+|0x[0-9a-fA-F]+)$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    FLOAT,
+    re.compile(
+        r"(?:[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+    ),
+    list("-+.0123456789"),
+)
+_Loader.add_constructor(INT, _Loader.construct_yaml_int)
 
 
 def read_yaml(text: str, what: str) -> Any:

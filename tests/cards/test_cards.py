@@ -201,7 +201,7 @@ def test_the_list_is_short_and_names_the_way_to_the_rest(capsys: pytest.CaptureF
     assert main(["list"]) == 0
     printed = capsys.readouterr().out
     assert len(printed.splitlines()) < 40
-    assert all(f"  {name}  (" in printed for name in SHIPPED)
+    assert all(f"\n{name} " in printed for name in SHIPPED)
     assert "hubsep info NAME" in printed
     assert main(["list", "audiosep-small"]) == 2
     assert "`hubsep info audiosep-small`" in capsys.readouterr().err

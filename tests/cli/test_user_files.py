@@ -227,6 +227,16 @@ def test_no_input_is_written_over_by_a_source_of_another(
         assert listing() == before
 
 
+def test_no_example_is_written_over(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record("song.wav")
+    record("hail.wav", seed=1)
+    before = listing()
+    for more in ([], ["--overwrite"]):
+        assert run(model, "song.wav", "--example", "hail.wav", "-o", ".", "--template", "{label}.{ext}", *more) == 2
+        assert "could be written over hail.wav, an input" in " ".join(capsys.readouterr().err.split())
+        assert listing() == before
+
+
 def test_names_that_a_disk_may_take_for_one_are_refused(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     composed, decomposed = (unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD"))
     for first, second in (("Rain", "rain"), (composed, decomposed), ("stra\u00dfe", "STRASSE")):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,15 @@ def test_what_is_not_recognised_is_one_error_with_the_way_out(kind: str, tmp_pat
     says, make = OTHERS[kind]
     with pytest.raises(HubsepError, match=f"(?s){says}"):
         recognised(make(tmp_path))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
+def test_a_pipe_is_not_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "pipe.pth")
+    with pytest.raises(HubsepError, match="is not a file"):
+        recognised(tmp_path / "pipe.pth")
+    assert main(["convert", str(tmp_path / "pipe.pth"), str(tmp_path / "out"), "--licence", "mit"]) == 2
+    assert "is a pipe or a device" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(

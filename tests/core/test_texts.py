@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import time
 from pathlib import Path
@@ -105,12 +106,23 @@ def test_a_template_of_names_is_filled_in_and_not_computed(template: str) -> Non
     "text",
     ["a: [" * 3_000, "a: 2020-99-99", "a:\n\t- b: [", "a: !!python/object/apply:os.system [x]", "? [a, b]\n: 1",
      "a: &a [1]\nb: *a", "a: \0", "a: \udcff", "- x\n" * 30_000, "[" * 999 + "]" * 999, "- " * 3_000 + "x",
-     "a: 0x" + "f" * 9_000, "a: 1" + ":1" * 9_000, "a: 1" + ":1" * 9_000 + ".5", "a: !!int ''", "a: !!bool x",
+     "a: 0x" + "f" * 9_000, "a: !!int 1:1", "a: 1\nb: 2\na: 3", "a: {b: 1, b: 2}", "a: !!int ''", "a: !!bool x",
      "a: !!timestamp x", "a: !!float ''", "a: 2026-01-01T00:00:00+99:00"],
 )  # fmt: skip
 def test_yaml_that_is_no_settings_is_one_error(text: str) -> None:
     with pytest.raises(DataError, match="settings of mine"):
         read_yaml(text, "settings of mine")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 0.001), ("1E3", 1_000.0), ("2.", 2.0), (".5", 0.5), ("-.5e1", -5.0), ("010", 10), ("-7", -7),
+     ("0x1F", 31), ("0o17", 15), ("1_000", 1_000), ("12:30", "12:30"), ("1:1.5", "1:1.5"), ("089", 89), (".inf", math.inf),
+     ("1e", "1e"), ("'1e-3'", "1e-3"), ("e3", "e3"), ("true", True), ("", None)],
+)  # fmt: skip
+def test_numbers_are_what_people_mean(text: str, value: object) -> None:
+    read = read_yaml(text, "settings of mine")
+    assert (type(read), read) == (type(value), value)
 
 
 @pytest.mark.parametrize(

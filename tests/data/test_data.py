@@ -315,3 +315,11 @@ def test_folders_that_do_not_keep_the_contract(tmp_path: Path, text: str | None,
 
 def test_groups_name_known_groups():
     assert {group_of(label) for label in catalogue()["sounds"]} <= set(catalogue()["groups"])
+
+
+def test_who_names_speakers_need_not_say_that_it_is_speech(tmp_path: Path) -> None:
+    (tmp_path / "metadata.csv").write_text("path,speaker\na.wav,Ann\nb.wav,Bob\n")
+    assert [row["label"] for row in read_metadata(tmp_path)] == ["speech", "speech"]
+    (tmp_path / "metadata.csv").write_text("path,source_id\na.wav,1\n")
+    with pytest.raises(DataError, match=r"must have the columns path .* and label"):
+        read_metadata(tmp_path)

@@ -161,6 +161,9 @@ def test_tables_that_do_not_keep_the_layout_are_refused(table: Path, tmp_path: P
     ):
         with pytest.raises(DataError, match=reason):
             read_table(write_rows(tmp_path / "bad.csv", [{**good, **change}]), table.parent)
+    (tmp_path / "blank.csv").write_text("mixture,target,caption\n\n\ngone.wav,target0.wav,dog\n")
+    with pytest.raises(DataError, match="line 4: there is no recording"):
+        read_table(tmp_path / "blank.csv", table.parent)
     with pytest.raises(DataError, match="it lacks caption"):
         read_table(write_rows(tmp_path / "bad.csv", [{"mixture": "a", "target": "b"}]))
     with pytest.raises(DataError, match=r"is the \.csv with mixture, target, caption"):

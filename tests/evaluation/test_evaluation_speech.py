@@ -180,6 +180,12 @@ def test_the_command_measures_separators_of_speakers(
     assert "Conversation of 0.2 minutes, same gender" in conversations(result)[0]
     assert main([*command, "--speakers", "3", "--overwrite"]) != 0
     assert "for 3 the model has 2 outputs" in capsys.readouterr().err
+    for place in (data / "metadata.csv", data / "0_0.wav", tmp_path / "model" / "config.json"):
+        before = place.read_bytes()
+        for option in ("--json", "--picture"):
+            assert main([*command, option, str(place), "--overwrite"]) == 2
+            assert "which is read; write to another place" in " ".join(capsys.readouterr().err.split())
+        assert place.read_bytes() == before
     rows = result["conditions"]
     assert {"nobody, a hum", "a lone speaker", "two women", "two men", "two speakers in a room"} <= set(rows)
     assert "two speakers, another sound 5 dB below" not in rows, "no other sound was given"

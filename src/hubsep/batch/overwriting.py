@@ -1,14 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rule of commands that write one thing: what is there stays, unless the user says `--overwrite`."""
+"""The rule of commands that write one thing: what is there stays, unless the user says `--overwrite`; what they read
+stays always."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from .jobs import SUFFIXES
 
+
+READ = SUFFIXES | {".csv", ".safetensors"}
+SETTINGS = ("config.json", "index.json", "card.json", "manifest.json", "tokenizer.json")  # how names of these end
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 
 
@@ -31,4 +37,21 @@ def check_free(path: Path, *, overwrite: bool, source: Path | None = None) -> No
         raise typer.BadParameter(f"{path} is there already; choose another place, or replace it with --overwrite")
 
 
-__all__ = ["Overwrite", "check_free"]
+def check_not_read(path: Path, folders: Iterable[Path | str | None]) -> None:
+    """Refuses a file that a command reads: a recording, a table, weights or settings of a folder it was given.
+
+    Raises:
+        typer.BadParameter: naming the file.
+    """
+    is_read = path.is_file() and (path.suffix.lower() in READ or path.name.endswith(SETTINGS))
+    for folder in folders:
+        if (
+            is_read
+            and folder is not None
+            and Path(folder).is_dir()
+            and path.resolve().is_relative_to(Path(folder).resolve())
+        ):
+            raise typer.BadParameter(f"{path} is part of {folder}, which is read; write to another place")
+
+
+__all__ = ["Overwrite", "check_free", "check_not_read"]

@@ -77,14 +77,20 @@ def find_forms(jobs: Sequence[Job], writing: Mapping[str, Any]) -> dict[Job, For
     return forms
 
 
-def check_apart(naming: Naming, forms: Mapping[Job, Form | None]) -> None:
+def check_apart(naming: Naming, forms: Mapping[Job, Form | None], examples: Sequence[Path] = ()) -> None:
     """Refuses a run in which two files would have one name, or one the name of an input.
+
+    Args:
+        naming: of its files.
+        forms: of its inputs.
+        examples: other recordings that are read.
 
     Raises:
         HubsepError: naming both.
     """
-    inputs = {key_of(job.source): job.source for job in forms}
-    numbers = {_number(job.source): job.source for job in forms}
+    sources = [*(job.source for job in forms), *examples]
+    inputs = {key_of(source): source for source in sources}
+    numbers = {_number(source): source for source in sources}
     taken: dict[str, tuple[Job, str]] = {}
     for job, form in forms.items():
         # the ending is left open: a.wav and a.flac would share the file that says they are finished

@@ -28,9 +28,10 @@ from ..hub.bounds import shown
 from ..hub.card_fields import check_card_fields
 from ..hub.cards import CARD, README
 from ..hub.copies import in_cache, is_named, read_file
-from ..hub.json_files import parse_json
+from ..hub.json_files import parse_json, read_json
 from ..hub.licences import check_agrees, check_card
 from ..hub.manifest import MANIFEST, write_manifest
+from ..registry import SYSTEMS
 from ..shipped import SHIPPED
 from .results import (
     conditions_table,
@@ -211,6 +212,13 @@ def licence_of(card: Mapping[str, Any]) -> str:
     return str(card.get("licence_name", card["licence"]))
 
 
+def rate_of(folder: Path, card: Mapping[str, Any]) -> int:
+    """The sampling rate of a model in a folder, in Hz: as configured, else that of its system."""
+    config = folder / "config.json"
+    stated = read_json(config).get("sampling_rate") if config.is_file() else None
+    return int(stated or SYSTEMS[card["model_type"]].sampling_rate)
+
+
 def commercial_use(card: Mapping[str, Any]) -> str:
     """Whether the weights may be used commercially, as a sentence."""
     answers = {True: "Commercial use is allowed.", False: "Commercial use is not allowed."}
@@ -300,6 +308,6 @@ def _json(content: Mapping[str, Any]) -> str:
 
 
 __all__ = [
-    "card_files", "card_text", "commercial_use", "finetuned_card", "licence_of", "main", "read_card", "render_card",
-    "render_index", "results_table", "sounds_of", "write_card",
+    "card_files", "card_text", "commercial_use", "finetuned_card", "licence_of", "main", "rate_of", "read_card",
+    "render_card", "render_index", "results_table", "sounds_of", "write_card",
 ]  # fmt: skip

@@ -11,11 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..hub.json_files import read_json
 from ..hub.published import Published, published
 from ..registry import SYSTEMS
 from ..shipped import SHIPPED
-from .card import REPOSITORY, licence_of, read_card
+from .card import REPOSITORY, licence_of, rate_of, read_card
 
 
 PAGE = REPOSITORY / "docs" / "models.md"
@@ -75,12 +74,10 @@ def table(head: Iterable[str], lines: Iterable[tuple[str, ...]]) -> str:
 def shipped_line(folder: Path) -> tuple[str, ...]:
     """What is said of a model of the package."""
     card = read_card(folder)
-    config = folder / "config.json"
-    rate = read_json(config).get("sampling_rate") if config.is_file() else None
     return (
         f"[{card['name']}](../src/hubsep/checkpoints/{folder.name}/README.md)",
         str(card["summary"]).partition(". ")[0].rstrip("."),
-        f"{rate or SYSTEMS[card['model_type']].sampling_rate} Hz",
+        f"{rate_of(folder, card)} Hz",
         licence_of(card),
         allowed(card["commercial"]),
     )

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..batch.overwriting import check_free
+from ..batch.overwriting import check_free, check_not_read
 from ..hub.file_names import key_of
 from ..hub.resolve import resolve_folder, task_of
 from ..registry import TASK, TEXT_TO_AUDIO
@@ -251,6 +251,7 @@ def evaluate(
     for path in (json_file, picture, output):
         if path is not None:
             check_free(path, overwrite=replaced, source=data)
+            check_not_read(path, (data, model, classifier, noise))
     if json_file is not None and picture is not None and key_of(json_file) == key_of(picture):
         raise typer.BadParameter(f"--json and --picture are both {picture}; name them apart")
     measure(options.pop("context"), **options)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..cards.card import licence_of, read_card
+from ..cards.card import licence_of, rate_of, read_card
 from ..cards.results import COLUMNS, headline
 from ..hub.published import Published, find_published, published
 from ..shipped import DEFAULT_MODEL, SHIPPED
@@ -69,15 +69,18 @@ def show_shipped(name: str) -> None:
     """Prints a model of the package, a line a fact."""
     card = read_card(SHIPPED[name])
     results = card.get("results", {})
+    files = [path for path in SHIPPED[name].rglob("*") if path.is_file()]
     facts = {
         "name": name,
         "does": card["summary"],
+        "rate": f"{rate_of(SHIPPED[name], card)} Hz",
         "system": f"{card['model_type']}, {card['paper']}",
         "licence": licence_of(card),
         "commercial use": "allowed" if card["commercial"] else "not allowed",
         "trained on": "; ".join(dict.fromkeys(_data_name(entry) for entry in card["training_data"])),
-        "quality": "; ".join(_figure(*figure) for figure in headline_figures(results).items()),
+        "quality": "; ".join(figure(*item) for item in headline_figures(results).items()),
         "measured with": results.get("command", ""),
+        "size": f"{sum(path.stat().st_size for path in files) / 1e6:.0f} MB",
         "folder": str(SHIPPED[name]),
         "opens": "by its name",
     }
@@ -98,19 +101,20 @@ def show_facts(facts: Mapping[str, str]) -> None:
             print(f"{label + ':':<{MARGIN}}{fact if label in COPIED else in_lines(fact, MARGIN)}")
 
 
-def in_lines(text: str, indent: int) -> str:
-    """A text in lines of at most 100 characters, narrower where the terminal is; whole words only, indented but for
-    the first."""
-    width = min(MAX_WIDTH, max(40, shutil.get_terminal_size((MAX_WIDTH, 24)).columns))
+def in_lines(text: str, indent: int, longest: int = MAX_WIDTH) -> str:
+    """A text in lines of at most `longest` characters, narrower where the terminal is; whole words only, indented but
+    for the first."""
+    width = min(longest, max(40, shutil.get_terminal_size((longest, 24)).columns))
     options: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
     lines = textwrap.wrap(text, width - indent, **options)
     return f"\n{' ' * indent}".join(lines)
 
 
-def _figure(name: str, value: float) -> str:
+def figure(name: str, value: float) -> str:
+    """A figure of an evaluation: the name that people know it by, and its unit."""
     label, _, metric = name.rpartition(": ")
     heading, _, unit = COLUMNS[metric].partition(", ")
-    return f"{label}{': ' * bool(label)}{heading} {value} {unit}".strip()
+    return f"{label}{': ' * bool(label)}{heading} {round(value, 2)} {unit}".strip()
 
 
 def _data_name(entry: str | dict[str, Any]) -> str:
@@ -119,4 +123,4 @@ def _data_name(entry: str | dict[str, Any]) -> str:
     return f"{entry['name']} ({entry['licence']})" if "licence" in entry else str(entry["name"])
 
 
-__all__ = ["headline_figures", "in_lines", "info"]
+__all__ = ["figure", "headline_figures", "in_lines", "info"]

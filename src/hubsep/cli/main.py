@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The commands, and what they have in common: one line per error, and the exit status.
 
-Exit status: 0 done; 1 the work failed, with a line that says why; 2 the command line is wrong; 130 interrupted.
+Exit status: 0 done; 1 the work failed, with a line that says why; 2 the command line is wrong; 3 done, but a
+text was not understood; 130 interrupted.
 """
 
 from __future__ import annotations

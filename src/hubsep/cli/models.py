@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
 from typing import Annotated, Any
 
 import typer
 
 from ..batch.lines import say
-from ..cards.card import licence_of, read_card
+from ..cards.card import licence_of, rate_of, read_card
 from ..errors import CheckpointError, DataError
 from ..hub.checks import read_before_checks
 from ..hub.resolve import resolve_folder
@@ -18,10 +20,12 @@ from ..registry import SYSTEMS
 from ..shipped import DEFAULT_MODEL, SHIPPED
 from . import values
 from .cached import show_cached
-from .info import headline_figures, in_lines
+from .info import figure, headline_figures, in_lines
 from .published import show_published
 
 
+WIDTH = 80  # characters of a line
+COLUMNS = "{:<25}{:>8}  {:<13}  {:<8}  {}"  # at most that many
 SHORT = 50  # letters; a first sentence of fewer is shown with the next
 
 
@@ -114,14 +118,17 @@ def models(
 
 def show_all(cards: Sequence[dict[str, Any]], *, commercial: bool) -> None:
     """Prints models and systems, and where more is told."""
-    print("Shipped models" + (" that allow commercial use" if commercial else ""))
+    print(COLUMNS.format("shipped with hubsep", "rate", "licence", "use", "measured"))
     for card in cards:
         show_card(card)
-    print("\nSystems")
+    if commercial:
+        print("\nOnly those that allow commercial use.")
+    print("\nsystem")
     for system in SYSTEMS.values():
-        print(f"  {system.model_type}  {system.task}, {system.sampling_rate} Hz, {system.paper}")
+        print(f"{system.model_type:<12}{system.task:<19}{system.paper}")
     print("\n`hubsep info NAME` says all of one model: its data, its quality.")
-    print("`hubsep list --published` prints models that others published, --cached those you fetched.")
+    print("`hubsep list --published` prints models that others published, --cached those")
+    print("you fetched. SDRi, SI-SNRi: how much better than the mixture. mean: of stems.")
 
 
 def show_training(cards: Sequence[Mapping[str, Any]]) -> None:
@@ -132,10 +139,22 @@ def show_training(cards: Sequence[Mapping[str, Any]]) -> None:
 
 def show_card(card: dict[str, Any]) -> None:
     """Prints a model, and in a line what it is for."""
-    use = "commercial use allowed" if card["commercial"] else "no commercial use"
-    print(f"  {card['name']}  ({card['model_type']}; licence {licence_of(card)}; {use})")
+    rate, use = f"{rate_of(Path(card['folder']), card)} Hz", "any" if card["commercial"] else "research"
+    figures = card["results"]["figures"] if "results" in card else {}
+    print(COLUMNS.format(card["name"], rate, licence_of(card), use, in_a_word(figures)).rstrip())
     short = card["summary"].find(". ", SHORT)  # where the first sentences end that say something
-    print(f"    {in_lines(card['summary'][: short + 1] if short > 0 else card['summary'], 4)}")
+    print(f"    {in_lines(card['summary'][: short + 1] if short > 0 else card['summary'], 4, WIDTH)}")
+
+
+def in_a_word(figures: Mapping[str, float]) -> str:
+    """The first figure; of several stems their mean, over the data that was measured last."""
+    if not figures:
+        return ""
+    name = next(iter(figures))
+    *_, metric = name.split(": ")
+    data = [*figures][-1].partition(": ")[0]
+    values = [value for label, value in figures.items() if label.startswith(data) and label.endswith(f": {metric}")]
+    return figure(metric, mean(values)) + " mean" if values else figure(metric, figures[name])
 
 
 __all__ = ["models", "shipped_cards"]

@@ -42,7 +42,8 @@ def find_jobs(run: Run, inputs: list[Path], place: Place, *, overwrite: bool) ->
         check_template(run.template)
     except HubsepError as error:
         raise typer.BadParameter(str(error).removeprefix("template "), param_hint="--template") from error
-    for example in run.options["query_audio"] or ():
+    examples = [Path(example) for example in run.options["query_audio"] or ()]
+    for example in examples:
         try:
             open_audio(example).close()
         except AudioError as error:
@@ -50,11 +51,11 @@ def find_jobs(run: Run, inputs: list[Path], place: Place, *, overwrite: bool) ->
     jobs, left_out = collect_jobs(inputs, run.output)
     if place.leader:
         warn(*left_out)
-    check_apart(Naming(run.output, run.template, (), run.writing), dict.fromkeys(jobs))
+    check_apart(Naming(run.output, run.template, (), run.writing), dict.fromkeys(jobs), examples)
     forms = find_forms(jobs, run.writing)
     check_part(run, forms)
     naming = Naming(run.output, run.template, planned_labels(run), run.writing)
-    check_apart(naming, forms)
+    check_apart(naming, forms, examples)
     if not overwrite:
         check_kept(naming, forms, run.settings)
     check_writable(run.output)

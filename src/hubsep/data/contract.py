@@ -31,7 +31,7 @@ from tqdm.auto import tqdm
 
 from ..audio.reader import SPLIT_IT, read_audio, resample
 from ..errors import DataError
-from .recordings import Clip, groups_of
+from .recordings import SPEECH, Clip, groups_of
 from .tables import file_column, inside, is_file, is_folder, read_table
 
 
@@ -54,9 +54,10 @@ def read_rows(data: Any, kind: str) -> list[Row]:
     """
     rows = _table(Path(data), kind) if isinstance(data, str | Path) else _dataset(data, kind)
     needed = KINDS[kind]
-    for number, row in enumerate(rows, 2):
+    for number, row in enumerate(rows):
         if not row[needed]:
-            raise DataError(f"row {number} ({row['path']}): {needed} is empty; say what is heard, or remove the row")
+            line = getattr(row, "line", number)
+            raise DataError(f"row {line} ({row['path']}): {needed} is empty; say what is heard, or remove the row")
     return rows
 
 
@@ -66,15 +67,15 @@ def _table(folder: Path, kind: str) -> list[Row]:
         raise DataError(f"there is no folder {folder}")
     if not table.is_file():
         raise DataError(f"{folder} has no metadata.csv; write one with the columns path and {needed}")
-    rows: list[Row] = [dict(row) for row in read_table(table)]
+    rows = read_table(table)
     named = file_column(table, rows[0], [needed])
     root = folder.resolve()
-    for number, row in enumerate(rows, 2):
-        path = inside(root, row[named], f"{table}, row {number}")
+    for row in rows:
+        path = inside(root, row[named], f"{table}, row {row.line}")
         if not row[named] or not (is_file(path) or (kind == "songs" and is_folder(path))):
-            raise DataError(f"{table}, row {number}: there is no {row[named]!r} in {folder}")
+            raise DataError(f"{table}, row {row.line}: there is no {row[named]!r} in {folder}")
         row["path"] = str(path)
-    return rows
+    return list[Row](rows)
 
 
 def _dataset(data: Any, kind: str) -> list[Row]:
@@ -111,7 +112,7 @@ def read_clips(rows: Sequence[Row], kind: str, sampling_rate: int, corpus: str) 
         samples = (np.clip(mono, -1, 1 - 2**-15) * 32_768).astype(np.int16)
         if not samples.any():
             raise DataError(f"{row['path']} is silent; remove its row")
-        label = "speech" if kind == "speakers" else row["label"].strip()
+        label = SPEECH if kind == "speakers" else row["label"].strip()
         group = row["speaker"] if kind == "speakers" else group
         clips.append(Clip(samples, (label,), group, corpus, row["path"], row.get("gender") or ""))
     return clips

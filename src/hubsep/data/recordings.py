@@ -22,9 +22,10 @@ from tqdm.auto import tqdm
 from ..audio.reader import SPLIT_IT, read_audio, resample
 from ..errors import DataError
 from .prompts import canonical_label
-from .tables import file_column, inside, read_table
+from .tables import Row, file_column, inside, read_table
 
 
+SPEECH = "speech"  # the label of a recording of which only the speaker is named
 GROUPING = ("speaker", "source_id", "group")  # columns whose value two recordings of one group share
 
 
@@ -48,13 +49,13 @@ class Clip:
 
 def read_metadata(
     folder: Path, *, commercial_only: bool = False, columns: tuple[str, ...] = ("path", "label")
-) -> list[dict[str, str]]:
+) -> list[Row]:
     """The rows of a folder's `metadata.csv`, with `path` (or what `file_name` names) made absolute.
 
     Args:
         folder: that holds the file.
         commercial_only: whether to leave out rows whose `commercial` is not True.
-        columns: that must be there.
+        columns: that must be there; where a speaker is named, the label need not be, and is "speech".
 
     Raises:
         DataError: if the file, a column or a recording is missing, or a path leaves the folder.
@@ -63,10 +64,13 @@ def read_metadata(
     if not table.is_file():
         raise DataError(f"{folder} has no metadata.csv; write one with the columns {' and '.join(columns)}")
     rows = read_table(table)
+    if "label" in columns and "speaker" in rows[0]:
+        for row in rows:
+            row.setdefault("label", SPEECH)
     named = file_column(table, rows[0], [name for name in columns if name != "path"])
     root = folder.resolve()
-    for number, row in enumerate(rows, 2):
-        row["path"] = str(inside(root, row[named], f"{table}, row {number}"))
+    for row in rows:
+        row["path"] = str(inside(root, row[named], f"{table}, row {row.line}"))
     return [row for row in rows if not commercial_only or row.get("commercial", "").lower() == "true"]
 
 

@@ -15,6 +15,18 @@ MAX_COLUMNS = 1_000
 FILE_COLUMNS = ("path", "file_name", "file")  # the second is that of `datasets`' audio folders
 
 
+class Row(dict[str, str]):
+    """The cells of a row, by the names of their columns.
+
+    Attributes:
+        line: of the file, on which it ends; the first is 1.
+    """
+
+    def __init__(self, cells: Mapping[str, str], line: int) -> None:
+        super().__init__(cells)
+        self.line = line
+
+
 def file_column(table: Path, row: Mapping[str, str], others: Sequence[str]) -> str:
     """The column that names the recordings.
 
@@ -33,7 +45,7 @@ def file_column(table: Path, row: Mapping[str, str], others: Sequence[str]) -> s
     return named
 
 
-def read_table(table: Path) -> list[dict[str, str]]:
+def read_table(table: Path) -> list[Row]:
     """The rows of a CSV by the names of its header; a byte order mark is no part of the first name.
 
     Raises:
@@ -73,7 +85,7 @@ def read_table(table: Path) -> list[dict[str, str]]:
             )
         if any("\0" in cell for cell in row):
             raise DataError(f"{table}, row {line}: a cell holds the character NUL, so this is no table of text")
-    return [dict(zip(header, row, strict=True)) for _, row in rows]
+    return [Row(dict(zip(header, row, strict=True)), line) for line, row in rows]
 
 
 def inside(folder: Path, name: str, where: str) -> Path:
@@ -113,4 +125,4 @@ def is_file(path: Path) -> bool:
         return False
 
 
-__all__ = ["FILE_COLUMNS", "file_column", "inside", "is_file", "is_folder", "read_table"]
+__all__ = ["FILE_COLUMNS", "Row", "file_column", "inside", "is_file", "is_folder", "read_table"]

@@ -60,13 +60,13 @@ def read_table(table: Path, root: Path | None = None) -> list[Row]:
     if missing:
         raise DataError(f"{table} must have the columns {', '.join(COLUMNS)}; it lacks {', '.join(missing)}")
     rows = []
-    for number, entry in enumerate(entries, start=2):
+    for entry in entries:
         mixture, target = ((root or table.parent) / entry[name] for name in ("mixture", "target"))
         for path in (mixture, target):
             if not tables.is_file(path):
-                raise DataError(f"{table}, line {number}: there is no recording {path}")
+                raise DataError(f"{table}, line {entry.line}: there is no recording {path}")
         if not entry["caption"].strip():
-            raise DataError(f"{table}, line {number}: the caption is empty")
+            raise DataError(f"{table}, line {entry.line}: the caption is empty")
         rows.append(Row(mixture, target, entry["caption"].strip(), (entry.get("label") or "").strip()))
     return rows
 

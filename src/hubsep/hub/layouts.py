@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable, Mapping
 SEPFORMER = ("hyperparams.yaml", "encoder.ckpt", "decoder.ckpt", "masknet.ckpt")
 BUNDLE = (".index", ".data-00000-of-00001")  # TensorFlow's, which Spleeter is published as
 MOST_BYTES = 16 << 30  # of a checkpoint; the largest published one has 7.2 GB
+RE_SEPFORMER = "a RE-SepFormer"
 FILE = re.compile(r"[\w+-][\w.+-]{0,200}")  # directly in a repository
 # endings of weights that others save
 WEIGHTS = (
@@ -31,15 +32,27 @@ SAID = (
     ("audiomae", "audiomae", (".pth", ".pt")),
     ("audioldm2", "audioldm2", (".pth", ".ckpt")),
 )
-# systems that people look for here, by how their names begin, without hyphens and in lower case
+# systems that people look for here, by the shipped model for the same purpose: how their names begin, without hyphens
+# and in lower case, and what they are called
 FOREIGN = {
-    "dprnn": "a DPRNN", "dptnet": "a DPTNet", "dccrn": "a DCCRNet", "dcunet": "a DCUNet", "sudormrf": "a SuDoRM-RF",
-    "lstmtasnet": "an LSTM-TasNet", "xumx": "an X-UMX", "demask": "a DeMask", "htdemucs": "a Demucs",
-    "demucs": "a Demucs", "openunmix": "an Open-Unmix", "umx": "an Open-Unmix", "bsroformer": "a RoFormer",
-    "melbandroformer": "a RoFormer", "roformer": "a RoFormer", "mossformer": "a MossFormer",
-    "tfgridnet": "a TF-GridNet", "tigersep": "a TIGER", "bandit": "a Bandit", "scnet": "an SCNet",
-    "mdx": "an MDX-Net", "metricgan": "a MetricGAN", "resepformer": "a RE-SepFormer", "waveunet": "a Wave-U-Net",
-    "musicgen": "a MusicGen", "audiogen": "an AudioGen", "stableaudio": "a Stable Audio", "tango": "a Tango",
+    "conv-tasnet-small": {
+        "dprnn": "a DPRNN", "dptnet": "a DPTNet", "sudormrf": "a SuDoRM-RF", "lstmtasnet": "an LSTM-TasNet",
+        "mossformer": "a MossFormer", "tfgridnet": "a TF-GridNet", "tigersep": "a TIGER", "resepformer": RE_SEPFORMER,
+    },
+    "conv-tasnet-live": {
+        "dccrn": "a DCCRNet", "dcunet": "a DCUNet", "demask": "a DeMask", "metricgan": "a MetricGAN",
+    },
+    "spleeter-small-4stems": {
+        "xumx": "an X-UMX", "htdemucs": "a Demucs", "demucs": "a Demucs", "openunmix": "an Open-Unmix",
+        "umx": "an Open-Unmix", "mdx": "an MDX-Net", "scnet": "an SCNet", "waveunet": "a Wave-U-Net",
+    },
+    "spleeter-small-2stems": {
+        "bsroformer": "a RoFormer", "melbandroformer": "a RoFormer", "roformer": "a RoFormer", "uvr": "a UVR model",
+    },
+    "audiosep-small": {"bandit": "a Bandit", "samaudio": "a SAM Audio", "zeroshotsep": "a zero-shot separator"},
+    "audioldm2-tiny": {
+        "musicgen": "a MusicGen", "audiogen": "an AudioGen", "stableaudio": "a Stable Audio", "tango": "a Tango",
+    },
 }  # fmt: skip
 KNOWN = (
     "hubsep opens folders that it wrote (config.json and .safetensors), SpeechBrain's SepFormers (hyperparams.yaml, "
@@ -74,12 +87,17 @@ def holds_other_weights(paths: Iterable[str]) -> bool:
     return any(name.endswith(WEIGHTS) for name in names) and not any(name.endswith(".safetensors") for name in names)
 
 
-def foreign_system(words: Iterable[str]) -> str | None:
-    """The first well-known system, with its article, that hubsep does not have and one of the words begins with."""
-    for word in words:
-        for name, system in FOREIGN.items():
-            if plain(word).startswith(name):
-                return system
+def foreign_system(words: Iterable[str]) -> tuple[str, str] | None:
+    """The first well-known system that hubsep does not have and one of the words begins with.
+
+    Returns:
+        The system, with its article, and the shipped model for the same purpose.
+    """
+    for word in map(plain, words):
+        for peer, systems in FOREIGN.items():
+            for name, system in systems.items():
+                if word.startswith(name):
+                    return system, peer
     return None
 
 
@@ -96,4 +114,7 @@ def bundle_files(names: Iterable[str]) -> tuple[str, ...]:
     return bundles[0] if len(bundles) == 1 else ()
 
 
-__all__ = ["BUNDLE", "KNOWN", "SEPFORMER", "bundle_files", "foreign_system", "holds_other_weights", "system_of"]
+__all__ = [
+    "BUNDLE", "KNOWN", "RE_SEPFORMER", "SEPFORMER",
+    "bundle_files", "foreign_system", "holds_other_weights", "system_of",
+]  # fmt: skip

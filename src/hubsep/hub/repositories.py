@@ -20,7 +20,7 @@ from ..registry import SYSTEMS
 from ..texts import read_front_matter
 from .bounds import shown
 from .fetch import fetch
-from .layouts import FILE, KNOWN, foreign_system, holds_other_weights, system_of
+from .layouts import FILE, KNOWN, RE_SEPFORMER, foreign_system, holds_other_weights, system_of
 from .licences import README, allows_commercial_use, as_identifier, is_stated, stated_in_readme
 from .published import Published
 from .wire import check_token, wire_errors
@@ -83,10 +83,10 @@ def row_of(
     words = [*_words(card), *listing.words]
     layout = system_of(listing.sizes, words)
     foreign = foreign_system([listing.name.rpartition("/")[2]]) or foreign_system(words)
-    if foreign is not None and (layout is None or "asteroid" in words or foreign == "a RE-SepFormer"):
+    if foreign is not None and (layout is None or "asteroid" in words or foreign[0] == RE_SEPFORMER):
         raise CheckpointError(
-            f"{listing.name} is {foreign}, which hubsep does not have. `hubsep list` and `hubsep list --published` "
-            "print the models that open."
+            f"{listing.name} is {foreign[0]}, which hubsep does not have. {foreign[1]} is there for the same purpose; "
+            "`hubsep list` and `hubsep list --published` print all that open."
         )
     if layout is None:
         raise CheckpointError(

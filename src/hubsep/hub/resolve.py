@@ -24,7 +24,7 @@ from .cards import CARD, README
 from .checks import check_folder, read_before_checks
 from .commercial import check_commercial, check_folder_licence, is_wanted
 from .fetch import fetch
-from .layouts import holds_other_weights
+from .layouts import foreign_system, holds_other_weights
 from .opening import NOT_HERE, is_offline, kept_of, open_published
 from .published import find_published
 from .repositories import Listing, list_repository, row_of
@@ -34,14 +34,6 @@ from .wire import check_token, wire_errors
 DOWNLOADED = ("*.json", "*.txt", "*.md")
 WEIGHTS = ("*.safetensors",)
 CARDS = (README, CARD)
-# models of others that people ask for, and the shipped one for the same purpose
-PEERS = {
-    "demucs": "spleeter-small-4stems", "htdemucs": "spleeter-small-4stems", "mdx": "spleeter-small-4stems",
-    "open-unmix": "spleeter-small-4stems", "umx": "spleeter-small-4stems", "roformer": "spleeter-small-2stems",
-    "uvr": "spleeter-small-2stems", "sam-audio": "audiosep-small", "zeroshot-sep": "audiosep-small",
-    "dprnn": "conv-tasnet-small", "mossformer": "conv-tasnet-small", "musicgen": "audioldm2-tiny",
-    "audiogen": "audioldm2-tiny", "stable-audio": "audioldm2-tiny", "tango": "audioldm2-tiny",
-}  # fmt: skip
 INDEX = "model_index.json"
 LONGEST_NAME, LONGEST_PATH = 255, 4_000  # bytes of a part, characters of all: what nearly every system takes
 
@@ -118,11 +110,11 @@ def check_peers(name: str) -> None:
     Raises:
         CheckpointError: naming the shipped model for the same purpose.
     """
-    plain = name.casefold().replace("_", "-")
-    peer = next((each for each in PEERS if plain.startswith(each)), None) if "/" not in name else None
-    if peer is not None:
+    foreign = foreign_system([name]) if "/" not in name else None
+    if foreign is not None:
+        system, peer = foreign
         raise CheckpointError(
-            f"{shown(name)} is no model of hubsep. {PEERS[peer]} does what {peer} is known for; `hubsep list` and "
+            f"{shown(name)} is no model of hubsep. {peer} does what {system} is known for; `hubsep list` and "
             "`hubsep list --published` print all names, and others are folders, or repositories of the Hub (org/name)."
         )
 
