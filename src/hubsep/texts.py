@@ -11,8 +11,8 @@ Decisions:
   near, nothing is said: a wrong guess is worse than none.
 - Numbers of YAML are those of its version 1.2: 1e-3 is a number, 010 is ten, and 12:30 is a text. A name that is given
   twice is an error. There are no tags beyond YAML's own and no aliases, which make a few lines stand for gigabytes as
-  soon as they are printed; no nesting that exhausts a stack, and no number that is too long to be printed. What a README says to the
-  Hub is such YAML too, and is read here and nowhere else: somebody else may have written it.
+  soon as they are printed; no nesting that exhausts a stack, and no number that is too long to be printed. What a
+  README says to the Hub is such YAML too, and is read here and nowhere else: somebody else may have written it.
 - Names of sounds and the words people use for them are read from `data/sounds.json`: for training, and to understand
   prompts. `data/prompts.py` says what the file holds and makes prompts of it.
 """

@@ -117,8 +117,8 @@ def test_yaml_that_is_no_settings_is_one_error(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "value"),
     [("1e-3", 0.001), ("1E3", 1_000.0), ("2.", 2.0), (".5", 0.5), ("-.5e1", -5.0), ("010", 10), ("-7", -7),
-     ("0x1F", 31), ("0o17", 15), ("1_000", 1_000), ("12:30", "12:30"), ("1:1.5", "1:1.5"), ("089", 89), (".inf", math.inf),
-     ("1e", "1e"), ("'1e-3'", "1e-3"), ("e3", "e3"), ("true", True), ("", None)],
+     ("0x1F", 31), ("0o17", 15), ("1_000", 1_000), ("12:30", "12:30"), ("1:1.5", "1:1.5"), ("089", 89),
+     (".inf", math.inf), ("1e", "1e"), ("'1e-3'", "1e-3"), ("e3", "e3"), ("true", True), ("", None)],
 )  # fmt: skip
 def test_numbers_are_what_people_mean(text: str, value: object) -> None:
     read = read_yaml(text, "settings of mine")

@@ -18,23 +18,11 @@ from pathlib import Path, PurePosixPath
 from ..audio.formats import FORMATS
 from ..audio.reader import open_audio
 from ..errors import HubsepError
+from ..hub.file_names import DOUBTFUL, SUFFIXES
 from ..pipelines.names import check_fields, file_name, portable
 from .records import RecordFile
 
 
-SUFFIXES = frozenset(
-    (
-        ".aif .aifc .aiff .au .bwf .caf .flac .mp2 .mp3 .oga .ogg .opus .rf64 .snd .w64 .wav .wave "
-        ".3g2 .3gp .avi .f4a .m4a .m4b .m4r .m4v .mka .mkv .mov .mp4 .qt .weba .webm"
-    ).split()
-)
-# endings of recordings that can be read or not, by what they hold; others are left out
-DOUBTFUL = frozenset(
-    (
-        ".aac .ac3 .adts .amr .ape .awb .dff .dsf .dts .eac3 .flv .gsm .ircam .m2ts .m4p .mpc .mpeg .mpg .mpga .mts "
-        ".nist .paf .pvf .ra .rm .sf .sph .spx .tak .ts .tta .vob .voc .wma .wmv .wv"
-    ).split()
-)
 MARKER, PICTURE = "separated", "spectrograms"
 FIELDS = ("name", "file", "label", "stem", "ext")  # the stem is the label
 
@@ -157,4 +145,4 @@ def check_template(template: str) -> None:
         raise HubsepError(f"template {template!r} must end in .{{ext}}, the ending of the format")
 
 
-__all__ = ["FIELDS", "MARKER", "PICTURE", "SUFFIXES", "Job", "check_template", "collect_jobs"]
+__all__ = ["FIELDS", "MARKER", "PICTURE", "Job", "check_template", "collect_jobs"]

@@ -4,13 +4,14 @@ stays always."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .jobs import SUFFIXES
+from ..hub.file_names import SUFFIXES
 
 
 READ = SUFFIXES | {".csv", ".safetensors"}
@@ -37,20 +38,15 @@ def check_free(path: Path, *, overwrite: bool, source: Path | None = None) -> No
         raise typer.BadParameter(f"{path} is there already; choose another place, or replace it with --overwrite")
 
 
-def check_not_read(path: Path, folders: Iterable[Path | str | None]) -> None:
+def check_not_read(path: Path, folders: Iterable[str | os.PathLike[str] | None]) -> None:
     """Refuses a file that a command reads: a recording, a table, weights or settings of a folder it was given.
 
     Raises:
         typer.BadParameter: naming the file.
     """
     is_read = path.is_file() and (path.suffix.lower() in READ or path.name.endswith(SETTINGS))
-    for folder in folders:
-        if (
-            is_read
-            and folder is not None
-            and Path(folder).is_dir()
-            and path.resolve().is_relative_to(Path(folder).resolve())
-        ):
+    for folder in map(Path, filter(None, folders)):
+        if is_read and folder.is_dir() and path.resolve().is_relative_to(folder.resolve()):
             raise typer.BadParameter(f"{path} is part of {folder}, which is read; write to another place")
 
 

@@ -200,12 +200,8 @@ def existing(*, file: bool = True, folder: bool = True, query: bool = False) -> 
         if (path.is_dir() and not folder) or (path.is_file() and not file):
             other = "folder" if path.is_dir() else "file"
             raise typer.BadParameter(f"{_shown(word)} is a {other}, and a {kind} is wanted here")
-        if path.exists() and not (
-            path.is_dir() or path.is_file()
-        ):  # to read it would be to wait for who writes into it
-            raise typer.BadParameter(
-                f"{_shown(word)} is a pipe or a device; write what comes out of it to a file first"
-            )
+        if path.exists() and not path.is_dir() and not path.is_file():  # who reads it waits for whoever writes
+            raise typer.BadParameter(f"{_shown(word)} is a pipe or a device; write what comes out of it to a file")
         if not os.access(path, os.R_OK):
             raise typer.BadParameter(f"{_shown(word)} cannot be read: it leads nowhere, or you may not read it")
         return path

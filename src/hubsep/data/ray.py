@@ -15,9 +15,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ..batch.corpus import TEMPLATE, SeparateRecordings, Task
-from ..batch.jobs import SUFFIXES
 from ..batch.storage import find_filesystem
 from ..errors import DataError
+from ..hub.file_names import SUFFIXES
 from ..pipelines.separation.options import check_names
 from ..shipped import DEFAULT_MODEL
 
