@@ -32,6 +32,7 @@ from .names import UNET, VAE, VOCODER, backward, phoneme_pairs, squeezed, unet_p
 LANGUAGE = "cond_stage_models.0."
 INNER = f"{LANGUAGE}cond_stage_models."  # 0: CLAP, 1: T5 or phonemes, 2: AudioMAE
 MARKS = 32
+PARTS = {"vocoder": "SpeechT5HifiGan", "text_encoder": "ClapModel"}  # those that another may stand in for
 AUDIO = r"audio_model\.audio_encoder\."
 BLOCK = rf"{AUDIO}(?P<block>layers\.\d+\.blocks\.\d+)\."
 LEAF = r"(?P<leaf>[^.]+)"
@@ -76,12 +77,13 @@ def write_original(source: Path, output: Path, licence: str) -> Any:
         The pipeline.
 
     Raises:
-        ConversionError: the file cannot be written.
+        ConversionError: the file cannot be written, or a part has no place in it.
         CheckpointError: the folder cannot be loaded.
     """
     from hubsep.pipelines.audioldm2.pipeline import AudioLDM2Pipeline
 
     pipe = AudioLDM2Pipeline.from_pretrained(source)
+    check_parts(pipe)
     unfinished = output.with_name(f"{output.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -93,6 +95,20 @@ def write_original(source: Path, output: Path, licence: str) -> Any:
     finally:
         unfinished.unlink(missing_ok=True)
     return pipe
+
+
+def check_parts(pipe: Any) -> None:
+    """Refuses a pipeline with parts that the authors' layout has no place for, such as another vocoder.
+
+    Raises:
+        ConversionError: naming the part.
+    """
+    for part, kind in PARTS.items():
+        found = type(getattr(pipe, part)).__name__
+        if found != kind:
+            raise ConversionError(
+                f"the {part} is a {found}, and the authors' files have a {kind} there: this model has no such file"
+            )
 
 
 def original_tensors(pipe: Any) -> dict[str, Tensor]:

@@ -6,8 +6,9 @@ Decisions:
 - transformers is told when it has imported the module that holds the table in question. Classes are imported when they
   are looked up, not in the middle of transformers' own imports.
 - Who takes a class out of a table gets that class, and no stand-in: it can be subclassed, compared and asked for.
-- transformers looks on the Hub for every name that is no folder, and has no place to be told of others. Its one
-  function that looks for files is given the folder of a name that only hubsep knows; nothing else of it is changed.
+- transformers looks on the Hub for every name that is no folder, and has no place to be told of others. Its function
+  that looks for files is given the folder of a name that only hubsep knows, and two more do not ask the Hub for such a
+  name: without a network they would wait half a minute for an answer. Nothing else of it is changed.
 """
 
 from __future__ import annotations
@@ -39,17 +40,45 @@ def open_names(hub: ModuleType) -> None:
     Args:
         hub: `transformers.utils.hub`, which looks for all files.
     """
-    look_up = hub.cached_files
-    if hasattr(look_up, MARK):
-        return
+    for name, around in ASKING.items():
+        function = getattr(hub, name, None)  # not each release has all of them
+        if function is None or hasattr(function, MARK):
+            continue
+        wrapped = functools.wraps(function)(functools.partial(around, function))
+        setattr(wrapped, MARK, True)
+        for module in [each for path, each in sys.modules.items() if path.partition(".")[0] == "transformers"]:
+            if vars(module).get(name) is function:
+                setattr(module, name, wrapped)
 
-    @functools.wraps(look_up)
-    def cached_files(path_or_repo_id: Any, *args: Any, **kwargs: Any) -> Any:
-        options = {name: value for name, value in kwargs.items() if name in HUB_OPTIONS}
-        return look_up(folder_of(path_or_repo_id, **options) or path_or_repo_id, *args, **kwargs)
 
-    setattr(cached_files, MARK, True)
-    hub.cached_files = cached_files  # type: ignore[attr-defined]
+def _look_up(function: Callable[..., Any], path_or_repo_id: Any, *args: Any, **kwargs: Any) -> Any:
+    """Files: of a name that only hubsep knows those in its folder."""
+    options = {name: value for name, value in kwargs.items() if name in HUB_OPTIONS}
+    return function(folder_of(path_or_repo_id, **options) or path_or_repo_id, *args, **kwargs)
+
+
+def _resolve(function: Callable[..., Any], path_or_repo_id: Any, revision: Any = None, **kwargs: Any) -> Any:
+    """The commit of a revision; that of a name that only hubsep knows is found when its files are."""
+    return revision if is_known(path_or_repo_id) else function(path_or_repo_id, revision, **kwargs)
+
+
+def _list_templates(function: Callable[..., list[str]], repo_id: Any, **kwargs: Any) -> list[str]:
+    """Templates of a chat, of which no separator has any."""
+    return [] if is_known(repo_id) else function(repo_id, **kwargs)
+
+
+# what transformers asks the Hub for, by a name that comes first
+ASKING: dict[str, Callable[..., Any]] = {
+    "cached_files": _look_up, "resolve_revision": _resolve, "list_repo_templates": _list_templates,
+}  # fmt: skip
+
+
+def is_known(name: Any) -> bool:
+    """Whether only hubsep knows a name: the Hub does not have it, or not as transformers wants it."""
+    if not isinstance(name, str) or not name or len(name) > LONGEST_NAME or Path(name).exists():
+        return False
+    row = find_published(name)
+    return name in SHIPPED or (row is not None and not row.opens)
 
 
 def folder_of(name: Any, **options: Any) -> str | None:
@@ -62,13 +91,10 @@ def folder_of(name: Any, **options: Any) -> str | None:
     Raises:
         CheckpointError: if it is such a name, and cannot be fetched or converted.
     """
-    if not isinstance(name, str) or not name or len(name) > LONGEST_NAME or Path(name).exists():
+    if not is_known(name):
         return None
     if name in SHIPPED:
         return str(SHIPPED[name])
-    row = find_published(name)
-    if row is None or row.opens:
-        return None
     from .hub.resolve import resolve_folder
 
     return str(resolve_folder(name, **options))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import unicodedata
@@ -18,6 +19,7 @@ from tiny_conv_tasnet import tiny_conv_tasnet
 
 from hubsep.audio.formats import FORMATS, check_written
 from hubsep.audio.writer import AudioWriter
+from hubsep.batch.explain import in_options
 from hubsep.cli import main
 from hubsep.errors import AudioError
 from hubsep.hub.file_names import key_of
@@ -280,6 +282,30 @@ def run_process(model: Path, *arguments: str, **environment: str) -> subprocess.
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("offset_s must be at least 0", "--offset must be at least 0"),
+        ("take less offset_s.", "take less --offset."),
+        ("offset_s.wav does not exist", "offset_s.wav does not exist"),
+        ("in/offset_s/a.wav and 'only_active' are there", "in/offset_s/a.wav and 'only_active' are there"),
+        ("my-on_short is a folder", "my-on_short is a folder"),
+    ],
+)
+def test_names_of_files_are_not_taken_for_arguments(message: str, line: str) -> None:
+    assert in_options(message) == line
+
+
+@pytest.mark.slow
+def test_a_closed_output_is_no_error(model: Path) -> None:
+    for redirect in (">&-", "2>&-", ">&- 2>&-"):
+        command = f"{shlex.quote(sys.executable)} -m hubsep list {redirect}"
+        done = subprocess.run(
+            command, shell=True, env={**os.environ, "PYTHONPATH": str(SOURCES)}, capture_output=True, check=False
+        )
+        assert (done.returncode, b"Traceback" in done.stderr) == (0, False), redirect
+
+
 @pytest.mark.slow
 def test_names_and_queries_without_a_locale(model: Path) -> None:
     record("in/\u96e8.wav")
@@ -352,11 +378,17 @@ def test_what_a_folder_run_leaves_out_is_said(model: Path, capsys: pytest.Captur
         record(f"in/{name}")  # what a file holds decides, never its name
     for name in ("notes.txt", "cover.jpg", "g.wma", "no ending", ".hidden.wav"):
         Path("in", name).write_text("no recording")
+    Path("elsewhere").mkdir()
+    Path("in", "link").symlink_to("../elsewhere")
+    Path("in", "gone.wav").symlink_to("nowhere.wav")
     assert run(model, "in", "-o", "out", "--format", "wav") == 0
     assert {path.parent.name for path in Path("out").rglob("rain.wav")} == {"a", "b", "c", "d", "e", "f"}
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("left out: in/g.wma: what it holds cannot be read")
     assert lines[1].startswith("left out of in: 1 .jpg, 1 .txt, 1 no ending: ")
+    assert lines[2] == "left out: in/gone.wav: a link that leads nowhere"
+    assert lines[3] == "left out: in/link: a link to a folder; name it itself"
+    assert lines[4].startswith("left out of in: hidden recordings (1)")
 
 
 def test_generated_files_replace_nothing_unasked(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ What a converted U-Net, VAE and vocoder make is compared with what the same weig
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from hubsep.conversion.audioldm2.names import (
 from hubsep.conversion.audioldm2.networks import RATES, original_heads, unet_fields, vae_fields, vocoder_fields
 from hubsep.conversion.audioldm2.parts import split
 from hubsep.errors import ConversionError
+from hubsep.shipped import SHIPPED
 
 
 SUMS = {"terms": 64 * 9, "layers": 40}  # channels times taps, sums in a row
@@ -237,6 +239,22 @@ def test_the_command_line_converts_there_and_back(
     same(states(convert("audioldm2", file, **settings)), states(pipe))
     with pytest.raises(ConversionError, match="in diffusers' layout already"):
         convert("audioldm2", folder, tmp_path / "again", licence="CC-BY-NC-SA-4.0")
+
+
+def test_a_model_of_other_parts_has_no_way_back_and_is_not_written_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = tmp_path / "tiny"
+    shutil.copytree(SHIPPED["audioldm2-tiny"], tiny)
+    weights = tiny / "vae" / "diffusion_pytorch_model.safetensors"
+    before = weights.read_bytes()
+    command = ["convert", "audioldm2", str(tiny), "--licence", "CC-BY-4.0"]
+    assert main([*command[:3], str(tmp_path / "back.safetensors"), *command[3:]]) == 1
+    assert "the vocoder is a GriffinLimVocoder" in capsys.readouterr().err
+    assert main([*command[:3], str(weights), *command[3:], "--overwrite"]) == 2
+    assert "is part of" in " ".join(capsys.readouterr().err.split())
+    assert weights.read_bytes() == before
+    assert not (tmp_path / "back.safetensors").exists()
 
 
 @pytest.mark.parametrize("kind", ["base", "large", "speech"])

@@ -178,6 +178,9 @@ def test_the_command_measures_separators_of_speakers(
     assert f"{told['wrong_s']} of {told['seconds']} spoken seconds on the wrong output" in printed
     assert "| **all** | 4 |" in results_table(result)
     assert "Conversation of 0.2 minutes, same gender" in conversations(result)[0]
+    (tmp_path / "link.json").symlink_to(tmp_path / "nowhere.json")
+    assert main([*command, "--json", str(tmp_path / "link.json")]) == 2
+    assert "is there already" in capsys.readouterr().err
     assert main([*command, "--speakers", "3", "--overwrite"]) != 0
     assert "for 3 the model has 2 outputs" in capsys.readouterr().err
     for place in (data / "metadata.csv", data / "0_0.wav", tmp_path / "model" / "config.json"):

@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import transformers
+from hub_server import HubServer
 
 from hubsep.cli.main import main
 from hubsep.errors import CheckpointError
@@ -62,6 +65,13 @@ def test_a_folder_of_that_name_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     (tmp_path / "speechbrain" / "sepformer-wsj02mix").mkdir(parents=True)
     assert resolve_folder("speechbrain/sepformer-wsj02mix").is_dir()
+
+
+def test_transformers_asks_no_hub_for_a_model_of_the_package(hub: HubServer) -> None:
+    build: Any = transformers.pipeline
+    build("audio-separation", model="audiosep-small", device="cpu")
+    transformers.AutoConfig.from_pretrained("conv-tasnet-small")
+    assert not hub.requests, "without a network each of them is half a minute"
 
 
 def test_the_list_fits_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:

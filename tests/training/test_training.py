@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shutil
+import signal
 from dataclasses import MISSING, fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
@@ -344,6 +345,26 @@ def test_what_is_written_goes_through_no_link(tmp_path: Path):
     write_whole(tmp_path / "curve.json", "[]")
     assert not (tmp_path / "elsewhere").exists()
     assert (tmp_path / "curve.json").read_text() == "[]"
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_half_one(tmp_path: Path):
+    resource: Any = pytest.importorskip("resource", reason="a limit on sizes of files is of POSIX")
+    place = tmp_path / "numbers.json"
+    write_whole(place, "[1]")
+    place.chmod(0o600)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            write_whole(place, "[" + "1," * 500 + "1]")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    assert [path.name for path in tmp_path.iterdir()] == ["numbers.json"]
+    assert place.read_text() == "[1]"
+    write_whole(place, "[2]")
+    assert (place.read_text(), place.stat().st_mode & 0o777) == ("[2]", 0o600)
 
 
 RECIPES_FOLDER = Path(audiosep.__file__).parents[1] / "recipes"

@@ -29,6 +29,14 @@ LESS_MEMORY = (
     "shorter parts take less (--duration, --seconds), and so does less at once (--batch-size, --candidates, "
     "--set batch_size=1) or --low-memory"
 )
+# arguments of Python, and the options for them; not where they are a part of a file's name
+OPTIONS = {
+    "only_active": "--only-active", "on_short": "--on-short", "offset_s": "--offset",
+    "duration_s": "--duration", "model_options": "--set", "negative_queries": "--negative",
+    "query_audio": "--example", "num_inference_steps": "--steps", "guidance_scale": "--guidance",
+    "negative_prompt": "--negative", "num_waveforms_per_prompt": "--candidates",
+}  # fmt: skip
+NOT_BEFORE, NOT_AFTER = r"(?<![\w./\\'\"-])", r"(?![\w/\\'\"-]|\.\w)"
 # (what is said in Python, what a command says); the longer ones first
 WORDS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), words)
@@ -50,22 +58,12 @@ WORDS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
             r'load it with pipeline\("audio-separation", model=\.\.\.\)\.',
             "`hubsep separate --model` takes it.",
         ),
-        (r"\bonly_active\b", "--only-active"),
         (r'pass on_short="warn" to use what is there', "--on-short warn uses what is there"),
-        (r"\bon_short\b", "--on-short"),
-        (r"\boffset_s\b", "--offset"),
-        (r"\bduration_s\b", "--duration"),
-        (r"\bmodel_options\b", "--set"),
-        (r"\bnegative_queries\b", "--negative"),
-        (r"\bquery_audio\b", "--example"),
         (r"pass query_embeds or processor=", "save it again together with its processor"),
         (r"load it with dtype=torch\.float32", "load it with --dtype float32"),
         (r" \(config\.known_sounds\)", " (hubsep list --sounds MODEL)"),
-        (r"\bnum_inference_steps\b", "--steps"),
-        (r"\bguidance_scale\b", "--guidance"),
         (r"\bnegative_prompt=", "--negative "),
-        (r"\bnegative_prompt\b", "--negative"),
-        (r"\bnum_waveforms_per_prompt\b", "--candidates"),
+        *((f"{NOT_BEFORE}{name}{NOT_AFTER}", option) for name, option in OPTIONS.items()),
     )
 )
 
@@ -86,6 +84,9 @@ def explain(error: Exception) -> str:
     if isinstance(error, OSError):
         return of_system(error)
     text = " ".join(str(error).split()) or type(error).__name__
+    if number := re.search(r"\(os error (\d+)\)", text):  # as safetensors says it
+        way = WAYS.get(int(number[1]))
+        return shortened(text) + (f"; {way}" if way else "")
     if is_out_of_memory(error):
         return f"there is not enough memory for this: {shortened(text)}; {LESS_MEMORY}"
     return f"unexpected {type(error).__name__}: {text}; run it again with {DEBUG} for a traceback to report"

@@ -76,11 +76,12 @@ def collect_jobs(inputs: Sequence[Path], output: Path) -> tuple[list[Job], list[
         if path.is_dir():
             if path.resolve().is_relative_to(results):
                 raise HubsepError(f"the results would go among the recordings of {path}; choose another --output")
-            files = [file for file in sorted(path.rglob("*")) if not _is_result(file, path, results)]
+            entries = sorted(path.rglob("*"))
+            files = [file for file in entries if not _is_result(file, path, results)]
             sources = [file for file in files if _is_recording(file)]
             if not sources:
                 raise HubsepError(f"{path} holds no recording ({' '.join(sorted(SUFFIXES))})")
-            left_out += _describe_others(path, set(files) - set(sources))
+            left_out += [*_describe_others(path, set(files) - set(sources)), *_describe_no_files(path, entries)]
             jobs += [Job(file, PurePosixPath(file.relative_to(path).as_posix())) for file in sources]
         elif path.exists():
             jobs.append(Job(path, PurePosixPath(path.name)))
@@ -120,6 +121,22 @@ def _is_recording(path: Path) -> bool:
     except (HubsepError, OSError):
         return False
     return True
+
+
+def _describe_no_files(top: Path, entries: Iterable[Path]) -> list[str]:
+    """What looks like recordings and is not read, a line each: hidden files by their number, links, pipes."""
+    lines, hidden = [], 0
+    for path in entries:
+        is_named_so = path.suffix.lower() in SUFFIXES
+        if any(part.startswith(".") for part in path.relative_to(top).parts):
+            hidden += is_named_so and path.is_file()
+        elif path.is_symlink() and path.is_dir():
+            lines.append(f"left out: {path}: a link to a folder; name it itself")
+        elif is_named_so and not path.is_file() and not path.is_dir():
+            lines.append(f"left out: {path}: a {'link that leads nowhere' if path.is_symlink() else 'pipe or device'}")
+    if hidden:
+        lines.append(f"left out of {top}: hidden recordings ({hidden}); name such a file itself to separate it")
+    return lines
 
 
 def _describe_others(top: Path, others: Iterable[Path]) -> list[str]:

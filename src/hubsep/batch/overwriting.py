@@ -30,9 +30,9 @@ def check_free(path: Path, *, overwrite: bool, source: Path | None = None) -> No
     Raises:
         typer.BadParameter: naming the place.
     """
-    if not path.exists():
+    if not os.path.lexists(path):  # writing through a link that leads nowhere would make a file elsewhere
         return
-    if source is not None and source.exists() and path.samefile(source):
+    if source is not None and source.exists() and path.exists() and path.samefile(source):
         raise typer.BadParameter(f"{path} is what is read; write to another place")
     if not overwrite and not (path.is_dir() and not any(path.iterdir())):
         raise typer.BadParameter(f"{path} is there already; choose another place, or replace it with --overwrite")

@@ -18,7 +18,6 @@ converted and fine-tuned models have the same fields:
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from ..hub.cards import CARD, README
 from ..hub.copies import in_cache, is_named, read_file
 from ..hub.json_files import parse_json, read_json
 from ..hub.licences import check_agrees, check_card
-from ..hub.manifest import MANIFEST, write_manifest
+from ..hub.manifest import MANIFEST, write_manifest, write_whole
 from ..registry import SYSTEMS
 from ..shipped import SHIPPED
 from .results import (
@@ -109,9 +108,7 @@ def write_card(folder: Path, card: Mapping[str, Any]) -> None:
     for name, text in files.items():
         path = folder / name
         path.parent.mkdir(exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-        unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, path)
+        write_whole(path, text)
     if (folder / MANIFEST).is_file():
         write_manifest(folder)
 

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from ..batch.lines import say
-from ..batch.overwriting import Overwrite, check_free
+from ..batch.overwriting import Overwrite, check_free, check_not_read
 from ..conversion import convert as convert_checkpoint
 from ..errors import CheckpointError, ConversionError
 from ..hub.commercial import check_allowed, is_wanted
@@ -98,6 +98,7 @@ def convert(
     found, target = read_words([word for word in (model_type, source, output) if word is not None])
     said = checked_licence(found, licence)
     check_free(target, overwrite=overwrite, source=found.path)
+    check_not_read(target, [found.path])
     path = found.path
     if found.row is not None:
         path, said = fetch_and_convert(found, target, overrides, licence)

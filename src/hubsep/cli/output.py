@@ -80,7 +80,8 @@ def forgiving() -> Iterator[None]:
     for stream in streams:
         if hasattr(stream, "reconfigure"):  # a terminal or locale that lacks a letter gets its escape
             stream.reconfigure(errors="backslashreplace")
-    sys.stdout, sys.stderr = (Forgiving(stream) for stream in streams)
+    # one that is closed is None, and no file that is opened later may take its number
+    sys.stdout, sys.stderr = (Forgiving(stream or open(os.devnull, "w")) for stream in streams)  # noqa: SIM115
     try:
         yield
     finally:

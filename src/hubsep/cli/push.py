@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..batch.lines import say
-from ..batch.overwriting import Overwrite, check_free
+from ..batch.overwriting import Overwrite, check_free, check_not_read
 from ..cards.card import read_card, write_card
 from ..errors import CheckpointError
 from ..hub.cards import CARD
@@ -68,6 +68,7 @@ def merge(
 
     for source in (Path(model), Path(adapter)):
         check_free(output, overwrite=overwrite, source=source)
+        check_not_read(output, [source])
     with refusing():
         separator_config(model)
         if not (resolve_folder(adapter) / "adapter_config.json").is_file():

@@ -16,6 +16,7 @@ from typing import Any
 
 from ..cards.card import read_card, write_card
 from ..errors import DataError
+from ..hub.manifest import write_whole
 from ..metrics.separation import needs_scipy
 from ..plotting.evaluations import plot_scores
 from ..plotting.spectrograms import picture_format
@@ -97,7 +98,7 @@ def finish(request: Request, result: dict[str, Any]) -> dict[str, Any]:
         dataset, _, task = request.benchmark.partition(":")
         result["benchmark"] = {"dataset_id": dataset, "task_id": task}
     if request.json_file is not None:
-        request.json_file.write_text(json.dumps(result, indent=1, allow_nan=False), encoding="utf-8")
+        write_whole(request.json_file, json.dumps(result, indent=1, allow_nan=False))
     if request.picture is not None:
         plot_scores(result, request.picture, title=request.command)
     if request.write_card:

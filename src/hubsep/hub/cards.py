@@ -22,6 +22,7 @@ from .checks import regular_files
 from .copies import copy_file, is_named, read_file
 from .files import is_weights
 from .json_files import MAX_CONFIG_BYTES, parse_json
+from .manifest import write_whole
 from .tensors import StoredTensor, read_header
 
 
@@ -82,7 +83,7 @@ def _write_changed_card(folder: Path, source: Path) -> None:
         facts = {name: value for name, value in fields.items() if name not in OF_OTHER_WEIGHTS}
         summary = f"Made from {base}; its weights are not the same any more. {fields.get('summary', '')}".strip()
         text = json.dumps({**facts, "base_model": base, "summary": summary}, indent=1, ensure_ascii=False) + "\n"
-        (folder / CARD).write_text(text, encoding="utf-8")
+        write_whole(folder / CARD, text)
     licence = str(fields.get("licence_name") or fields.get("licence") or "unknown")
     tags = "\n".join(f"- {scalar(tag)}" for tag in fields.get("tags") or ("audio-separation",))
     card = CHANGED.format(
@@ -90,7 +91,7 @@ def _write_changed_card(folder: Path, source: Path) -> None:
         base_model=scalar(base), base=base, tags=tags, title=f"{base}, changed",
         commercial=COMMERCIAL.get(fields.get("commercial"), ""),  # type: ignore[arg-type]
     )  # fmt: skip
-    (folder / README).write_text(card, encoding="utf-8")
+    write_whole(folder / README, card)
 
 
 def scalar(text: str) -> str:

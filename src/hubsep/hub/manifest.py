@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,22 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file that is the old or the new one whenever the process is killed, or the disk is full.
+
+    A link is replaced, and what it leads to stays. Who may read the old file may read the new one.
+    """
+    part = path.with_name(f".{path.name[:60]}.part")  # one name: what a killed process left is replaced
+    part.unlink(missing_ok=True)  # a link that came along would be written through
+    try:
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
+        if path.is_file() and not path.is_symlink():
+            part.chmod(stat.S_IMODE(path.stat().st_mode))
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file in hexadecimal, read in blocks of 1 MiB."""
     digest = hashlib.sha256()
@@ -116,4 +133,4 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-__all__ = ["MANIFEST", "fsync", "listed_files", "sha256", "verify_manifest", "write_manifest"]
+__all__ = ["MANIFEST", "fsync", "listed_files", "sha256", "verify_manifest", "write_manifest", "write_whole"]

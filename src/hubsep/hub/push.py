@@ -25,7 +25,7 @@ from .cards import CARD, FACTS, README
 from .copies import copy_file, file_names, is_named, opened, read_file
 from .fetch import LIBRARY, MAX_ANSWER_BYTES, fetch
 from .json_files import MAX_CONFIG_BYTES, parse_json
-from .manifest import MANIFEST, write_manifest
+from .manifest import MANIFEST, write_manifest, write_whole
 from .wire import check_token, wire_errors
 
 
@@ -142,7 +142,7 @@ def _complete_card(
     if not path.is_file():
         _copy_card(folder, fallback)
     if not path.is_file():
-        path.write_text(short_card.format(name=repo_id.rpartition("/")[2]), encoding="utf-8")
+        write_whole(path, short_card.format(name=repo_id.rpartition("/")[2]))
     if tags:
         fields = _front_matter(path)
         old = fields.get("tags") or []
@@ -170,7 +170,7 @@ def _say_pushed_name(folder: Path, repo_id: str) -> bool:
         after[CARD] = json.dumps(fields, indent=1, ensure_ascii=False) + "\n" if fields["use"] != use else before[CARD]
     for name, path in texts.items():
         if after[name] != before[name]:
-            path.write_text(after[name], encoding="utf-8", errors="surrogateescape")
+            write_whole(path, after[name].encode("utf-8", "surrogateescape"))
     return after != before
 
 

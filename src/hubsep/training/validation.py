@@ -13,7 +13,6 @@ The mean is kept with every checkpoint, so that a resumed run has the mean an un
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +28,7 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from ..errors import CheckpointError, DataError
 from ..hub.json_files import MAX_TOKENIZER_BYTES, read_json, read_json_value
+from ..hub.manifest import write_whole
 from ..plotting.curves import plot_curve
 
 
@@ -121,14 +121,6 @@ class CurveCallback(TrainerCallback):
         write_whole(self.curve_file, json.dumps(self.curve, indent=1))
         plot_curve(self.curve, self.output / "curve.png", measure=measure, title=self.judge.title)
         print(json.dumps(point), flush=True)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file that is the old or the new one whenever the process is killed."""
-    part = path.with_name(f".{path.name}.part")
-    part.unlink(missing_ok=True)  # a link that came along would be written through
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
 
 
 def mark_complete(checkpoint: Path) -> None:

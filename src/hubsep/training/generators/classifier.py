@@ -31,6 +31,7 @@ from ...data.generation import SoundDataset, SoundSettings, heldout_sounds
 from ...data.mixing import ClipSampler, SeededDataset
 from ...data.recordings import Clip, held_out, load_clips
 from ...errors import DataError
+from ...hub.manifest import write_whole
 from ...models.sound_classifier.configuration_sound_classifier import SoundClassifierConfig
 from ...models.sound_classifier.modeling_sound_classifier import SoundClassifier, measured_from_the_top, spectrogram
 from ..recipe import load_recipe
@@ -243,7 +244,7 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
     run_training(model, recipe, dataset, CurveCallback(model, judge, recipe, output), output)
     trained = SoundClassifier.from_pretrained(output / "model").eval()
     result = measure(trained)
-    (output / "accuracy.json").write_text(json.dumps(result, indent=1))
+    write_whole(output / "accuracy.json", json.dumps(result, indent=1))
     return result
 
 

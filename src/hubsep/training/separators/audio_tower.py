@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from ...data.prompts import random_prompt
 from ...data.recordings import Clip, held_out, load_clips
+from ...hub.manifest import write_whole
 from ...models.audiosep.modeling_audiosep import AudioSepForAudioSeparation
 from ...models.audiosep.processing_audiosep import AudioSepProcessor
 from ..recipe import load_recipe
@@ -151,7 +152,7 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
     model.save_pretrained(output)
     processor.save_pretrained(output)
     report = {"zero_shot_accuracy": zero_shot_accuracy(model, processor, unseen, [c.labels[-1] for c in heldout])}
-    (output / "audio_tower.json").write_text(json.dumps({"recipe": vars(recipe), "result": report}, indent=1))
+    write_whole(output / "audio_tower.json", json.dumps({"recipe": vars(recipe), "result": report}, indent=1))
     return report
 
 

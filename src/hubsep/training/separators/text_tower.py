@@ -27,6 +27,7 @@ from transformers import (
 
 from ...data.prompts import catalogue, heldout_phrases, phrases
 from ...hub.loading import load_checked_tokenizer
+from ...hub.manifest import write_whole
 from ..recipe import load_recipe
 
 
@@ -197,7 +198,7 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
         "heldout_accuracy": heldout_accuracy(tower),
         "heldout_similarity": (tower.many(unseen) * whole.many(unseen)).sum(-1).mean().item(),
     }
-    (output / "training.json").write_text(json.dumps({"recipe": vars(recipe), "result": report}, indent=1))
+    write_whole(output / "training.json", json.dumps({"recipe": vars(recipe), "result": report}, indent=1))
     return report
 
 
