@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from hubsep.models.audiosep.classes_audiosep import ELSE
-from hubsep.texts import near
+from hubsep.texts import is_strange, near
 
 from .protocols import QueryModel
 from .sums import Sums
@@ -55,9 +55,10 @@ def meaning_of(text: str, shares: Tensor | None, names: Sequence[str]) -> Meanin
         return Meaning(text)
     best = max((number for number, name in enumerate(names) if name != ELSE), key=lambda number: float(shares[number]))
     probability = float(shares[best])
-    if probability >= UNDERSTOOD:
-        return Meaning(names[best])
     meant = near(text, [name for name in names if name != ELSE])  # "raim" has letters of rain and the sound of none
+    is_misspelt = meant not in (None, names[best]) and is_strange(text)  # "rian" has them, and sounds of a drum
+    if probability >= UNDERSTOOD and not is_misspelt:
+        return Meaning(names[best])
     return Meaning(None, names[best] if meant is None else meant, probability)
 
 

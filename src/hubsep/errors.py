@@ -49,6 +49,10 @@ class CheckpointError(HubsepError, ValueError):
     """A model folder or configuration that is broken, incomplete or hostile."""
 
 
+class UnreachableError(CheckpointError):
+    """The Hub, or another place of the network, gave no answer: nothing is wrong with the request."""
+
+
 class ConversionError(HubsepError, ValueError):
     """A published checkpoint that does not fit the layout it claims to have."""
 
@@ -73,5 +77,5 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 __all__ = [
     "AudioError", "CheckpointError", "ConversionError", "DataError", "HubsepError", "QueryError",
-    "TooLittleMemoryError", "is_out_of_memory", "printable",
+    "TooLittleMemoryError", "UnreachableError", "is_out_of_memory", "printable",
 ]  # fmt: skip

@@ -143,9 +143,9 @@ def near(name: str, names: Iterable[str], synonyms: Mapping[str, str] | None = N
     meant = {_plain(other): each for other, each in (synonyms or {}).items() if _plain(each) in plain}.get(word)
     if meant is not None:
         return meant
-    for letters in plain:
-        if word and letters != word and letters.startswith(word) and len(word) > 3:
-            return plain[letters]
+    longer = [letters for letters in reversed(plain) if letters != word and letters.startswith(word)]
+    if longer and len(word) > 3:
+        return plain[min(longer, key=len)]
     close = get_close_matches(word, plain, n=1, cutoff=ENOUGH)
     return plain[close[0]] if close else None
 
@@ -230,6 +230,19 @@ def phrases(label: str) -> list[str]:
     return entry["words"] if entry else [label]
 
 
+@lru_cache(maxsize=1)
+def taught_words() -> frozenset[str]:
+    """All single words of the phrases that are taught for sounds."""
+    entries = [*catalogue()["sounds"].values(), *catalogue()["others"].values()]
+    taught = [*sound_names(), *(phrase for entry in entries for phrase in entry["words"])]
+    return frozenset(word for phrase in taught for word in phrase.casefold().split())
+
+
+def is_strange(text: str) -> bool:
+    """Whether a text is one word, which is none of those that are taught."""
+    return text.strip().isalpha() and text.strip().casefold() not in taught_words()
+
+
 def sound_names() -> list[str]:
     """The names of all sounds, those with recordings and those known by name only."""
     return [*catalogue()["sounds"], *catalogue()["others"]]
@@ -240,6 +253,7 @@ __all__ = [
     "catalogue",
     "check_text",
     "did_you_mean",
+    "is_strange",
     "near",
     "phrases",
     "printable",

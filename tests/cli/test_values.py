@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 import typer
+from huggingface_hub import constants
 from tiny_audioldm2 import published_folder
 from tiny_audiosep import tiny_audiosep
 from tiny_conv_tasnet import tiny_conv_tasnet
@@ -214,6 +215,10 @@ def test_a_word_with_a_letter_too_few_has_a_nearest_sound():
     shares = torch.tensor([0.3, 0.1, 0.05])
     meaning = meaning_of("raim", shares, ("dog barking", "rain", "cat"))
     assert (meaning.understood_as, meaning.nearest) == (None, "rain")
+    sure = torch.tensor([0.9, 0.01, 0.01])
+    for word, understood in (("rian", None), ("rain", "dog barking"), ("bellt", "dog barking")):
+        meaning = meaning_of(word, sure, ("dog barking", "rain", "cat"))
+        assert meaning.understood_as == understood, "a word that is none, and nearly the name of another sound"
     assert meaning_of("xyzzy", shares, ("dog barking", "rain", "cat")).nearest == "dog barking"
 
 
@@ -280,3 +285,24 @@ def test_an_interrupted_command_says_how_it_goes_on(tmp_path: Path):
     assert "stopped; what is finished stays, and the same command goes on with the rest" in said
     assert "Traceback" not in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["long.wav"]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("separate a.wav --querry rain", "No such option: --querry. Did you mean --query?"),
+        ("separate a.wav --stem vocals", "No such option: --stem. Did you mean --sources?"),
+        ("list --publish", "No such option: --publish. Did you mean --published?"),
+        ("evaluate m --xyzzy", "No such option: --xyzzy; `hubsep evaluate --help` lists the options"),
+        ("separate {talk} -m spleeter:2stem", "Did you mean spleeter:2stems?"),
+        ("separate {talk} -m speechbrain/sepformer-wsj2mix", "Did you mean speechbrain/sepformer-wsj02mix?"),
+        ("info speechbrian/sepformer-wsj02mix", "Did you mean speechbrain/sepformer-wsj02mix?"),
+    ],
+)
+def test_options_and_names_with_a_slip_have_a_way_out(
+    line: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    sf.write(tmp_path / "talk.wav", np.zeros(800), 16_000)
+    assert main(line.format(talk=tmp_path / "talk.wav").split()) in (1, 2)
+    assert says in " ".join(capsys.readouterr().err.split())

@@ -27,6 +27,7 @@ from ..hub.manifest import sha256
 
 MAX_RECORD_BYTES = 32 << 20  # ten thousand outputs with their facts have 3 MB
 MISSING = "an output is missing"  # and so is what is done again without being asked
+ANOTHER = "the recording is another one"
 CHANGED = "an output has changed since it was written"  # so it is the user's now
 UNLISTED = "it is in no record of ours"
 KEPT = "it was not replaced: choose another --output, or replace it with --overwrite"
@@ -137,7 +138,7 @@ class RecordFile:
     def _why_of_another(self, record: Mapping[str, Any], source: Path | None, settings: Mapping[str, Any]) -> str:
         """Why it is not of this command; "" if it is."""
         if record["source"] != (None if source is None else describe_source(source)):
-            return "the recording is another one"
+            return ANOTHER
         was = record["settings"]
         names = [name for name in {**was, **settings} if name != "model" and was.get(name) != settings.get(name)]
         if names:
@@ -319,6 +320,7 @@ def is_as_written(output: Listed) -> bool:
 
 
 __all__ = [
+    "ANOTHER",
     "CHANGED",
     "KEPT",
     "MISSING",

@@ -20,7 +20,7 @@ from ..errors import AudioError, HubsepError
 from ..hub.file_names import LONGEST_NAME, key_of
 from .delivery import Form, open_for_form
 from .jobs import MARKER, PICTURE, Job
-from .records import CHANGED
+from .records import ANOTHER, CHANGED
 
 
 @dataclass(frozen=True)
@@ -133,9 +133,10 @@ def check_kept(naming: Naming, forms: Mapping[Job, Form | None], settings: Mappi
     if foreign:
         path, reason = foreign[0]
         others = f" (and {len(foreign) - 1} more)" if len(foreign) > 1 else ""
+        apart = ", tell the two apart with --template '{file}/{label}.{ext}'" if reason == ANOTHER else ""
         raise HubsepError(
-            f"{path}{others} is there and was not written by this command: {reason}; choose another --output, or "
-            "replace it with --overwrite"
+            f"{path}{others} is there and was not written by this command: {reason}; choose another --output{apart}, "
+            "or replace it with --overwrite"
         )
 
 

@@ -12,9 +12,8 @@ import typer
 
 from ..cards.card import licence_of, rate_of, read_card
 from ..cards.results import COLUMNS, headline
-from ..hub.published import Published, find_published, published
+from ..hub.published import Published, find_published, near_model
 from ..shipped import DEFAULT_MODEL, SHIPPED
-from ..texts import did_you_mean
 
 
 ALL_NAMES = "`hubsep list` and `hubsep list --published` print all names"
@@ -37,10 +36,8 @@ def info(
     elif row is not None:
         show_row(row)
     else:
-        names = [*SHIPPED, *published()]
-        raise typer.BadParameter(
-            f"there is no model {name!r}.{did_you_mean(name, list(SHIPPED)) or did_you_mean(name, names)} {ALL_NAMES}"
-        )
+        meant = near_model(name)
+        raise typer.BadParameter(f"there is no model {name!r}.{f' Did you mean {meant}?' * bool(meant)} {ALL_NAMES}")
 
 
 def show_row(row: Published) -> None:

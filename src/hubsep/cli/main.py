@@ -52,6 +52,15 @@ OTHER_NAMES = {
 }  # fmt: skip
 
 
+OTHER_OPTIONS = {
+    "--speakers": "--sources", "--length": "--duration", "--text": "--query", "--prompt": "--query",
+    "--out": "--output",
+    "--negative-query": "--negative", "--negative-prompt": "--negative", "--num-inference-steps": "--steps",
+    "--guidance-scale": "--guidance", "--force": "--overwrite", "--stem": "--sources", "--cuda": "--device",
+    "--gpu": "--device", "--cpu": "--device", "--license": "--licence", "--n": "--candidates", "--start": "--offset",
+}  # fmt: skip
+
+
 class Commands(TyperGroup):
     """The commands, with the one that was meant in place of one that there is not."""
 
@@ -163,11 +172,22 @@ def refuse(error: Any) -> int:
     """Says what is wrong with a command line; only single words of it may be too long to read."""
     if error.message and (error.ctx is None or error.message != error.ctx.get_help()):
         message = " ".join(shortened(word) for word in printable(in_options(error.message)).split(" "))
+        message += meant_option(error)
         error.message = message
         if getattr(error, "param", None) is None and getattr(error, "param_hint", None) is None:
             error.format_message = lambda: message  # not of one value: typer's "Invalid value" says nothing
     error.show()
     return int(error.exit_code)
+
+
+def meant_option(error: Any) -> str:
+    """For an option that a command does not have, the one that was meant, or how all are found."""
+    option = getattr(error, "option_name", None)
+    if option is None or error.ctx is None or error.message.endswith("?"):
+        return ""
+    options = [name for parameter in error.ctx.command.params for name in parameter.opts if name.startswith("--")]
+    meant = did_you_mean(option, options, OTHER_OPTIONS)
+    return f".{meant}" if meant else f"; `{error.ctx.command_path} --help` lists the options"
 
 
 __all__ = ["app", "main"]

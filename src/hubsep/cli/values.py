@@ -19,7 +19,7 @@ from typing import Any
 
 import typer
 
-from ..errors import HubsepError, printable
+from ..errors import HubsepError, UnreachableError, printable
 from ..texts import as_text, check_text, did_you_mean, near
 
 
@@ -40,6 +40,8 @@ def refusing() -> Iterator[None]:
     """
     try:
         yield
+    except UnreachableError:
+        raise
     except HubsepError as error:
         raise typer.BadParameter(str(error)) from error
 

@@ -7,7 +7,7 @@ the authors' own, upper and lower case alike; a row says what could not be check
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
@@ -15,6 +15,8 @@ from typing import Any
 
 from ..errors import DataError
 from ..registry import SYSTEMS
+from ..shipped import SHIPPED
+from ..texts import near
 from .bounds import shown
 
 
@@ -136,6 +138,21 @@ def find_published(name: str) -> Published | None:
     return None
 
 
+def near_model(name: str, others: Iterable[str] = ()) -> str | None:
+    """The model that a mistyped name means: of the package, or published if the name looks like one of those.
+
+    Args:
+        name: as it was typed.
+        others: names of more models.
+    """
+    rows = [alias for row in published().values() for alias in (row.name, *row.aliases)]
+    groups = ([*SHIPPED, *others], rows)
+    for names in reversed(groups) if ":" in name or "/" in name else groups:
+        if meant := near(name, names):
+            return meant
+    return None
+
+
 def find_at(address: str) -> Published | None:
     """The checkpoint that is published at an https address; None if the table has none there."""
     return next((row for row in published().values() if row.place.rstrip("/") == address.rstrip("/")), None)
@@ -165,4 +182,4 @@ def _row(given: dict[str, Any]) -> Published:
     return row
 
 
-__all__ = ["HUB", "Published", "find_at", "find_published", "published"]
+__all__ = ["HUB", "Published", "find_at", "find_published", "near_model", "published"]

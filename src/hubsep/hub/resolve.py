@@ -17,7 +17,6 @@ from typing import Any
 from ..errors import CheckpointError
 from ..registry import SYSTEMS, TASK, TEXT_TO_AUDIO
 from ..shipped import DEFAULT_GENERATOR, SEPARATORS, SHIPPED
-from ..texts import did_you_mean, near
 from .atomic import recover
 from .bounds import shown
 from .cards import CARD, README
@@ -26,7 +25,7 @@ from .commercial import check_commercial, check_folder_licence, is_wanted
 from .fetch import fetch
 from .layouts import foreign_system, holds_other_weights
 from .opening import NOT_HERE, is_offline, kept_of, open_published
-from .published import find_published
+from .published import find_published, near_model
 from .repositories import Listing, list_repository, row_of
 from .wire import check_token, wire_errors
 
@@ -97,10 +96,10 @@ def _check_repository(name: str) -> None:
     if Path(name).is_absolute() or name.startswith((".", "~")) or "\\" in name or name.count("/") > 1:
         raise CheckpointError(f"there is no folder {shown(name)}.")
     check_peers(name)
-    if "/" not in name and (meant := near(name, SHIPPED)):
+    if "/" not in name and (meant := near_model(name)):
         raise CheckpointError(
-            f"there is no model {shown(name)}. Did you mean {meant}? The shipped models are {', '.join(SHIPPED)}; "
-            "others are folders, or repositories of the Hub (org/name)."
+            f"there is no model {shown(name)}. Did you mean {meant}? `hubsep list` and `hubsep list --published` "
+            "print all names; others are folders, or repositories of the Hub (org/name)."
         )
 
 
@@ -260,8 +259,15 @@ def _look(paths: set[str]) -> None:
 def _download(name: str, hub: Fetching, fetched: list[str], look: Callable[[set[str]], None] | None = _look) -> Path:
     from huggingface_hub import snapshot_download
 
-    hint = did_you_mean(name, [*SHIPPED, *_cached(hub.cache_dir)])
-    with wire_errors(f"there is no folder {shown(name)}, and it could not be fetched from the Hub", hub.token, hint):
+    row = find_published(name)
+    meant = None if row is not None else near_model(name, _cached(hub.cache_dir))
+    hint = f" Did you mean {meant}?" if meant else ""
+    what = (
+        f"{row.name} could not be fetched from {row.place}"
+        if row is not None
+        else (f"there is no folder {shown(name)}, and it could not be fetched from the Hub")
+    )
+    with wire_errors(what, hub.token, hint):
         folder = fetch(
             snapshot_download,
             name,

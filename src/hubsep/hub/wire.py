@@ -13,10 +13,15 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from ..errors import CheckpointError, HubsepError
+from ..errors import CheckpointError, HubsepError, UnreachableError
 
 
 MAX_REASON_CHARACTERS = 400
+# errors of the HTTP libraries, by name, where no answer came
+NO_ANSWER = {
+    "ConnectError", "ConnectTimeout", "ConnectionError", "NewConnectionError", "ProxyError", "gaierror",
+    "ConnectionRefusedError",
+}  # fmt: skip
 COMMIT = re.compile(r"\b[0-9a-f]{40}\b")
 
 
@@ -39,12 +44,29 @@ def wire_errors(what: str, token: str | bool | None, hint: str = "") -> Iterator
     except HubsepError:
         raise
     except Exception as error:
+        if reason := unreached(error):
+            raise UnreachableError(f"{what}: {reason}.{hint}") from error
         reason = COMMIT.sub("...", " ".join(str(error).split()))  # an address of the Hub holds one, which says nothing
         cause: Exception | None = error
         sent = _sent(token)
         if sent and sent in "".join(traceback.format_exception(error)):
             reason, cause = reason.replace(sent, "***"), None
         raise CheckpointError(f"{what}: {type(error).__name__}: {reason[:MAX_REASON_CHARACTERS]}{hint}") from cause
+
+
+def unreached(error: BaseException) -> str | None:
+    """Why nobody answered, if that is what an error comes from; None of any other."""
+    chain: list[BaseException] = []
+    while error is not None and error not in chain:
+        chain.append(error)
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    names = {type(each).__name__ for each in chain}
+    if "OfflineModeIsEnabled" in names or any("outgoing traffic has been disabled" in str(each) for each in chain):
+        return "nothing may be fetched now, as HF_HUB_OFFLINE or local_files_only says, and it is not on this computer"
+    if names & NO_ANSWER:
+        host = next((f" ({each})" for each in chain if isinstance(each, OSError) and each.errno is not None), "")
+        return f"there is no connection to it{host}; look at the network, and try again"
+    return None
 
 
 def _sent(token: str | bool | None) -> str | None:
