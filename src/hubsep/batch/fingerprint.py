@@ -25,8 +25,13 @@ MOST_HASHED = 1 << 28  # a tenth of a second on an idle core
 ENDINGS = (".json", ".safetensors", ".txt", ".model")
 
 
-def model_fingerprint(model: str | os.PathLike[str]) -> str:
+def model_fingerprint(model: str | os.PathLike[str], *, most_hashed: int | None = MOST_HASHED) -> str:
     """Sixteen hexadecimal digits of a folder, a repository of the Hub (which is fetched) or a shipped model.
+
+    Args:
+        model: the folder, the repository or the name.
+        most_hashed: bytes of a file that is known by its content; a larger one is known by its size and its time.
+            None for all of them.
 
     Raises:
         CheckpointError: if there is no such model.
@@ -35,13 +40,16 @@ def model_fingerprint(model: str | os.PathLike[str]) -> str:
     kept = [path for path in sorted(folder.iterdir()) if path.suffix in ENDINGS and path.name not in IGNORED]
     if (folder / PIPELINE).is_file():  # several models, a folder each
         kept += [path for path in sorted(folder.glob("*/*")) if path.suffix in ENDINGS and path.name not in IGNORED]
-    return fingerprint({path.relative_to(folder).as_posix(): _content(path) for path in kept if path.is_file()})
+    return fingerprint(
+        {path.relative_to(folder).as_posix(): _content(path, most_hashed) for path in kept if path.is_file()}
+    )
 
 
-def _content(path: Path) -> str:
+def _content(path: Path, most_hashed: int | None) -> str:
     """What tells a file from another: its hash; of gigabytes, which take longer than what is made with them, less."""
     facts = path.stat()
-    return sha256(path) if facts.st_size <= MOST_HASHED else f"{facts.st_size} bytes of {facts.st_mtime_ns}"
+    whole = most_hashed is None or facts.st_size <= most_hashed
+    return sha256(path) if whole else f"{facts.st_size} bytes of {facts.st_mtime_ns}"
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:

@@ -45,11 +45,11 @@ REFUSED_NAMES = frozenset(
 )
 # JSON that hubsep, the Trainer or the Hub write beside a model and that loading does not read
 UNREAD_JSON = frozenset(
-    """accuracy.json args.json audio_tower.json before.json card.json complete.json curve.json dataset_dict.json
-    dataset_info.json dataset_infos.json deepspeed_config.json ds_config.json evaluation.json fine_tune.json
-    history.json hparams.json id2label.json label2id.json labels.json manifest.json metadata.json metrics.json
-    modelcard.json package-lock.json package.json params.json results.json sounds.json trainer_state.json training.json
-    training_args.json training_data.json training_params.json tsconfig.json""".split()
+    """accuracy.json args.json audio_tower.json before.json began_with.json card.json complete.json curve.json
+    dataset_dict.json dataset_info.json dataset_infos.json deepspeed_config.json ds_config.json evaluation.json
+    fine_tune.json history.json hparams.json id2label.json label2id.json labels.json manifest.json metadata.json
+    metrics.json modelcard.json package-lock.json package.json params.json results.json sounds.json trainer_state.json
+    training.json training_args.json training_data.json training_params.json tsconfig.json""".split()
 )
 # the first word of a name; what follows may be an ending or anything else
 UNREAD_NAMES = frozenset(

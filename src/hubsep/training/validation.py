@@ -158,6 +158,18 @@ def read_measures(path: Path) -> dict[str, float]:
     return measures
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """What a run that goes on wrote down by name.
+
+    Raises:
+        DataError: if no run wrote it.
+    """
+    value = _resumed(path)
+    if not isinstance(value, dict):
+        raise DataError(f"{path} holds no names and values: {START_ANEW}")
+    return value
+
+
 def _resumed(path: Path) -> Any:
     try:
         return read_json_value(path, MAX_TOKENIZER_BYTES, name=str(path))
@@ -282,5 +294,6 @@ __all__ = [
     "mark_complete",
     "read_curve",
     "read_measures",
+    "read_object",
     "write_whole",
 ]

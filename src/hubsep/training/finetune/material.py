@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from statistics import mean
@@ -49,12 +49,13 @@ class Material:
 
     Attributes:
         kind: "sounds", "speakers" or "songs".
-        rows: of the folder, and of the background.
+        rows: of the folder, and then of the background.
         dataset: gives the training items of a length.
         judge: measures a model during training; `detail` measures it at the end and before, by class.
         labels: of the folder's sounds.
         commercial: whether all recordings may go into weights for commercial use.
         apart: whether `detail` measures on other sources than `judge`, so that its figures chose nothing.
+        background_rows: the last of the rows, those of the background.
     """
 
     kind: str
@@ -65,6 +66,7 @@ class Material:
     labels: list[str] = field(default_factory=list)
     commercial: bool = True
     apart: bool = True
+    background_rows: list[dict[str, str]] = field(default_factory=list)
 
 
 def kind_of(config: Any) -> str:
@@ -100,7 +102,7 @@ def load_material(model: Any, processor: Any, recipe: Any, data: Any, background
     others = read_metadata(background) if background is not None else []
     commercial = check_commercial([*rows, *others], recipe.non_commercial)
     material = load(model, processor, recipe, settings, rows, background)
-    material.rows, material.commercial = [*rows, *others], commercial
+    material.rows, material.background_rows, material.commercial = [*rows, *others], others, commercial
     return material
 
 
@@ -188,7 +190,7 @@ def _sounds(
             "name a folder of other sounds with --background"
         )
     clips = read_clips(rows, "sounds", rate, OWN)
-    marked = [Clip(c.samples, c.labels, c.group, OTHERS, c.path, c.gender) for c in others]
+    marked = [replace(clip, corpus=OTHERS, folder="") for clip in others]
     other_training, other_heldout = split_clips(marked, recipe.validation_fraction)
     training = [clip for clip in clips if clip.group not in groups] + other_training
     heldout, heldout_others = [clip for clip in clips if clip.group in groups], other_heldout or other_training

@@ -16,10 +16,12 @@ from typing import Any
 import torch
 
 from ...auto import AutoModelForAudioSeparation, load_processor
+from ...batch.fingerprint import model_fingerprint
 from ...errors import DataError
 from ...hub.models import resolve_folder
 from ...shipped import SHIPPED
 from ..memory import kept_memory
+from ..origin import check_origin, recordings_fingerprint, settings_kept
 from ..recipe import load_recipe
 from ..separators.audiosep import TextCollator
 from ..separators.new_classes import sounds_without_class, teach_new_classes
@@ -39,6 +41,9 @@ from .trainer import (
 )
 
 
+BEFORE = "before.json"  # what was measured of the base
+
+
 def load_base(name: str) -> tuple[Any, Any, Path]:
     """Model in float32, its processor if it has one, and its folder."""
     folder = resolve_folder(SHIPPED.get(name, name))
@@ -52,9 +57,30 @@ def base_name(name: str) -> str:
     return Path(name).resolve().name if is_folder else name
 
 
+def check_same(run: Run) -> None:
+    """Refuses to go on with another model, other recordings or other settings than the run began with.
+
+    Raises:
+        DataError: naming what is not the same.
+    """
+    rows, others = run.material.rows, run.material.background_rows
+    origin = {
+        "model": model_fingerprint(run.base[1], most_hashed=None),
+        "data": recordings_fingerprint(rows[: len(rows) - len(others)]),
+        "background": recordings_fingerprint(others) if others else "",
+        "settings": settings_kept(run.recipe),
+    }
+    whose = {
+        "model": f"another model than {run.base[0]} is now",
+        "data": "other recordings of --data, or these in another place",
+        "background": "another --background",
+    }
+    check_origin(run.output, origin, whose, stale=[BEFORE])
+
+
 def prepare(run: Run) -> None:
     """Measures the base, teaches words, and decides what learns; all of it depends on the seed alone."""
-    recipe, measured = run.recipe, run.output / "before.json"
+    recipe, measured = run.recipe, run.output / BEFORE
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if measured.is_file():
         run.before = read_measures(measured)
@@ -106,6 +132,9 @@ def main(model: str, data: Any, output: Path, *, background: Path | None = None,
          told: dict[str, Any] | None = None, **overrides: Any) -> dict[str, Any]:  # fmt: skip
     """Fine-tunes a model, going on from the newest checkpoint under `output`.
 
+    A run goes on with what it began with: another model, other recordings and other settings are refused, but for
+    those that say how long it lasts and how often it is looked at.
+
     Args:
         model: a shipped name, a folder or a Hub repository.
         data: a folder with `metadata.csv`, or a `datasets` dataset; `hubsep.data.contract` says of what.
@@ -119,7 +148,8 @@ def main(model: str, data: Any, output: Path, *, background: Path | None = None,
         `before` and `after`, on the same held-out mixtures, and `result`, the folder.
 
     Raises:
-        DataError: if the data does not keep the contract, or a setting is wrong.
+        DataError: if the data does not keep the contract, a setting is wrong, or `output` holds a run that began with
+            something else.
         CheckpointError: if the model is broken, incomplete or hostile.
     """
     load_recipe(FineTuneRecipe, config, **overrides)  # what is wrong with it is said before a model is loaded
@@ -133,6 +163,8 @@ def main(model: str, data: Any, output: Path, *, background: Path | None = None,
     check_result(card, told.get("licence"), material.commercial)
     output.mkdir(parents=True, exist_ok=True)
     run = Run((base_name(model), folder), base, processor, recipe, material, output)
+    if rank() == 0:
+        check_same(run)
     prepare(run)
     watch = learn(run)
     after = material.detail(run.model.eval())
