@@ -8,12 +8,15 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile as sf
 import torch
 from sounds import corpus
 
-from hubsep.data.contract import read_rows
-from hubsep.data.mixing import ClipSampler, MixingSettings, MixtureDataset, rms
+from hubsep.audio.reader import resample
+from hubsep.data.contract import read_clips, read_rows
+from hubsep.data.mixing import ClipSampler, MixingSettings, MixtureDataset, excerpt, rms
 from hubsep.data.pairs import answer
 from hubsep.data.prompts import (
     absent_labels,
@@ -30,6 +33,7 @@ from hubsep.data.prompts import (
     taught_absent,
 )
 from hubsep.data.recordings import Clip, groups_of, held_out, load_clips, read_metadata, split_clips
+from hubsep.data.speech import speech_excerpt
 from hubsep.errors import DataError
 from hubsep.evaluation import evaluate_pairs, pair_mixtures
 from hubsep.pipelines import pipeline
@@ -311,6 +315,27 @@ def test_folders_that_do_not_keep_the_contract(tmp_path: Path, text: str | None,
         (tmp_path / "metadata.csv").write_text(text)
     with pytest.raises(DataError, match=says):
         load_clips([tmp_path], RATE)
+
+
+@pytest.mark.parametrize("peak", [0.5, 1.5, 40.0])
+@pytest.mark.parametrize("rate", [8_000, 16_000])
+def test_recordings_above_full_scale_are_not_cut_off(peak: float, rate: int, tmp_path: Path):
+    """At another rate a recording at full scale may go above it."""
+    waveform = np.random.default_rng(0).uniform(-1, 1, 4_000).astype(np.float32)
+    waveform *= np.float32(peak) / np.abs(waveform).max()
+    sf.write(tmp_path / "loud.wav", waveform, 8_000, subtype="FLOAT")
+    sf.write(tmp_path / "quiet.wav", waveform / 100, 8_000, subtype="FLOAT")
+    table = "path,label,speaker\nloud.wav,speech,a\nquiet.wav,speech,a\n"
+    (tmp_path / "metadata.csv").write_text(table)
+    expected = resample(waveform[None], 8_000, rate)[0]
+    for clips in (load_clips([tmp_path], rate), read_clips(read_rows(tmp_path, "speakers"), "speakers", rate, "own")):
+        rounding = 2 * max(1.0, float(np.abs(expected).max())) / 2**15
+        np.testing.assert_allclose(clips[0].waveform(), expected, atol=rounding)
+        np.testing.assert_allclose(clips[1].waveform(), expected / 100, atol=2 / 2**15)
+        np.testing.assert_allclose(excerpt(clips[0], len(expected), random.Random(0)), expected, atol=rounding)
+        parts = speech_excerpt(clips, 4 * len(expected), random.Random(0)).reshape(4, -1)
+        assert {int(np.argmin([np.abs(part - clip.waveform()).max() for clip in clips])) for part in parts} == {0, 1}
+        assert all(min(np.abs(part - clip.waveform()).max() for clip in clips) <= rounding for part in parts)
 
 
 def test_groups_name_known_groups():

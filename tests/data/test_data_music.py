@@ -14,8 +14,9 @@ import soundfile as sf
 import torch
 from songs import BAND, KARAOKE, STEMS, songs
 
+from hubsep.data.multitracks import heldout_songs
 from hubsep.data.music import MusicMixtureDataset, MusicSettings, song_mixtures
-from hubsep.data.stems import Song, assign_stems, choose_songs, load_songs, split_songs
+from hubsep.data.stems import Song, assign_stems, choose_songs, load_songs, read_song, split_songs
 from hubsep.errors import DataError
 
 
@@ -161,10 +162,20 @@ def test_songs_that_may_not_be_used(folder: Path):
     ("change", "says"),
     [
         ({"stems": "drums kazoo"}, "no recording of kazoo"),
-        ({"stems": ""}, "must be there and of one length"),
+        ({"stems": ""}, r"metadata.csv, row 2 .*stems is empty; name them"),
+        ({"stems": "drums bass drums"}, "row 2 .*stems names 'drums' twice"),
+        ({"stems": "ch0=vocals ch1=vocals"}, "row 2 .*stems names 'vocals' twice"),
+        ({"stems": "ch0=vocals ch0=drums"}, "row 2 .*stems names channel 0 2 times"),
+        ({"stems": "ch0=vocals drums"}, "row 2 .*stems says 'drums', in 'ch0=vocals drums'"),
+        ({"stems": "ch0=vocals ch1="}, "row 2 .*stems says 'ch1='"),
+        ({"stems": "ch-1=vocals"}, "row 2 .*stems says 'ch-1=vocals'"),
+        ({"path": "karaoke 0.wav", "stems": "ch0=accompaniment ch2=vocals"}, "row 2 .*does not name channel 1"),
+        ({"path": "karaoke 0.wav", "stems": "ch1=vocals"}, r"does not name channel 0, .*ch0=\.\.\."),
+        ({"path": "karaoke 0.wav", "stems": "ch0=vocals"}, "karaoke 0.wav has 2 channels: .* not name channel 1"),
+        ({"stems": "drums twice"}, "2 recordings of twice, twice.wav and twice.flac"),
         ({"stems": "drums short"}, "of one length in samples"),
         ({"stems": "drums ../x"}, "leaves the folder"),
-        ({"path": "karaoke 0.wav", "stems": "ch0=accompaniment ch2=vocals"}, "2 channels; stems says 'ch2=vocals'"),
+        ({"path": "karaoke 0.wav", "stems": "ch0=drums ch1=bass ch2=vocals"}, "2 channels; stems says 'ch2=vocals'"),
         ({"path": "../music"}, "leaves the folder"),
     ],
 )
@@ -173,6 +184,8 @@ def test_folders_that_do_not_keep_the_contract(folder: Path, tmp_path: Path, cha
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("[1-9]*", "karaoke [1-9]*"))
     sf.write(copy / "0 - song 0" / "short.wav", np.zeros((100, 2)), RATE)
+    for ending in ("wav", "flac"):
+        sf.write(copy / "0 - song 0" / f"twice.{ending}", np.zeros((4_800, 2)), RATE)
     with (copy / "metadata.csv").open(newline="") as file:
         row = next(csv.DictReader(file))
     with (copy / "metadata.csv").open("w", newline="") as file:
@@ -181,6 +194,27 @@ def test_folders_that_do_not_keep_the_contract(folder: Path, tmp_path: Path, cha
         writer.writerow({**row, **change})
     with pytest.raises(DataError, match=says):
         load_songs([copy], RATE)
+
+
+@pytest.mark.parametrize("peak", [0.5, 1.5, 40.0])
+def test_stems_above_full_scale_are_not_cut_off_and_still_add_up(peak: float, tmp_path: Path):
+    rng = np.random.default_rng(0)
+    loud, quiet = (rng.uniform(-1, 1, (2, 900)).astype(np.float32) for _ in range(2))
+    loud *= np.float32(peak) / np.abs(loud).max()
+    for name, waveform in (("loud", loud), ("quiet", quiet)):
+        sf.write(tmp_path / f"{name}.wav", waveform.T, RATE, subtype="FLOAT")
+    row = {"path": str(tmp_path), "stems": "loud quiet", "group": "x"}
+    song = read_song(row, RATE)
+    np.testing.assert_allclose(song.source(["loud"]), loud, atol=2 * max(1.0, peak) / 2**15)
+    np.testing.assert_allclose(song.source(["quiet"]), quiet, atol=2 / 2**15)
+    np.testing.assert_array_equal(song.source(["loud", "quiet"]), song.source(["loud"]) + song.source(["quiet"]))
+    sf.write(tmp_path / "both.wav", np.stack([loud[0], quiet[0]], axis=1), RATE, subtype="FLOAT")
+    channels = read_song({**row, "path": str(tmp_path / "both.wav"), "stems": "ch0=loud ch1=quiet"}, RATE)
+    np.testing.assert_allclose(channels.source(["loud"]), loud[:1], atol=2 * max(1.0, peak) / 2**15)
+    (tmp_path / "metadata.csv").write_text("path,stems,group\n.,loud quiet,x\n")
+    track = heldout_songs([tmp_path], all_recordings=True)[0].read()
+    np.testing.assert_array_equal(track.mixture, track.stems["loud"] + track.stems["quiet"])
+    assert np.abs(track.stems["loud"]).max() == pytest.approx(peak, rel=1e-4)
 
 
 def test_no_songs_and_no_column(tmp_path: Path):

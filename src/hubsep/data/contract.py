@@ -26,13 +26,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm.auto import tqdm
 
 from ..audio.reader import SPLIT_IT, read_audio, resample
 from ..errors import DataError
-from .recordings import SPEECH, Clip, groups_of
-from .tables import file_column, inside, is_file, is_folder, read_table
+from .recordings import SPEECH, Clip, groups_of, quantise
+from .tables import file_column, inside, is_file, is_folder, read_table, stem_channels
 
 
 KINDS = {"sounds": "label", "speakers": "speaker", "songs": "stems"}  # the column each kind of model cannot do without
@@ -58,6 +57,8 @@ def read_rows(data: Any, kind: str) -> list[Row]:
         if not row[needed]:
             line = getattr(row, "line", number)
             raise DataError(f"row {line} ({row['path']}): {needed} is empty; say what is heard, or remove the row")
+        if kind == "songs":
+            stem_channels(row[needed], f"row {getattr(row, 'line', number)} ({row['path']})")
     return rows
 
 
@@ -109,12 +110,12 @@ def read_clips(rows: Sequence[Row], kind: str, sampling_rate: int, corpus: str) 
         recording = read_audio(row.get("audio", row["path"]), way_out=SPLIT_IT)
         mono = recording.waveform.mean(axis=0, keepdims=True)
         mono = resample(mono, recording.sampling_rate, sampling_rate)[0]
-        samples = (np.clip(mono, -1, 1 - 2**-15) * 32_768).astype(np.int16)
+        samples, scale = quantise(mono)
         if not samples.any():
             raise DataError(f"{row['path']} is silent; remove its row")
         label = SPEECH if kind == "speakers" else row["label"].strip()
         group = row["speaker"] if kind == "speakers" else group
-        clips.append(Clip(samples, (label,), group, corpus, row["path"], row.get("gender") or ""))
+        clips.append(Clip(samples, (label,), group, corpus, row["path"], row.get("gender") or "", scale=scale))
     return clips
 
 

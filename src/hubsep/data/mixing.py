@@ -86,7 +86,7 @@ def excerpt(clip: Clip, samples: int, rng: random.Random, speed: float = 1.0) ->
         for _ in range(6):
             start = rng.randrange(spare)
             part = clip.waveform(start, wanted)
-            if np.abs(part[::64]).mean() * 32_768 > 0.4 * loud:
+            if np.abs(part[::64]).mean() * 32_768 / clip.scale > 0.4 * loud:
                 break
     if speed != 1.0:
         part = soxr.resample(part, speed, 1.0, quality="QQ").astype(np.float32)

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from ..audio.reader import SPLIT_IT, read_audio, resample
 from ..errors import DataError
 from .prompts import canonical_label
-from .tables import Row, file_column, inside, read_table
+from .tables import Row, file_column, inside, read_table, stem_channels
 
 
 SPEECH = "speech"  # the label of a recording of which only the speaker is named
@@ -31,7 +31,10 @@ GROUPING = ("speaker", "source_id", "group")  # columns whose value two recordin
 
 @dataclass(frozen=True)
 class Clip:
-    """One mono recording with everything that may be said of it; `labels[0]` is its class, `gender` a speaker's."""
+    """One mono recording with everything that may be said of it; `labels[0]` is its class, `gender` a speaker's.
+
+    `scale` is what the largest number of `samples` stands for: 1, or more where the recording goes above full scale.
+    """
 
     samples: NDArray[np.int16]
     labels: tuple[str, ...]
@@ -40,11 +43,22 @@ class Clip:
     path: str
     gender: str = ""
     folder: str = ""
+    scale: float = 1.0
 
     def waveform(self, start: int = 0, length: int | None = None) -> NDArray[np.float32]:
         """Samples from `start` on as float32, (samples,)."""
         stop = None if length is None else start + length
-        return self.samples[start:stop].astype(np.float32) / np.float32(32_768)
+        return self.samples[start:stop].astype(np.float32) / np.float32(32_768 / self.scale)
+
+
+def quantise(waveform: NDArray[np.floating]) -> tuple[NDArray[np.int16], float]:
+    """A recording as 16-bit integers, and what the largest of them stands for.
+
+    One that goes above full scale, as recordings of floating point may and resampled ones do, is kept at a lower gain
+    and not cut off. All others are at their own level.
+    """
+    scale = max(1.0, float(np.abs(waveform).max(initial=0.0)))
+    return (np.clip(waveform / np.float32(scale), -1, 1 - 2**-15) * 32_768).astype(np.int16), scale
 
 
 def read_metadata(
@@ -58,7 +72,8 @@ def read_metadata(
         columns: that must be there; where a speaker is named, the label need not be, and is "speech".
 
     Raises:
-        DataError: if the file, a column or a recording is missing, or a path leaves the folder.
+        DataError: if the file, a column or a recording is missing, a path leaves the folder, or `stems` is asked for
+            and says nothing that can be meant.
     """
     table = folder / "metadata.csv"
     if not table.is_file():
@@ -71,6 +86,8 @@ def read_metadata(
     root = folder.resolve()
     for row in rows:
         row["path"] = str(inside(root, row[named], f"{table}, row {row.line}"))
+        if "stems" in columns:
+            stem_channels(row["stems"], f"{table}, row {row.line} ({row[named]})")
     return [row for row in rows if not commercial_only or row.get("commercial", "").lower() == "true"]
 
 
@@ -131,9 +148,9 @@ def load_clips(folders: Iterable[Path], sampling_rate: int, *, commercial_only: 
         recording = read_audio(row["path"], way_out=SPLIT_IT)
         mono = recording.waveform.mean(axis=0, keepdims=True)
         mono = resample(mono, recording.sampling_rate, sampling_rate)[0]
-        samples = (np.clip(mono, -1, 1 - 2**-15) * 32_768).astype(np.int16)
+        samples, scale = quantise(mono)
         facts = row.get("corpus", ""), row["path"], row.get("gender") or ""
-        clips.append(Clip(samples, labels_of(row), group, *facts, folder=str(folder)))
+        clips.append(Clip(samples, labels_of(row), group, *facts, folder=str(folder), scale=scale))
     return clips
 
 
@@ -198,5 +215,6 @@ def heldout_groups(rows: Iterable[tuple[str, str]], fraction: float = 0.15) -> s
 
 
 __all__ = [
-    "Clip", "groups_of", "held_out", "heldout_groups", "labels_of", "load_clips", "read_metadata", "split_clips",
+    "Clip", "groups_of", "held_out", "heldout_groups", "labels_of", "load_clips", "quantise", "read_metadata",
+    "split_clips",
 ]  # fmt: skip

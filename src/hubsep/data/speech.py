@@ -98,9 +98,11 @@ def by_speaker(clips: list[Clip]) -> dict[str, list[Clip]]:
 
 def speech_excerpt(clips: list[Clip], samples: int, rng: random.Random) -> Waveform:
     """A random part, (samples,), of one speaker's recordings in which something sounds; short ones are joined."""
-    parts = [rng.choice(clips).samples]
-    while sum(map(len, parts)) < samples:
-        parts.append(rng.choice(clips).samples)
+    chosen = [rng.choice(clips)]
+    while sum(len(clip.samples) for clip in chosen) < samples:
+        chosen.append(rng.choice(clips))
+    scale = max(clip.scale for clip in chosen)
+    parts = [clip.samples if clip.scale == scale else clip.waveform() * (32_768 / scale) for clip in chosen]
     whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
     loud = np.abs(whole[::64].astype(np.float32)).mean()
     for _ in range(6):
@@ -108,7 +110,7 @@ def speech_excerpt(clips: list[Clip], samples: int, rng: random.Random) -> Wavef
         part = whole[start : start + samples]
         if np.abs(part[::64].astype(np.float32)).mean() > 0.6 * loud:
             break
-    return part.astype(np.float32) / np.float32(32_768)
+    return part.astype(np.float32) / np.float32(32_768 / scale)
 
 
 def fade(waveform: Waveform, start: int, stop: int, ramp: int) -> Waveform:

@@ -4,7 +4,8 @@
 `drums bass other vocals` means that `path` is a folder with one recording of each, named like it.
 `ch0=accompaniment ch1=vocals` means that `path` is one recording whose channels are stems, mono each. `group` names an
 artist or a singer, whose songs are never split between training and validation. Stems are kept as 16-bit integers at
-the model's rate: a quarter of an hour of four stems in stereo at 44.1 kHz is 635 MB.
+the model's rate: a quarter of an hour of four stems in stereo at 44.1 kHz is 635 MB. A stem that goes above full scale
+is kept at a lower gain, which is undone when it is heard; so stems still add up.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +23,8 @@ from tqdm.auto import tqdm
 
 from ..audio.reader import SPLIT_IT, open_audio, read_audio, resample
 from ..errors import DataError
-from .recordings import heldout_groups, read_metadata
-from .tables import inside, is_file
+from .recordings import heldout_groups, quantise, read_metadata
+from .tables import inside, is_file, stem_channels, unnamed_channel
 
 
 Waveform = NDArray[np.float32]
@@ -32,12 +34,16 @@ FULL_SCALE = np.float32(32_768)
 
 @dataclass(frozen=True)
 class Song:
-    """A song: its stems by name, (channels, samples) each and of one length, and where it comes from."""
+    """A song: its stems by name, (channels, samples) each and of one length, and where it comes from.
+
+    `scales` says what the largest number of a stem stands for, where that is more than 1.
+    """
 
     stems: Mapping[str, NDArray[np.int16]]
     group: str
     corpus: str
     path: str
+    scales: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def samples(self) -> int:
@@ -47,10 +53,10 @@ class Song:
     def source(self, names: Sequence[str], start: int = 0, samples: int | None = None) -> Waveform:
         """The sum of some stems from `start` on as float32, (channels, samples)."""
         stop = None if samples is None else start + samples
-        parts = [self.stems[name][:, start:stop] for name in names]
-        total = parts[0].astype(np.float32)
-        for part in parts[1:]:
-            total += part
+        total: Any = np.float32(0)
+        for name in names:
+            scale = np.float32(self.scales.get(name, 1.0))
+            total = total + self.stems[name][:, start:stop].astype(np.float32) * scale
         return total / FULL_SCALE
 
     def sources(self, assigned: Sequence[Sequence[str]], channels: int) -> Waveform:
@@ -133,53 +139,59 @@ def choose_songs(songs: list[Song], count: int) -> list[Song]:
 
 def song_rate(row: dict[str, str]) -> int:
     """The sampling rate that the song of a row is recorded at, in Hz."""
-    path, words = Path(row["path"]), row["stems"].split()
-    with open_audio(str(path if _in_channels(words) else _file_of(path, words[0] if words else ""))) as reader:
+    path, text = Path(row["path"]), row["stems"]
+    in_channels = stem_channels(text, row["path"]) is not None
+    with open_audio(str(path if in_channels else _file_of(path, text.split()[0]))) as reader:
         return reader.sampling_rate
 
 
 def read_song(row: dict[str, str], sampling_rate: int) -> Song:
     """Reads the song of a row of `metadata.csv`; errors are those of `load_songs`."""
-    words = row["stems"].split()
-    if _in_channels(words):
-        stems = _channels(Path(row["path"]), words, sampling_rate)
+    path, text = Path(row["path"]), row["stems"]
+    channels = stem_channels(text, row["path"])
+    if channels is None:
+        waveforms = {name: _read(_file_of(path, name), sampling_rate) for name in text.split()}
     else:
-        stems = {name: _read(_file_of(Path(row["path"]), name), sampling_rate) for name in words}
-    lengths = {name: stem.shape[-1] for name, stem in stems.items()}
+        waveforms = _channels(path, text, channels, sampling_rate)
+    stems = {name: quantise(waveform) for name, waveform in waveforms.items()}
+    lengths = {name: stem.shape[-1] for name, (stem, _) in stems.items()}
     if len(set(lengths.values())) != 1:
         raise DataError(f"the stems of {row['path']} must be there and of one length in samples, got {lengths}")
-    return Song(stems, row["group"], row.get("corpus") or "", row["path"])
+    scales = {name: scale for name, (_, scale) in stems.items() if scale > 1}
+    integers = {name: stem for name, (stem, _) in stems.items()}
+    return Song(integers, row["group"], row.get("corpus") or "", row["path"], scales)
 
 
-def _in_channels(words: list[str]) -> bool:
-    return bool(words) and all(word.startswith("ch") and "=" in word for word in words)
-
-
-def _channels(path: Path, words: list[str], sampling_rate: int) -> dict[str, NDArray[np.int16]]:
+def _channels(path: Path, text: str, channels: dict[str, int], sampling_rate: int) -> dict[str, Waveform]:
     """The stems of a recording that has one in each channel."""
     waveform = _read(path, sampling_rate)
-    names: dict[str, int] = {}
-    for word in words:
-        number, _, name = word[2:].partition("=")
-        if not number.isdecimal() or int(number) >= len(waveform) or not name:
-            raise DataError(f"{path} has {len(waveform)} channels; stems says {word!r}")
-        names[name] = int(number)
-    return {name: waveform[number : number + 1] for name, number in names.items()}
+    for name, number in channels.items():
+        if number >= len(waveform):
+            raise DataError(
+                f"{path} has {len(waveform)} channels; stems says 'ch{number}={name}', and counts from ch0"
+            )
+    if len(waveform) > len(channels):
+        raise unnamed_channel(len(channels), text, f"{path} has {len(waveform)} channels")
+    return {name: waveform[number : number + 1] for name, number in channels.items()}
 
 
 def _file_of(folder: Path, stem: str) -> Path:
     """The recording of a stem, whatever its format."""
-    for suffix in AUDIO_FILES:
-        path = inside(folder, f"{stem}{suffix}", f"the stems of {folder}")
-        if is_file(path):
-            return path
-    raise DataError(f"{folder} has no recording of {stem}; it is looked for as {stem}{', '.join(AUDIO_FILES)}")
+    paths = [inside(folder, f"{stem}{suffix}", f"the stems of {folder}") for suffix in AUDIO_FILES]
+    there = [path for path in paths if is_file(path)]
+    if not there:
+        raise DataError(f"{folder} has no recording of {stem}; it is looked for as {stem}{', '.join(AUDIO_FILES)}")
+    if len(there) > 1:
+        raise DataError(
+            f"{folder} has {len(there)} recordings of {stem}, {there[0].name} and {there[1].name}; only one can be "
+            "meant: move the other out of the folder"
+        )
+    return there[0]
 
 
-def _read(path: Path, sampling_rate: int) -> NDArray[np.int16]:
+def _read(path: Path, sampling_rate: int) -> Waveform:
     recording = read_audio(str(path), way_out=SPLIT_IT)
-    waveform = resample(recording.waveform, recording.sampling_rate, sampling_rate)
-    return (np.clip(waveform, -1, 1 - 2**-15) * FULL_SCALE).astype(np.int16)
+    return resample(recording.waveform, recording.sampling_rate, sampling_rate)
 
 
 __all__ = ["Song", "assign_stems", "choose_songs", "load_songs", "read_song", "song_rate", "split_songs"]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from ..errors import DataError
 
 
 MAX_COLUMNS = 1_000
+STEM_CHANNEL = re.compile(r"ch[0-9]{1,3}=[^=]+")
+STEMS_EXAMPLE = "'drums bass other vocals' or 'ch0=accompaniment ch1=vocals'"
 FILE_COLUMNS = ("path", "file_name", "file")  # the second is that of `datasets`' audio folders
 
 
@@ -109,6 +112,50 @@ def inside(folder: Path, name: str, where: str) -> Path:
     return path
 
 
+def stem_channels(text: str, where: str) -> dict[str, int] | None:
+    """Which channel each stem of a recording is, by the column `stems`; None if each stem is a recording of its own.
+
+    Args:
+        text: of the column: `drums bass other vocals`, or `ch0=accompaniment ch1=vocals`.
+        where: the row is.
+
+    Raises:
+        DataError: beginning with `where`, if it names nothing, a stem or a channel twice, or not every channel up to
+            the last one that it names.
+    """
+    words = text.split()
+    if not words:
+        raise DataError(f"{where}: stems is empty; name them, as {STEMS_EXAMPLE}")
+    in_channels = any("=" in word for word in words)
+    wrong = next((word for word in words if in_channels and not STEM_CHANNEL.fullmatch(word)), None)
+    if wrong:
+        raise DataError(f"{where}: stems says {wrong!r}, in {text!r}; it must be as {STEMS_EXAMPLE}")
+    names = [word.rpartition("=")[2] for word in words]
+    if twice := next((name for name, count in Counter(names).items() if count > 1), None):
+        raise DataError(
+            f"{where}: stems names {twice!r} twice, in {text!r}; each stem is one channel, or one recording in a "
+            "folder, which may be in stereo"
+        )
+    if not in_channels:
+        return None
+    channels = {name: int(word.partition("=")[0][2:]) for word, name in zip(words, names, strict=True)}
+    for number, count in Counter(channels.values()).items():
+        if count > 1:
+            raise DataError(f"{where}: stems names channel {number} {count} times, in {text!r}; a channel is one stem")
+    unnamed = sorted(set(range(max(channels.values()))) - set(channels.values()))
+    if unnamed:
+        raise unnamed_channel(unnamed[0], text, where)
+    return channels
+
+
+def unnamed_channel(number: int, text: str, where: str) -> DataError:
+    """The error of a channel that the column `stems` does not name."""
+    return DataError(
+        f"{where}: stems does not name channel {number}, in {text!r}; name each channel (ch{number}=...), or write "
+        "the recording without this one"
+    )
+
+
 def is_folder(path: Path) -> bool:
     """Whether there is such a folder; a name no file system would take is the name of none."""
     try:
@@ -125,4 +172,7 @@ def is_file(path: Path) -> bool:
         return False
 
 
-__all__ = ["FILE_COLUMNS", "Row", "file_column", "inside", "is_file", "is_folder", "read_table"]
+__all__ = [
+    "FILE_COLUMNS", "Row", "file_column", "inside", "is_file", "is_folder", "read_table", "stem_channels",
+    "unnamed_channel",
+]  # fmt: skip
