@@ -31,6 +31,7 @@ from ..audio.limits import LOSSLESS_FLOATS
 from ..audio.notes import Notes
 from ..audio.reader import LONGEST_SECONDS, AudioLimits, AudioReader, AudioWriter, open_audio
 from ..errors import AudioError
+from ..hub.naming import called
 from ..hub.processes import host, in_use
 
 
@@ -180,7 +181,8 @@ def deliver(
         label: scratch / f"complete-{number}{path.suffix}" for number, (label, path) in enumerate(paths.items())
     }
     together = {"from_recording": [label in from_recording for label in waveforms], "residual": residual}
-    _copy(list(waveforms.values()), list(complete.values()), form, gain, together)
+    with called({complete[label]: path for label, path in paths.items()}):
+        _copy(list(waveforms.values()), list(complete.values()), form, gain, together)
     return {label: (path, complete[label]) for label, path in paths.items()}, remark
 
 

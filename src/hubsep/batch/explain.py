@@ -12,6 +12,7 @@ import errno
 import re
 
 from ..errors import HubsepError, TooLittleMemoryError, is_out_of_memory
+from ..hub.naming import FULL
 
 
 DEBUG = "--debug"
@@ -19,6 +20,7 @@ LONGEST = 400  # letters of a name or of a foreign message; a path of a user has
 WAYS = {
     errno.ENAMETOOLONG: "choose a shorter name, or fewer folders",
     errno.ENOSPC: "make room on the disk, or write to another one",
+    errno.EFBIG: "allow larger files (ulimit -f), or write to another disk",
     errno.EDQUOT: "make room on the disk, or write to another one",
     errno.EROFS: "choose a place that can be written to",
     errno.EACCES: "choose a place that you may read and write",
@@ -80,7 +82,9 @@ def explain(error: Exception) -> str:
     if isinstance(error, TooLittleMemoryError) and error.__cause__ is not None:
         error = MemoryError(str(error.__cause__))  # its way out is in Python's words
     if isinstance(error, HubsepError):
-        return str(error)
+        cause = error.__cause__
+        way = WAYS.get(cause.errno or 0) if isinstance(cause, OSError) and cause.errno in FULL else None
+        return f"{str(error).rstrip('.')}; {way}" if way else str(error)
     if isinstance(error, OSError):
         return of_system(error)
     text = " ".join(str(error).split()) or type(error).__name__

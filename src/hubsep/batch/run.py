@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+import os
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import AudioError
+from ..hub.naming import called
 from ..shipped import SHIPPED
 from ..texts import printable
 from .lines import result_line, say, shown_while, warn
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
 
 WITHOUT_EFFECT = {"query_audio", "batch_size", "on_short"}  # on what a finished output holds
 KEEPS = {"float": "; --clip rescale keeps the format, and turns all sources down alike"}
+SOURCE_ENDING = ".rf64"  # of what is not delivered yet
 SAID = ("label", "score", "understood_as", "nearest")
 
 
@@ -102,7 +107,8 @@ def separate_one(
     cut_out = labels_from_recording(separator, run.options)
     exact = form.bits is not None and (form.bits > 24 or bool(cut_out))  # float32 holds 24 bits
     with scratch_folder(run.output) as scratch, remarks(job):
-        results = separate_into(scratch, separator, job, run.options, exact=exact, quiet=quiet)
+        with sources_called(scratch, lambda label: place(label, form.extension)):
+            results = separate_into(scratch, separator, job, run.options, exact=exact, quiet=quiet)
         waveforms = {result["label"]: result["path"] for result in results}
         clip, residual = run.writing["clip"], run.options["residual"]
         files, remark = deliver(waveforms, place, form, clip, scratch, from_recording=cut_out, residual=residual)
@@ -112,7 +118,9 @@ def separate_one(
         if run.writing["plot"]:
             part = {name: run.options[name] for name in ("offset_s", "duration_s", "on_short")}
             complete = {label: unnamed for label, (_, unnamed) in files.items()}
-            drawn = draw(job, results, complete, scratch / "spectrograms.png", part)
+            drawn = scratch / "spectrograms.png"
+            with called({drawn: place(PICTURE, "png")}):
+                draw(job, results, complete, drawn, part)
             written.append((place(PICTURE, "png"), drawn, {"label": PICTURE}))
         outputs = [(path, {**describe_output(complete), **facts}) for path, complete, facts in written]
         replaced, left_alone = file.begin(job.source, run.settings, outputs, source, scratch, overwrite=overwrite)
@@ -125,6 +133,22 @@ def separate_one(
     if remark:
         warn(f"{job.source}: {remark}{KEEPS.get(run.writing['clip'], '')}")
     return record
+
+
+@contextmanager
+def sources_called(scratch: Path, place: Callable[[str], Path]) -> Iterator[None]:
+    """Within this, an error names the file that a source was to become, not the one in `scratch`.
+
+    Args:
+        scratch: where `separate_into` writes.
+        place: from the name of a source to the file.
+    """
+    hidden = re.compile(re.escape(str(scratch) + os.sep) + r"(.+?)" + re.escape(SOURCE_ENDING))
+    try:
+        yield
+    except AudioError as error:
+        text = hidden.sub(lambda match: str(place(match[1])), str(error))
+        raise AudioError(text) from (error.__cause__ or error)
 
 
 @contextmanager
@@ -178,7 +202,7 @@ def separate_into(
             bar.total = total
             bar.update(done - bar.n)
 
-        form = {"template": "{label}.rf64", "subtype": "DOUBLE" if exact else "FLOAT"}
+        form = {"template": "{label}" + SOURCE_ENDING, "subtype": "DOUBLE" if exact else "FLOAT"}
         return separator.separate_file(job.source, scratch, on_progress=on_progress, **form, **options)
 
 

@@ -35,12 +35,14 @@ from .bounds import shown
 from .copies import copy_file
 from .json_files import MAX_INDEX_BYTES, read_json_value
 from .manifest import MANIFEST, fsync, listed_files, verify_manifest, write_manifest
+from .naming import FULL
 from .processes import host, in_use, locked
 
 
 MARKER = ".hubsep-unfinished"
 MODEL_FILES = (".json", ".model", ".safetensors", ".txt")  # of a component
 COPY_SUFFIXES = (".json", ".md", ".model", ".txt")
+SYSTEM_ERROR = re.compile(r"\(os error ([0-9]{1,4})\)")  # as Rust says it
 RENAME_EXCHANGE = 2
 AT_FDCWD = -100
 
@@ -74,7 +76,8 @@ def atomic_folder(
             if keep is not None:
                 with locked(target.parent):
                     _copy_small_files(target, staging, keep)
-        yield staging
+        with _errors_of_writing(staging, target):
+            yield staging
         with _our_errors(target):
             write_manifest(staging, skip=(MARKER,), share_weights=True)
             with locked(target.parent):
@@ -261,6 +264,23 @@ def _our_errors(target: Path) -> Iterator[None]:
             f"{shown(str(target), 200)} could not be written: {error.strerror or error}. Nothing of what was there is "
             "lost."
         ) from error
+
+
+@contextmanager
+def _errors_of_writing(staging: Path, target: Path) -> Iterator[None]:
+    """What goes wrong with a file in `staging`, and a disk that is full, as the error of the folder asked for."""
+    try:
+        yield
+    except Exception as error:
+        number = SYSTEM_ERROR.search(str(error)) if type(error).__name__ == "SafetensorError" else None
+        cause = OSError(int(number[1]), os.strerror(int(number[1]))) if number else error
+        if not isinstance(cause, OSError):
+            raise
+        inside = cause.filename is not None and Path(os.fsdecode(cause.filename)).is_relative_to(staging)
+        if not inside and (cause.filename is not None or cause.errno not in FULL):
+            raise
+        with _our_errors(target):
+            raise cause from error
 
 
 __all__ = ["MARKER", "atomic_folder", "recover", "verify_manifest"]

@@ -20,6 +20,7 @@ from .bounds import shown
 from .checks import blob_folders
 from .copies import PACKAGE, in_cache, stays_inside
 from .json_files import MAX_INDEX_BYTES, read_json
+from .naming import called
 
 
 MANIFEST = "manifest.json"
@@ -116,7 +117,8 @@ def write_whole(path: Path, content: str | bytes) -> None:
     part = path.with_name(f".{path.name[:60]}.part")  # one name: what a killed process left is replaced
     part.unlink(missing_ok=True)  # a link that came along would be written through
     try:
-        part.write_bytes(content.encode() if isinstance(content, str) else content)
+        with called({part: path}):
+            part.write_bytes(content.encode() if isinstance(content, str) else content)
         if path.is_file() and not path.is_symlink():
             part.chmod(stat.S_IMODE(path.stat().st_mode))
         os.replace(part, path)

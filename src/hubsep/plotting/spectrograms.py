@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ..audio.reader import open_audio
 from ..errors import DataError
+from ..hub.naming import called
 from ..texts import printable
 
 
@@ -202,7 +203,10 @@ def save_figure(figure: Any, path: Path, *, dpi: float = 110) -> Path:
     from matplotlib import rc_context
 
     try:
-        with rc_context({"svg.hashsalt": "hubsep"}):  # names inside of an SVG are drawn at random otherwise
+        with (
+            called({unfinished: path}),
+            rc_context({"svg.hashsalt": "hubsep"}),
+        ):  # names inside of an SVG are drawn at random otherwise
             figure.savefig(unfinished, format=kind, dpi=dpi, metadata=PICTURES[kind])
         os.replace(unfinished, path)
     finally:
