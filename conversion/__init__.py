@@ -184,13 +184,13 @@ def _convert_named(name: str, output: Place | None, licence: str | None, overrid
     if folder is not None:
         kind = found.system
         return convert(kind, folder, output, licence=said, **overrides)
-    return _opened(found.system, output)
+    return _opened(found.system, output, found.row.opened_with)
 
 
-def _opened(system: str, place: Place) -> Any:
+def _opened(system: str, place: Place, opened_with: str | None = None) -> Any:
     """The model in a folder, or of a name."""
     row = SYSTEMS[system]
-    return locate(row.model or row.pipeline or "").from_pretrained(place)
+    return locate(opened_with or row.model or row.pipeline or "").from_pretrained(place)
 
 
 __all__ = ["convert"]

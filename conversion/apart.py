@@ -13,6 +13,7 @@ import os
 import socket
 import sys
 import threading
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from hubsep.conversion import convert
@@ -26,6 +27,16 @@ def main() -> int:
     threading.Thread(target=end_with_input, daemon=True).start()
     cut_off()
     confine(memory_bytes=job["megabytes"] << 20, cpu_seconds=job["seconds"], file_bytes=job["written_bytes"])
+    print(json.dumps(answer_of(job)))
+    return 0
+
+
+def answer_of(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Converts as a job says: the licence that the card of the result states and what speaks against it, or an error.
+
+    Args:
+        job: what `hubsep.hub.converting.job_of` makes.
+    """
     from hubsep.conversion.writing import LicenceError
 
     answer: dict[str, Any] = {"licence": job["licence"]}
@@ -41,8 +52,7 @@ def main() -> int:
         answer = {"error": str(error)}
     except MemoryError:
         answer = {"error": f"it takes more than {job['megabytes']} MB of memory"}
-    print(json.dumps(answer))
-    return 0
+    return answer
 
 
 def end_with_input() -> None:

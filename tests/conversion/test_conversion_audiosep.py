@@ -18,6 +18,7 @@ import published_audiosep as published
 import pytest
 import torch
 from promises_conversion import ConversionPromises
+from published_audiosep import assert_golden, separate
 from rounding import assert_same
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -31,7 +32,6 @@ from hubsep.metrics import separation as metrics
 
 
 GOLDEN = published.GOLDEN
-SUMS = {"terms": 16 * 9, "layers": 60}  # channels times taps of the tiny network; its convolutions in a row
 SAMPLING_RATE = 32_000
 
 
@@ -58,20 +58,6 @@ class TestPromises(ConversionPromises):
     @classmethod
     def overrides(cls, tokenizer: str) -> dict[str, Any]:
         return {**published.OVERRIDES, "tokenizer": tokenizer}
-
-
-@torch.inference_mode()
-def separate(model: AudioSepForAudioSeparation, mixture: Tensor, condition: Tensor) -> Tensor:
-    return model(mixture, query_embeds=condition[:, None]).sources[:, 0]
-
-
-def si_sdr(estimate: Tensor, reference: Tensor) -> float:
-    return metrics.si_sdr(estimate.double(), reference.double()).min().item()
-
-
-def assert_golden(estimate: Tensor, reference: Tensor) -> None:
-    assert_same(estimate, reference, **SUMS)
-    assert si_sdr(estimate, reference) >= 90
 
 
 def test_separator_gives_the_waveform_of_the_original(model: AudioSepForAudioSeparation):

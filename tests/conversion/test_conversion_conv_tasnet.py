@@ -11,6 +11,7 @@ import published_conv_tasnet as published
 import pytest
 import torch
 from promises_conversion import ConversionPromises
+from published_conv_tasnet import SUMS, assert_golden
 from rounding import assert_same
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -21,9 +22,6 @@ from hubsep.cli import main
 from hubsep.conversion import common, conv_tasnet, convert
 from hubsep.errors import ConversionError
 from hubsep.metrics import separation as metrics
-
-
-SUMS = {"terms": 32 * 3, "layers": 30}  # channels times taps; six blocks of five sums
 
 
 class TestAsteroid(ConversionPromises):
@@ -37,14 +35,6 @@ class TestAsteroid(ConversionPromises):
     def overrides(cls) -> dict[str, Any]:
         """What a file without `model_args` needs; the one with them says the same."""
         return {"num_blocks": 3, "sampling_rate": 16_000}
-
-
-@torch.inference_mode()
-def assert_golden(model: Any, golden: dict[str, Tensor]) -> None:
-    for name in (name for name in golden if name.startswith("mix")):
-        sources, expected = model(golden[name]).sources[:, :, 0], golden[name.replace("mix", "est")]
-        assert_same(sources, expected, **SUMS)
-        assert metrics.si_sdr(sources.double(), expected.double()).min() > 90
 
 
 @pytest.mark.parametrize("case", published.CASES)

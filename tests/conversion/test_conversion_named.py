@@ -16,7 +16,6 @@ import published_sepformer
 import published_spleeter
 import pytest
 import torch
-from hub_repository import Repository
 from hub_server import HubServer
 from safetensors.torch import save_file
 from tiny_conv_tasnet import tiny_conv_tasnet
@@ -198,7 +197,7 @@ def test_a_folder_with_a_card_needs_no_licence(
 
 def publish(hub: HubServer, name: str, folder: Path, **others: bytes) -> None:
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
-    hub.repositories.setdefault(name, Repository()).commit("main", {**files, **others}, "published")
+    hub.publish(name, {**files, **others})
 
 
 def test_a_published_name_converts_with_its_system_and_licence(

@@ -20,27 +20,22 @@ from published_sepformer import (
     GOLDEN,
     HYPERPARAMETERS,
     UNTOLD,
+    assert_golden,
     golden_config,
     golden_folder,
     golden_tensors,
     write_file,
     write_folder,
 )
-from rounding import assert_same
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from hubsep import AutoModelForAudioSeparation
 from hubsep.cli import main
 from hubsep.conversion import convert, sepformer
 from hubsep.conversion.common import rename, weights_file
 from hubsep.errors import ConversionError
-from hubsep.metrics import separation as metrics
 from hubsep.models.sepformer.configuration_sepformer import SepFormerConfig
 from hubsep.models.sepformer.modeling_sepformer import SepFormerForAudioSeparation
-
-
-SUMS = {"terms": 50, "layers": 30}  # frames that attention adds up; up to four layers of six sums, filterbanks
 
 
 class TestPromises(ConversionPromises):
@@ -53,17 +48,6 @@ class TestPromises(ConversionPromises):
     @classmethod
     def overrides(cls, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         return UNTOLD
-
-
-def assert_golden(model: Any, io: dict[str, Tensor]) -> None:
-    for name in (name for name in io if name.startswith("mix")):
-        reference = io[name.replace("mix", "est")].transpose(1, 2)
-        with torch.no_grad():
-            sources = model(io[name][:, None]).sources[:, :, 0]
-        as_trained = model(io[name][:, None]).sources[:, :, 0].detach()
-        for estimate in (sources, as_trained):
-            assert_same(estimate, reference, **SUMS)
-            assert metrics.si_sdr(estimate.double(), reference.double()).min() > 90
 
 
 @pytest.mark.parametrize("case", ["1spk", "3spk"])

@@ -19,11 +19,15 @@ import torch
 from promises_conversion import ConversionPromises, digests
 from published_spleeter import (
     DATA,
+    STEMS,
+    SUMS,
+    assert_golden,
     bundle,
     entry,
     field,
     golden_files,
     golden_io,
+    shared_io,
     table,
     text,
     varint,
@@ -46,8 +50,6 @@ from hubsep.models.spleeter.configuration_spleeter import SpleeterConfig
 from hubsep.models.spleeter.modeling_spleeter import SpleeterForAudioSeparation, l1_magnitude
 
 
-STEMS = ("vocals", "accompaniment")
-SUMS = {"terms": 32 * 25, "layers": 20}  # channels times taps; convolutions in a row and two Fourier transforms
 CASES: dict[str, dict[str, Any]] = {
     "tiny": {},
     "tiny_average": {"mask_extension": "average"},
@@ -107,16 +109,6 @@ def test_the_published_layouts_give_the_waveforms_of_the_original(
     assert digests(tmp_path / "again") == digests(tmp_path / "ours")
 
 
-def assert_golden(model: Any, expected: dict[str, Tensor]) -> None:
-    output = model(expected["waveform"][None])
-    for stem, name in enumerate(STEMS):
-        reference = expected[f"est.{name}"]
-        found = output.sources[0, stem, :, : reference.shape[1]]
-        assert_same(found, reference, **SUMS)
-        if f"mask.{name}" in expected:
-            assert_same(output.masks[0, stem], expected[f"mask.{name}"], **SUMS)
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("case", CASES)
 def test_options_give_the_waveforms_of_the_original(case: str, tmp_path: Path):
@@ -129,11 +121,7 @@ def test_options_give_the_waveforms_of_the_original(case: str, tmp_path: Path):
 @pytest.mark.parametrize("case", SHARED_CASES)
 def test_every_golden_case_in_full(case: str, shared: Path):
     folder = shared / "golden" / "spleeter"
-    model = convert("spleeter", folder / "ckpt", **SHARED_CASES[case])
-    expected = load_file(folder / f"io_{case}.safetensors")
-    sources = model(expected["waveform"].T[None]).sources
-    for stem, name in enumerate(STEMS):
-        assert_same(sources[0, stem].T, expected[f"est.{name}"], **SUMS)
+    assert_golden(convert("spleeter", folder / "ckpt", **SHARED_CASES[case]), shared_io(folder, case))
 
 
 @pytest.mark.needs_shared

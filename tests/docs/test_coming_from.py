@@ -18,7 +18,6 @@ import published_conv_tasnet
 import published_sepformer
 import pytest
 import soundfile as sf
-from hub_repository import Repository
 from hub_server import HubServer
 from tiny_audioldm2 import published_folder
 
@@ -33,7 +32,7 @@ FENCE = re.compile(rf"^{re.escape(SERVED)}```(bash|python)\n(.*?)^```$", re.DOTA
 
 def put(hub: HubServer, name: str, folder: Path) -> None:
     files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    hub.repositories.setdefault(name, Repository()).commit("main", files, "published")
+    hub.publish(name, files)
 
 
 def speechbrain(hub: HubServer, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import http.server
-import io
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,7 +18,7 @@ import published_spleeter
 import pytest
 import torch
 import transformers
-from hub_repository import Repository
+from file_server import Files, serving
 from hub_server import HubServer
 from huggingface_hub import constants
 
@@ -61,8 +59,7 @@ MAKE: dict[str, Callable[[Path], Path]] = {SEPFORMER: sepformer_folder, CONV_TAS
 def publish(hub: HubServer, name: str, folder: Path, **others: bytes) -> None:
     """Puts the files of a folder, and others, into a repository."""
     files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-    repository = hub.repositories.setdefault(name, Repository())
-    repository.commit("main", {**files, "README.md": b"---\n---\n", **others}, "published")
+    hub.publish(name, {**files, "README.md": b"---\n---\n", **others})
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -118,7 +115,7 @@ def test_a_generator_brings_its_tokenizers(name: str, kind: str, hub: HubServer,
     for part, place in row.companions.items():
         repository, folder = "/".join(place.split("/")[:2]), place.split("/")[2:]
         files = {"/".join([*folder, path.name]): path.read_bytes() for path in Path(folders[part]).iterdir()}
-        hub.repositories.setdefault(repository, Repository()).commit("main", files, "published")
+        hub.publish(repository, files)
     pipe = AudioLDM2Pipeline.from_pretrained(open_published(row))
     said: dict[str, Any] = {"transcription": "hi", "max_new_tokens": 8} if kind == "speech" else {}
     assert np.isfinite(pipe("rain", num_inference_steps=1, seconds=0.5, **said).audios).all()
@@ -205,41 +202,10 @@ def test_without_a_connection_the_first_opening_says_so(hub: HubServer, monkeypa
     assert not hub.requests
 
 
-class Files(http.server.BaseHTTPRequestHandler):
-    """Serves one file, by ranges; the first answers end early."""
-
-    content, cuts, ranges, agents = b"", 0, [], []  # type: ignore[var-annotated]
-
-    def do_GET(self) -> None:  # noqa: N802 - the library's
-        kind = type(self)
-        kind.ranges.append(self.headers["Range"])
-        kind.agents.append(self.headers["User-Agent"])
-        start = int(self.headers["Range"][6:-1]) if self.headers["Range"] else 0
-        part = kind.content[start:]
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(part)))
-        self.send_header("ETag", f'"{len(kind.content)}"')
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(kind.content) - 1}/{len(kind.content)}")
-        self.end_headers()
-        if kind.cuts:
-            kind.cuts -= 1
-            part = part[: len(part) // 2]
-        with io.BytesIO(part) as file:
-            self.wfile.write(file.read())
-
-    def log_message(self, *arguments: object) -> None:
-        pass
-
-
 @pytest.fixture
 def address() -> Iterator[tuple[str, type[Files]]]:
-    handler = type("Handler", (Files,), {"ranges": [], "agents": []})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/2stems.tar.gz", handler
-    server.shutdown()
-    server.server_close()
+    with serving() as place:
+        yield place
 
 
 @pytest.mark.slow

@@ -96,3 +96,13 @@ def test_all_that_is_known_of_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert "by its name" in capsys.readouterr().out
     assert main(["info", "conv-tasnet-smal"]) == 2
     assert "Did you mean conv-tasnet-small?" in capsys.readouterr().err
+
+
+def test_what_another_library_opens_says_so_before_it_is_fetched(hub: HubServer) -> None:
+    for row in ROWS:
+        if row.opened_with is not None:
+            with pytest.raises(CheckpointError) as caught:
+                resolve_folder(row.name)
+            for part in (row.name, f"hubsep convert {row.name} FOLDER", f"{row.opened_with}.from_pretrained"):
+                assert part in str(caught.value)
+    assert not hub.requests

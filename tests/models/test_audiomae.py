@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from published_audiomae import assert_language, assert_patches
 from rounding import assert_same, rounding
 from safetensors.torch import load_file
 from tiny import recompute
@@ -38,7 +39,6 @@ from hubsep.models.audiomae.modeling_audiomae import (
 
 STEPS, BANDS = FRAMES // PATCH, BINS // PATCH
 SUMS = {"terms": 96, "layers": 20}  # patches that attention adds up; two layers of encoder and decoder
-GOLDEN_SUMS = {"terms": 512, "layers": 12 * 6}  # patches of the published length; twelve layers of six sums
 
 
 @torch.no_grad()
@@ -354,11 +354,7 @@ def test_the_original_gives_the_same_features_and_the_same_language_of_audio(sha
     folder = shared / "golden" / "audioldm2" / "audiomae_encoder"
     golden = load_file(folder / "io.safetensors")
     model = convert("audiomae", folder / "weights.safetensors", num_attention_heads=4)
-    features = model(golden["fbank"]).last_hidden_state
-    assert_same(features, golden["features"], **GOLDEN_SUMS)
-    for pools in json.loads((folder / "meta.json").read_text())["pools"]:
-        expected = golden["loa_t{}_f{}".format(*pools)]
-        assert_same(model.loa(golden["fbank"], *pools), expected, **GOLDEN_SUMS)
+    assert_language(model, golden, json.loads((folder / "meta.json").read_text())["pools"])
 
 
 @pytest.mark.needs_shared
@@ -371,17 +367,4 @@ def test_the_original_predicts_the_same_patches(shared: Path, decoder: str):
     if decoder == "global":
         heads["decoder_num_attention_heads"] = 4
     model = convert("audiomae", folder / "weights.safetensors", **heads)
-    output = model(golden["fbank"], noise=golden["noise"])
-    assert torch.equal(output.mask, golden["mask"])
-    assert torch.equal(output.ids_restore, golden["ids_restore"])
-    assert_same(output.last_hidden_state, golden["encoded"], **GOLDEN_SUMS)
-    assert_same(output.logits, golden["pred"], **GOLDEN_SUMS)
-    assert_same(output.loss, golden["loss_norm_pix"].squeeze(), **GOLDEN_SUMS)
-    model.config.normalize_targets = False
-    assert_same(model(golden["fbank"], noise=golden["noise"]).loss, golden["loss_raw"].squeeze(), **GOLDEN_SUMS)
-    model.config.normalize_targets, model.config.masking = True, "time_frequency"
-    output = model(golden["fbank"], noise=torch.cat([golden["noise_t"], golden["noise_f"]], dim=1))
-    assert torch.equal(output.mask, golden["mask_2d"])
-    assert torch.equal(output.ids_restore, golden["ids_restore_2d"])
-    assert_same(output.last_hidden_state, golden["encoded_2d"], **GOLDEN_SUMS)
-    assert_same(output.loss, golden["loss_2d_norm_pix"].squeeze(), **GOLDEN_SUMS)
+    assert_patches(model, golden)

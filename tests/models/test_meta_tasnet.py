@@ -12,7 +12,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from promises_model import ModelPromises, noise
-from rounding import assert_same, rounding
+from published_meta_tasnet import SUMS, TOLERANCE, assert_stages
+from rounding import assert_same
 from safetensors.torch import load_file
 from tiny_meta_tasnet import tiny_meta_tasnet
 from torch import Tensor, nn
@@ -31,8 +32,6 @@ from hubsep.pipelines.separation.levels import rescale
 
 
 CASES = ("meta_tasnet", "meta_tasnet-biased", "meta_tasnet-independent")
-SUMS = {"terms": 24 * 3, "layers": 30}  # channels times taps; four blocks of five sums, filterbanks and generators
-TOLERANCE = rounding(5.0, **SUMS)  # the peak of masked latents, from which the sources are decoded
 
 
 def generated() -> Any:
@@ -55,23 +54,6 @@ def golden_model(shared: Path, case: str, tmp_path: Path) -> tuple[Any, dict[str
     folder = shared / "golden" / case
     source = published.write(tmp_path / "best_model.pt", load_file(folder / "state_dict.safetensors"), folder)
     return convert("meta_tasnet", source), load_file(folder / "io.safetensors")
-
-
-def whole_frames(golden: dict[str, Tensor], stages: int) -> list[Tensor]:
-    """The golden mixtures, (1, samples) each, cut as the original does."""
-    samples = golden["mix_stage0"].shape[-1] // 20 * 20
-    return [golden[f"mix_stage{stage}"][:, 0, : samples * 2**stage] for stage in range(stages)]
-
-
-def assert_stages(model: Any, golden: dict[str, Tensor]) -> None:
-    outputs = model.separate_stages(whole_frames(golden, model.config.num_stages))
-    for stage, output in enumerate(outputs):
-        expected = golden[f"est_n1_stage{stage}"][:, :, 0].transpose(0, 1)
-        torch.testing.assert_close(output.sources, expected, atol=TOLERANCE, rtol=0)
-        if f"enc_stage{stage}" in golden:
-            torch.testing.assert_close(output.latents.mT, golden[f"enc_stage{stage}"], atol=TOLERANCE, rtol=0)
-            hidden = golden[f"hidden_stage{stage}"].permute(1, 0, 3, 2)
-            torch.testing.assert_close(output.hidden, hidden, atol=TOLERANCE, rtol=0)
 
 
 def assert_training(model: Any, golden: dict[str, Tensor]) -> None:

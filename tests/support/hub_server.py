@@ -59,6 +59,10 @@ class HubServer(ThreadingHTTPServer):
         """Let the next requests that the pattern finds go wrong."""
         self.faults.append(Fault(pattern, status, times))
 
+    def publish(self, name: str, files: dict[str, bytes]) -> None:
+        """A new commit of a repository, which is made if it is not there."""
+        self.repositories.setdefault(name, Repository()).commit("main", files, "published")
+
     def seen(self, pattern: str) -> list[dict[str, str]]:
         """Headers of the requests that the pattern finds."""
         return [headers for request, headers in self.requests if re.search(pattern, request)]

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import functools
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import original_audioldm2 as original
 import published_audiomae
 import tiny_audioldm2 as tiny
 import torch
+from renaming import renamed
 from torch import Tensor, nn
 
 
@@ -92,15 +92,6 @@ def modules(kind: str = "base") -> dict[str, nn.Module]:
         for parameter in made["vocoder"].parameters():
             parameter.data *= 1.5
     return {name: module.eval() for name, module in made.items()}
-
-
-def renamed(state: dict[str, Tensor], words: list[tuple[str, str]]) -> dict[str, Tensor]:
-    found = {}
-    for name, tensor in state.items():
-        for ours, theirs in words:
-            name = re.sub(ours, theirs, name)
-        found[name] = tensor
-    return found
 
 
 def clap(model: Any) -> dict[str, Tensor]:

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rounding import assert_same
 from tiny_audiomae import tiny_pretraining
 from torch import Tensor
 
 
 PREFIX = "cond_stage_models.0.cond_stage_models.2.audiomae.model."
+GOLDEN_SUMS = {"terms": 512, "layers": 12 * 6}  # patches of the published length; twelve layers of six sums
 # our words in the authors', in the order they are replaced
 WORDS = [
     ("audiomae.embeddings.class_token", "cls_token"),
@@ -73,3 +75,32 @@ def write_inside(path: Path, state: dict[str, Tensor], prefix: str = PREFIX) -> 
     }
     torch.save({"state_dict": {**others, **{f"{prefix}{name}": part for name, part in state.items()}}}, path)
     return path
+
+
+@torch.no_grad()
+def assert_language(model: Any, golden: dict[str, Tensor], pools: list[list[int]]) -> None:
+    """Features and language of audio are those of the original, of which `golden` is a file of vectors."""
+    features = model(golden["fbank"]).last_hidden_state
+    assert_same(features, golden["features"], **GOLDEN_SUMS)
+    for pair in pools:
+        expected = golden["loa_t{}_f{}".format(*pair)]
+        assert_same(model.loa(golden["fbank"], *pair), expected, **GOLDEN_SUMS)
+
+
+@torch.no_grad()
+def assert_patches(model: Any, golden: dict[str, Tensor]) -> None:
+    """It is pre-trained as the original is, of which `golden` is a file of vectors."""
+    output = model(golden["fbank"], noise=golden["noise"])
+    assert torch.equal(output.mask, golden["mask"])
+    assert torch.equal(output.ids_restore, golden["ids_restore"])
+    assert_same(output.last_hidden_state, golden["encoded"], **GOLDEN_SUMS)
+    assert_same(output.logits, golden["pred"], **GOLDEN_SUMS)
+    assert_same(output.loss, golden["loss_norm_pix"].squeeze(), **GOLDEN_SUMS)
+    model.config.normalize_targets = False
+    assert_same(model(golden["fbank"], noise=golden["noise"]).loss, golden["loss_raw"].squeeze(), **GOLDEN_SUMS)
+    model.config.normalize_targets, model.config.masking = True, "time_frequency"
+    output = model(golden["fbank"], noise=torch.cat([golden["noise_t"], golden["noise_f"]], dim=1))
+    assert torch.equal(output.mask, golden["mask_2d"])
+    assert torch.equal(output.ids_restore, golden["ids_restore_2d"])
+    assert_same(output.last_hidden_state, golden["encoded_2d"], **GOLDEN_SUMS)
+    assert_same(output.loss, golden["loss_2d_norm_pix"].squeeze(), **GOLDEN_SUMS)

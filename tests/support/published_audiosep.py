@@ -12,17 +12,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from rounding import assert_same
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from hubsep import AudioSepForAudioSeparation
 from hubsep.hub.tensors import window_places
+from hubsep.metrics import separation as metrics
 
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "audiosep"
 N_FFT, WINDOW, MEL_BINS, EMBEDDING = 256, 8, 64, 32
 CHANNELS, DEPTHS, HEADS = (16, 32), (2, 1), (2, 4)
+SUMS = {"terms": 16 * 9, "layers": 60}  # channels times taps of the tiny network; its convolutions in a row
 OVERRIDES: dict[str, Any] = {"hop_length": 40, "query_config": {"text_config": {"num_attention_heads": 4}}}
 
 
@@ -137,3 +141,17 @@ def write_tokenizer(folder: Path) -> Path:
     )
     fast.save_pretrained(folder)
     return folder
+
+
+@torch.inference_mode()
+def separate(model: AudioSepForAudioSeparation, mixture: Tensor, condition: Tensor) -> Tensor:
+    return model(mixture, query_embeds=condition[:, None]).sources[:, 0]
+
+
+def si_sdr(estimate: Tensor, reference: Tensor) -> float:
+    return metrics.si_sdr(estimate.double(), reference.double()).min().item()
+
+
+def assert_golden(estimate: Tensor, reference: Tensor) -> None:
+    assert_same(estimate, reference, **SUMS)
+    assert si_sdr(estimate, reference) >= 90

@@ -10,14 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rounding import assert_same
 from safetensors.torch import load_file
 from torch import Tensor
 
+from hubsep.conversion.spleeter import DEPTH, LAYERS
 from hubsep.conversion.tensorflow_bundle import crc32c, masked
 
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "spleeter"
 DATA = "model.data-00000-of-00001"
+NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
+SLOTS = ("Adam", "Adam_1")
+STEMS = ("vocals", "accompaniment")
+SUMS = {"terms": 32 * 25, "layers": 20}  # channels times taps; convolutions in a row and two Fourier transforms
 KINDS = {torch.float32: 1, torch.float64: 2, torch.int32: 3, torch.int64: 9, torch.float16: 19}
 
 
@@ -29,6 +35,12 @@ def golden_files() -> dict[str, bytes]:
 
 def golden_io(case: str) -> dict[str, Tensor]:
     return load_file(GOLDEN / f"{case}_io.safetensors")
+
+
+def shared_io(folder: Path, case: str) -> dict[str, Tensor]:
+    """Waveforms of the reference material, which has their channels last."""
+    vectors = load_file(folder / f"io_{case}.safetensors")
+    return {name: vectors[name].T for name in ("waveform", *(f"est.{stem}" for stem in STEMS))}
 
 
 def write_folder(folder: Path, files: dict[str, bytes]) -> Path:
@@ -53,6 +65,34 @@ def write_published(path: Path, tensors: dict[str, Any]) -> Path:
     """An archive of tensors by names with a dot for each slash, whatever they are."""
     index, data = bundle(tensors)
     return write_archive(path, {"checkpoint": (GOLDEN / "checkpoint").read_bytes(), "model.index": index, DATA: data})
+
+
+def tensors_of(model: Any, *, slots: bool = False) -> dict[str, Tensor]:
+    """The weights of a model of ours by TensorFlow's names; with what an optimiser keeps of them, if `slots`."""
+    state = {}
+    for name, tensor in model.state_dict().items():
+        _, stem, side, *place, leaf = name.split(".")
+        kind, layer = "conv2d", int(place[0]) if place else DEPTH
+        if place[1:] == ["norm"]:
+            kind, layer = "batch_normalization", layer + (DEPTH if side == "decoder" else 0)
+        elif side == "decoder":
+            kind = "conv2d_transpose"
+        leaf = NORM[leaf] if kind == "batch_normalization" else {"weight": "kernel"}.get(leaf, leaf)
+        turned = tensor.permute(2, 3, 1, 0) if tensor.ndim == 4 else tensor
+        state[numbered(kind, LAYERS[kind] * int(stem) + layer, leaf)] = turned.contiguous()
+    for stem in range(model.config.num_sources):  # the sixth norm on the way down, which changes nothing
+        for leaf in NORM.values():
+            place = LAYERS["batch_normalization"] * stem + DEPTH - 1
+            state[numbered("batch_normalization", place, leaf)] = torch.ones(model.config.conv_channels[-1])
+    if not slots:
+        return state
+    kept = {f"{name.replace('.', '/')}.{slot}": tensor for name, tensor in state.items() for slot in SLOTS}
+    return {**state, **kept, "beta1_power": torch.tensor(0.9), "beta2_power": torch.tensor(0.999)}
+
+
+def numbered(kind: str, place: int, leaf: str) -> str:
+    """TensorFlow counts the layers of a kind through all stems, and leaves the number of the first one out."""
+    return f"{kind}_{place}.{leaf}" if place else f"{kind}.{leaf}"
 
 
 def bundle(tensors: dict[str, Any], shards: int = 1) -> tuple[bytes, bytes]:
@@ -107,3 +147,15 @@ def varint(value: int) -> bytes:
         result += bytes([value & 0x7F | 0x80])
         value >>= 7
     return result + bytes([value])
+
+
+@torch.no_grad()
+def assert_golden(model: Any, expected: dict[str, Tensor]) -> None:
+    """It separates as the original does, of which `expected` is a file of vectors."""
+    output = model(expected["waveform"][None])
+    for stem, name in enumerate(STEMS):
+        reference = expected[f"est.{name}"]
+        found = output.sources[0, stem, :, : reference.shape[1]]
+        assert_same(found, reference, **SUMS)
+        if f"mask.{name}" in expected:
+            assert_same(output.masks[0, stem], expected[f"mask.{name}"], **SUMS)

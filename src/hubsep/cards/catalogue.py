@@ -57,7 +57,10 @@ def render() -> str:
 
 def section(system: str, rows: list[Published]) -> list[str]:
     """A system: its paper, the table, and what is to be known of single rows."""
-    notes = [f"- {row.name}: fetch it from {row.place}; `{row.command}`" for row in rows if not row.opens_by_name]
+    notes = [f"- {row.name}: fetch it from {row.place}; `{row.command}`" for row in rows if row.page is not None]
+    notes += [
+        f"- {row.name}: `{row.command}`, then `{row.opened_with}.from_pretrained`" for row in rows if row.opened_with
+    ]
     notes += [f"- {row.name}, not checked: {row.unsure}" for row in rows if row.unsure]
     lines = table((*HEAD, "published score"), map(published_line, rows))
     parts = [f"### {TITLES.get(system, system)}", f"Paper: {SYSTEMS[system].paper}", lines]
@@ -87,7 +90,7 @@ def published_line(row: Published) -> tuple[str, ...]:
     """What is said of a published checkpoint."""
     return (
         f"`{row.name}`",
-        row.does if row.opens_by_name else f"{row.does} ({BY_HAND})",
+        row.does if row.page is None else f"{row.does} ({BY_HAND})",
         f"{row.sampling_rate} Hz",
         row.licence,
         allowed(row.commercial),

@@ -58,6 +58,7 @@ def show_row(row: Published) -> None:
         "size": f"{row.megabytes} MB" if row.megabytes else "",
         "not checked": row.unsure or "",
         "opens": "by its name" if row.opens_by_name else f"after `{row.command}`",
+        "opened with": f"{row.opened_with}.from_pretrained" if row.opened_with else "",
     }
     show_facts(facts)
 

@@ -46,13 +46,7 @@ def convert_apart(
     Raises:
         CheckpointError: if they cannot be converted.
     """
-    size = sum(file.stat().st_size for file in files)
-    source = files[0].parent if len(files) > 1 else files[0]
-    job = {
-        "system": row.system, "source": os.path.abspath(source), "output": os.path.abspath(output),
-        "licence": licence or row.licence, "options": dict(options), "megabytes": 6_144 + 4 * (size >> 20),
-        "strict": strict, "seconds": SECONDS + SECONDS_PER_GB * (size >> 30), "written_bytes": 4 * size + (1 << 30),
-    }  # fmt: skip
+    job = job_of(row, files, output, options, licence=licence, strict=strict)
     environment = {name: value for name, value in os.environ.items() if not SECRET.search(name)}
     environment |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
     # Python looks for modules where a process works first: that is a folder of ours, and not the user's
@@ -72,6 +66,35 @@ def convert_apart(
         reason = f"its process ended with {status}, saying {last[:300]!r}"
     doubt = f" Not sure of this row of the table: {row.unsure}." if row.unsure else ""
     raise CheckpointError(f"{row.name} was fetched from {row.place}, but cannot be converted: {reason}.{doubt}")
+
+
+def job_of(
+    row: Published,
+    files: list[Path],
+    output: Path,
+    options: Mapping[str, Any],
+    *,
+    licence: str | None = None,
+    strict: bool = False,
+) -> dict[str, Any]:
+    """What `hubsep.conversion.apart` is told: arguments as for `convert_apart`."""
+    size = sum(file.stat().st_size for file in files)
+    source = files[0].parent if len(files) > 1 else files[0]
+    return {
+        "system": row.system, "source": os.path.abspath(source), "output": os.path.abspath(output),
+        "licence": licence or row.licence, "options": dict(options), "megabytes": 6_144 + 4 * (size >> 20),
+        "strict": strict, "seconds": SECONDS + SECONDS_PER_GB * (size >> 30), "written_bytes": 4 * size + (1 << 30),
+    }  # fmt: skip
+
+
+def options_of(row: Published, companions: Mapping[str, str]) -> dict[str, Any]:
+    """Options that the converter of a published checkpoint is called with.
+
+    Args:
+        row: of the table.
+        companions: by the option, the folder of each repository that the conversion needs, or its name.
+    """
+    return {**row.options, **companions}
 
 
 def _run_apart(job: str, environment: Mapping[str, str], place: Path) -> tuple[int, str, str]:
@@ -98,4 +121,4 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-__all__ = ["convert_apart", "say"]
+__all__ = ["convert_apart", "job_of", "options_of", "say"]

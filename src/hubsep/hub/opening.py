@@ -23,7 +23,7 @@ from ..errors import CheckpointError
 from .addresses import fetch_address
 from .bounds import shown
 from .commercial import COMMERCIAL, check_commercial, is_wanted
-from .converting import convert_apart, say
+from .converting import convert_apart, options_of, say
 from .fetch import fetch
 from .json_files import read_json
 from .manifest import fsync, sha256
@@ -166,6 +166,11 @@ def open_published(
             says, or cannot be converted.
     """
     _check_request(row, revision, cache_dir, commercial)
+    if row.opened_with is not None:
+        raise CheckpointError(
+            f"{row.name} is none of the models that hubsep runs: `{row.command}` fetches and converts it, and "
+            f"{row.opened_with}.from_pretrained opens the folder."
+        )
     kept = kept_at(row, revision, cache_dir) if listed is None else kept_of(row.name, revision, cache_dir)
     if kept.is_complete and not force_download:
         check_commercial(row, kept.licence, commercial=commercial)
@@ -216,7 +221,7 @@ def convert_published(
         _introduce(row)
         files = _fetched(row, listed)
         _check_unchanged(row, kept, {file.name: sha256(file) for file in files})
-        settings: dict[str, Any] = {**row.options, **row.companions, **options}
+        settings = {**options_of(row, row.companions), **options}
         for name, value in settings.items():
             if name in options and name in PLACES and isinstance(value, str) and os.path.exists(value):
                 settings[name] = os.path.abspath(value)  # the process works in another folder
@@ -241,7 +246,7 @@ def _check_request(
     Raises:
         CheckpointError: saying why.
     """
-    if not row.opens_by_name:
+    if row.page is not None:
         raise CheckpointError(
             f"{row.name} is published where no program can fetch it. Fetch it from {row.place}; `{row.command}` makes "
             f"a folder that opens. `hubsep info {row.name}` says more."
@@ -269,7 +274,7 @@ def _convert(
         CheckpointError: if the files cannot be converted.
     """
     say(f"{row.name}: converted once, then kept in {kept.model}")
-    options = {**row.options, **{name: str(folder) for name, folder in companions.items()}}
+    options = options_of(row, {name: str(folder) for name, folder in companions.items()})
     try:
         licence = convert_apart(row, files, kept.model, options)
     except CheckpointError:

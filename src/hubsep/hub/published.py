@@ -22,6 +22,7 @@ from .bounds import shown
 
 HUB = "https://huggingface.co/"
 TABLE = Path(__file__).with_name("published.yaml")
+RATE_MAY_BE_UNSTATED = ("sepformer", "conv_tasnet")  # systems whose files need not say their sampling rate
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Published:
         megabytes: of the files together.
         score: what the authors published, by metric; `data` is what it was measured on.
         options: of the converter: what no file holds.
+        opened_with: class that opens what the conversion makes, where hubsep itself has none for it.
         companions: options of the converter that are repositories on the Hub, or folders in them (org/name/folder), of
             which it needs text files.
         unsure: what could not be checked against the published files.
@@ -71,6 +73,7 @@ class Published:
     score: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     companions: Mapping[str, str] = field(default_factory=dict)
+    opened_with: str | None = None
     unsure: str | None = None
 
     @property
@@ -81,11 +84,13 @@ class Published:
     @property
     def opens_by_name(self) -> bool:
         """Whether its name is enough: it opens as it is, or can be fetched and converted."""
-        return self.page is None
+        return self.page is None and self.opened_with is None
 
     @property
     def command(self) -> str:
         """The command that makes a folder of the files, which opens."""
+        if self.page is None:
+            return f"hubsep convert {self.name} FOLDER"
         return f"hubsep convert {self.system} FILES FOLDER --licence {self.licence}"
 
     @property
@@ -166,6 +171,8 @@ def _row(given: dict[str, Any]) -> Published:
     settled: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in given.items()
     }
+    if settled.get("system") in RATE_MAY_BE_UNSTATED and "sampling_rate" in settled:
+        settled["options"] = {"sampling_rate": settled["sampling_rate"], **settled.get("options", {})}
     elsewhere = "address" in settled or "page" in settled
     if elsewhere:
         settled.pop("files", None)
