@@ -139,7 +139,7 @@ def test_a_file_that_does_not_say_its_rate_has_that_of_its_row_and_one_that_says
             line = "" if said is None else f"sample_rate: {said}"
             (place / "published" / "hyperparams.yaml").write_text(text.replace("sample_rate: 16000", line))
         else:
-            stated = {"sample_rate": ... if said is None else said}
+            stated: dict[str, Any] = {"sample_rate": ... if said is None else said}
             published_conv_tasnet.write_asteroid(tiny.files[0], published_conv_tasnet.tensors(), **stated)
         answer = converted(row, tiny, place / "model")
         if said is None:

@@ -156,9 +156,9 @@ def _meta_tasnet() -> Any:
 @functools.cache
 def _audioldm2(kind: str) -> dict[str, Tensor]:
     """With the layout of a published vocoder, which tells its rates."""
-    bands, kernels, inner = (64, (16, 16, 8, 4, 4), (3, 7, 11))
+    bands, kernels, inner = 64, [16, 16, 8, 4, 4], [3, 7, 11]
     if kind == "48k":
-        bands, kernels, inner = (256, (12, 10, 8, 4, 4), (3, 7, 11, 15))
+        bands, kernels, inner = 256, [12, 10, 8, 4, 4], [3, 7, 11, 15]
     with torch.random.fork_rng():
         torch.manual_seed(4)
         vocoder = original.Vocoder(bands, 32, [size // 2 for size in kernels], kernels, inner)
