@@ -138,6 +138,7 @@ def test_what_is_read_belongs_to_the_reader(waveform: np.ndarray) -> None:
         ({"array": np.zeros(9, np.float32)}, {}, "sampling_rate"),
         ({"sampling_rate": RATE}, {}, "either array or raw"),
         ({"array": np.zeros(9), "raw": np.zeros(9), "sampling_rate": RATE}, {}, "either array or raw"),
+        ({"array": np.zeros(9), "sampling_rate": RATE}, {"sampling_rate": 8_000}, "leave sampling_rate out"),
         (17, {}, "got int"),
         (None, {}, "got NoneType"),
         ([0.0, 0.1], {"sampling_rate": RATE}, "got list"),

@@ -60,8 +60,19 @@ def open_source(source: Any, sampling_rate: int | None, limits: AudioLimits) -> 
     """Opens whatever `open_audio` takes.
 
     Raises:
-        AudioError: if it is no recording, or one that cannot be read.
+        AudioError: if it is no recording, or one that cannot be read; or says another sampling rate than is given.
     """
+    opened = _open(source, sampling_rate, limits)
+    if sampling_rate not in (None, opened.sampling_rate):
+        opened.close()
+        raise AudioError(
+            f"sampling_rate is {sampling_rate}, and {opened.name} says {opened.sampling_rate} itself: leave "
+            "sampling_rate out, which is for bare arrays"
+        )
+    return opened
+
+
+def _open(source: Any, sampling_rate: int | None, limits: AudioLimits) -> Source:
     if isinstance(source, str | os.PathLike):
         return _open_named(source, limits)
     if isinstance(source, bytes | bytearray | memoryview):
