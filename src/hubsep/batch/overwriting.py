@@ -45,7 +45,7 @@ def check_not_read(path: Path, folders: Iterable[str | os.PathLike[str] | None])
         typer.BadParameter: naming the file.
     """
     is_read = path.is_file() and (path.suffix.lower() in READ or path.name.endswith(SETTINGS))
-    for folder in map(Path, filter(None, folders)):
+    for folder in [Path(each) for each in folders if each is not None]:
         if is_read and folder.is_dir() and path.resolve().is_relative_to(folder.resolve()):
             raise typer.BadParameter(f"{path} is part of {folder}, which is read; write to another place")
 

@@ -30,8 +30,8 @@ def called(names: Mapping[Path, Path]) -> Iterator[None]:
         yield
     except AudioError as error:
         text = str(error)
-        for hidden, asked in names.items():
-            text = text.replace(str(hidden), str(asked))
+        for unfinished, place in names.items():
+            text = text.replace(str(unfinished), str(place))
         raise AudioError(text) from (error.__cause__ or error)
     except OSError as error:
         hidden = {str(path): asked for path, asked in names.items()}

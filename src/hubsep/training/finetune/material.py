@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -66,7 +66,7 @@ class Material:
     labels: list[str] = field(default_factory=list)
     commercial: bool = True
     apart: bool = True
-    background_rows: list[dict[str, str]] = field(default_factory=list)
+    background_rows: Sequence[Mapping[str, str]] = field(default_factory=list)
 
 
 def kind_of(config: Any) -> str:

@@ -8,6 +8,7 @@ licence nothing is pushed, which is said before the training, not after it.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,9 +118,9 @@ def adapter_card(recipe: Any, licence: str, data: Path, output: Path) -> str:
     )
 
 
-def data_lines(rows: list[dict[str, str]]) -> list[str]:
+def data_lines(rows: Sequence[Mapping[str, str]]) -> list[str]:
     """Corpora with the number and the licences of their recordings, as a Markdown list."""
-    corpora: dict[str, list[dict[str, str]]] = defaultdict(list)
+    corpora: dict[str, list[Mapping[str, str]]] = defaultdict(list)
     for row in rows:
         corpora[row.get("corpus") or "recordings without a name"].append(row)
     lines = []
