@@ -243,6 +243,7 @@ def test_headers_that_lie_about_size(child: Children, tmp_path: Path) -> None:
         assert sum(block.shape[1] for block, _ in zip(reader.blocks(1_000), range(3), strict=False)) == 3_000
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_recording(child: Children, tmp_path: Path) -> None:
     """A quarter of an hour is 159 MB on the disk and 318 MB as float32; measured: 2 MB."""
     samples = 15 * 60 * RATE

@@ -181,6 +181,7 @@ def test_tables_that_lie_take_no_memory(lie: str, child: Children, tmp_path: Any
     assert found["grown_mb"] < 25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "filler",
     [

@@ -89,6 +89,7 @@ def check_complete(output: Path, count: int, *, seconds: float = 0.5) -> None:
     assert {path.name for path in output.iterdir() if path.name.startswith(".")} == {".hubsep"}
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_leaves_is_done_by_its_sibling(child: Children, model: Path, tmp_path: Path) -> None:
     run = command(model, recordings(tmp_path / "in", 12), tmp_path / "out")
     status, result, output = child.run("together", run, 2, [1], 3)
@@ -116,6 +117,7 @@ def test_killed_once_and_run_again(child: Children, model: Path, tmp_path: Path)
     assert len(workers) >= 3  # two before the kill, and again two if the second was not very late
 
 
+@pytest.mark.slow
 def test_a_bad_file_is_named_by_the_first_process_when_all_are_done(
     child: Children, model: Path, tmp_path: Path
 ) -> None:

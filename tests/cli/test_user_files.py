@@ -63,6 +63,7 @@ def listing() -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["out/ep/rain.wav", "out/ep/residual.wav", "out/ep/spectrograms.png",
                                     "out/ep/separated.json"])  # fmt: skip
 def test_a_file_that_no_record_of_ours_lists_stays(
@@ -127,6 +128,7 @@ def test_a_run_that_was_killed_between_its_files_is_ended_by_the_next(model: Pat
     assert json.loads(marker.read_text())["complete"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", [False, True])
 def test_a_record_decides_nothing_about_files_that_the_command_would_not_write(
     asked: bool, model: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
@@ -262,6 +264,7 @@ def test_names_are_names_on_every_system(model: Path) -> None:
         assert portable(f"a/{name}") == Path("a", portable_name)
 
 
+@pytest.mark.slow
 def test_names_are_bytes(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = [b"caf\xe9", b"\xff\xfe", "\u96e8".encode()]
     for number, name in enumerate(names):

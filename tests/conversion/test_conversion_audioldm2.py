@@ -364,6 +364,7 @@ def test_t5_can_come_from_a_folder(tmp_path: Path, told: dict[str, Any], pipes: 
         converting(tmp_path, published.tensors(), **told, text_encoder_2=str(tmp_path / "t5"))
 
 
+@pytest.mark.slow
 def test_tokenizers_are_in_no_checkpoint(base: Path, tmp_path: Path, tokenizers: dict[str, dict[str, Any]]):
     words = {"tokenizer": tokenizers["speech"]["tokenizer"]}
     with pytest.raises(ConversionError, match=r"set tokenizer_2= to a folder that holds the VitsTokenizer"):

@@ -198,6 +198,7 @@ def test_audio_tower_gets_query_key_and_value_from_one_tensor(model: AudioSepFor
     assert torch.equal(attention.output.dense.weight, source["audio_branch.layers.0.blocks.1.attn.proj.weight"])
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_processor_and_model_take_words_and_sounds_to_one_space(tmp_path: Path, tokenizer: str):
     source = published.write_lightning(tmp_path / "tiny.ckpt", published.whole())

@@ -96,6 +96,7 @@ def test_computing_activations_again_gives_the_same_gradients(build: Build) -> N
         torch.testing.assert_close(second[name], gradient, atol=1e-7, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_new_class_takes_its_words_and_leaves_the_others_alone(tmp_path: Path) -> None:
     folder = save_listener(tmp_path / "base")
     model: Any = AutoModelForAudioSeparation.from_pretrained(folder)

@@ -97,6 +97,7 @@ def test_no_way_of_reading_a_table_hands_out_what_stands_for_a_class(read: Calla
     assert table.get("c") is None
 
 
+@pytest.mark.slow
 def test_looking_up_nothing_imports_no_model() -> None:
     code = (
         "import sys, hubsep; from transformers.models.auto import modeling_auto, processing_auto; "

@@ -83,6 +83,7 @@ def test_examples_of_the_space_are_those_of_the_repository() -> None:
         assert path.read_bytes() == (ROOT / "examples" / path.name).read_bytes()
 
 
+@pytest.mark.slow
 def test_what_a_card_says_is_no_code_of_the_page(tmp_path: Path) -> None:
     pytest.importorskip("gradio", reason="needs gradio: pip install 'hubsep[demo]'")
     from hubsep.demo.page import card_of, facts

@@ -92,6 +92,7 @@ def test_variation(folder: Path, tmp_path: Path, sound: tuple[Path, np.ndarray])
     assert np.abs(made[:SAMPLES] - made[SAMPLES:]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_long_sound(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = run("long_sound", folder, tmp_path / "new" / "out.wav", "--seconds", 0.25)
     assert made.shape == (4_000,)

@@ -150,6 +150,7 @@ def test_genders_are_told_apart(clips: list[Clip], model: ConvTasNetForAudioSepa
     assert result["si_snri"] < 3, "random weights cannot separate"
 
 
+@pytest.mark.slow
 def test_the_command_measures_separators_of_speakers(
     data: Path, model: ConvTasNetForAudioSeparation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -92,6 +92,7 @@ def test_memory_of_refusals_is_bounded(original: Path, child: Children, tmp_path
     assert megabytes < 20  # measured: 2
 
 
+@pytest.mark.slow
 def test_memory_of_the_finite_check_does_not_grow_with_the_weights(
     original: Path, child: Children, tmp_path: Path
 ) -> None:
@@ -223,6 +224,7 @@ class Bomb:
         return (os.system, (f"touch {self.path}",))
 
 
+@pytest.mark.slow
 def test_mutations(child: Children, tmp_path: Path) -> None:
     counts = child("mutate", tmp_path, 2_000, 0)
     assert counts["foreign"] == []

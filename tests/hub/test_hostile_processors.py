@@ -94,11 +94,13 @@ def check(result: dict[str, Any], message: str) -> None:
     assert result["megabytes"] < 64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", QUERIED)
 def test_a_text_queried_model_is_refused(case: str, queried: Results) -> None:
     check(queried[case], QUERIED[case][1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", OF_CODE)
 def test_plain_transformers_runs_no_code(case: str, plain: Results) -> None:
     """Its `pipeline` puts what a model's class says about a folder into an error of its own."""
@@ -107,11 +109,13 @@ def test_plain_transformers_runs_no_code(case: str, plain: Results) -> None:
     assert re.search(rf"CheckpointError: .*({OF_CODE[case][1]})", text), text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", OF_PROCESSORS)
 def test_a_processor_by_itself_is_refused(case: str, processor: Results) -> None:
     check(processor[case], OF_PROCESSORS[case][1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", GENERATORS)
 def test_an_audioldm2_is_refused(case: str, generator: Results) -> None:
     check(generator[case], GENERATORS[case][1])

@@ -100,6 +100,7 @@ def test_killed_before_every_change(exchange: bool, child: Children, tmp_path: P
     assert len(seen) > 1
 
 
+@pytest.mark.slow
 def test_first_save_that_is_killed(child: Children, tmp_path: Path) -> None:
     target = tmp_path / "model"
     total = child.run("save_until_operation", str(target), 1, 0, True)[1]

@@ -32,7 +32,7 @@ from hubsep.hub.published import Published, find_published
 SEPFORMER = "speechbrain/sepformer-wsj03mix"
 SPEECH = "haoheliu/audioldm2-speech-ljspeech"
 CONV_TASNET = "JorisCos/ConvTasNet_Libri2Mix_sepclean_16k"
-NAMES = [pytest.param(SEPFORMER, marks=pytest.mark.slow), CONV_TASNET]
+NAMES = [SEPFORMER, CONV_TASNET]
 
 
 def row_of(name: str) -> Published:
@@ -62,6 +62,7 @@ def publish(hub: HubServer, name: str, folder: Path, **others: bytes) -> None:
     hub.publish(name, {**files, "README.md": b"---\n---\n", **others})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_published_name_opens_everywhere_and_is_fetched_once(
     name: str, hub: HubServer, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -85,6 +85,7 @@ def test_model_comes_back_as_it_went_in_one_commit_with_its_card(hub: HubServer,
     assert card.data.tags == ["audio-separation"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [tiny_conv_tasnet, tiny_spleeter, tiny_audiosep])
 def test_whole_pipeline_comes_back_through_either_function(hub: HubServer, build: Build) -> None:
     model, processor = build()
@@ -117,6 +118,7 @@ def test_processor_goes_by_itself_and_leaves_the_model_in_its_place(hub: HubServ
     assert ModelCard.load(NAME).data.library_name == "hubsep"
 
 
+@pytest.mark.slow
 def test_revisions(hub: HubServer) -> None:
     for value in (1.0, 2.0):
         filled(value).push_to_hub(NAME)
@@ -138,6 +140,7 @@ def upload_card(text: str) -> None:
     HfApi().upload_file(path_or_fileobj=text.encode(), path_in_repo="README.md", repo_id=NAME)
 
 
+@pytest.mark.slow
 def test_fine_tune_onto_the_same_repository(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """More shards, then fewer: what an earlier push left is not beside the new weights, and the card stays."""
     filled(1.0).push_to_hub(NAME)

@@ -137,6 +137,7 @@ class Sources(nn.Module):
         return sources
 
 
+@pytest.mark.slow
 @every_model
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.*:DeprecationWarning")
 def test_a_trace_makes_the_same_each_time(name: str):

@@ -90,6 +90,7 @@ def test_options_of_generation_are_refused_in_our_words(generator: Any, option: 
         generator(**{**GENERATE["__call__"], option: value})
 
 
+@pytest.mark.slow
 def test_every_option_of_separation_is_checked(separator: Any) -> None:
     names = options(separator.__call__)
     assert {"residual", "segment_s", "query_embeds"} <= set(names)

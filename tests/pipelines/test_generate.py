@@ -122,6 +122,7 @@ def test_files_that_exist_are_kept(folder: Path, capsys: pytest.CaptureFixture[s
     assert names == ["rain.flac", "rain.json", "storm.json", "wind.png"]
 
 
+@pytest.mark.slow
 def test_what_the_same_command_made_is_known_by_its_record(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     call = ("rain", "wind", "-o", "out.wav", "--seconds", "0.1", "--plot")
     assert run(folder, *call) == 0
@@ -156,6 +157,7 @@ def test_what_the_same_command_made_is_known_by_its_record(folder: Path, capsys:
     assert Path("out.wav").read_bytes() == content
 
 
+@pytest.mark.slow
 def test_a_record_is_believed_only_for_what_the_command_makes(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -271,6 +273,7 @@ def test_models_that_make_no_sounds(folder: Path, capsys: pytest.CaptureFixture[
         AutoModelForAudioSeparation.from_pretrained(folder)
 
 
+@pytest.mark.slow
 def test_the_shipped_model_is_the_default(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", "rain on a tin roof", "-o", "rain.wav", "--steps", "2", "--seconds", "1"]) == 0
     sound, rate = sf.read("rain.wav")

@@ -387,6 +387,7 @@ def test_transformers_opens_a_shipped_name(name: str):
         assert isinstance(separate, AudioSeparationPipeline)
 
 
+@pytest.mark.slow
 def test_transformers_opens_the_shipped_generator():
     build: Any = transformers.pipeline
     few = {"seconds": 1.0, "num_inference_steps": 2}

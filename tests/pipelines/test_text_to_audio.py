@@ -76,6 +76,7 @@ def test_generators_of_what_is_no_text(first: Any, make: Any) -> None:
             list(make(endless, **QUICK))
 
 
+@pytest.mark.slow
 def test_texts_however_they_come(make: Any) -> None:
     def texts() -> Iterator[str]:
         yield from ("rain", "a dog barks")

@@ -214,6 +214,7 @@ def test_public_names_exist_and_are_listed_once() -> None:
         getattr(hubsep, name)
 
 
+@pytest.mark.slow
 def test_a_configuration_may_be_the_first_thing_that_is_imported() -> None:
     """transformers' own imports come back to the tables of configurations while it is half there."""
     assert run_python("import hubsep; print(hubsep.AudioSepConfig().model_type)").strip() == "audiosep"

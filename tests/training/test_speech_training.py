@@ -284,6 +284,7 @@ def test_a_lone_speaker_is_judged_as_a_pipeline_counts(clips: list[Clip]):
     assert quiet["lone"] > 60
 
 
+@pytest.mark.slow
 def test_a_model_with_one_output_is_judged_under_noise(tmp_path: Path):
     data = tmp_path / "data"
     speakers(data / "speech")

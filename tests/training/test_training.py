@@ -134,6 +134,7 @@ def test_a_tower_of_fewer_words_is_the_same_on_the_words_it_keeps(encoder: Path,
     assert_same(small, whole, terms=64, layers=20)
 
 
+@pytest.mark.slow
 def test_a_release_is_smaller_and_nearly_the_same(tower: Path, tmp_path: Path):
     model, processor = audiosep.build_model(load_recipe(audiosep.AudioSepRecipe, None, **settings(tower)))
     model.save_pretrained(tmp_path / "trained")
@@ -205,6 +206,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tower: Path, tmp_path: Path):
     assert (tmp_path / "resumed" / "curve.png").stat().st_size > 1_000
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_another_models_separator(tower: Path, tmp_path: Path):
     data = corpus(tmp_path / "sounds")
     audiosep.main(None, data, tmp_path / "first", **settings(tower, steps=1, save_every=1))

@@ -107,6 +107,7 @@ def learns(objective: generation.Objective, batch: dict[str, torch.Tensor], step
     return losses[-1] / losses[0]
 
 
+@pytest.mark.slow
 def test_the_autoencoder_and_the_vocoder_learn_one_batch(data: Path):
     recipe = recipe_of(autoencoder.AutoencoderRecipe, model=VAE)
     waveform = torch.stack([sounds(data, samples=recipe.samples)[i]["waveform"] for i in range(2)])
@@ -269,6 +270,7 @@ def test_a_class_is_heard_as_often_as_the_recipe_says(data: Path):
     assert drawn(**{labels[0]: 3.0}).count(labels[0]) > 1.3 * drawn().count(labels[0])
 
 
+@pytest.mark.slow
 def test_words_lie_where_the_sentence_encoder_puts_them():
     """Distances of tokens in T5's table and in the encoder's own space, all its axes taken."""
     parts = tiny_components()
@@ -290,6 +292,7 @@ def test_words_lie_where_the_sentence_encoder_puts_them():
         text_encoders.token_table(clap, tokenizer, size + 1)
 
 
+@pytest.mark.slow
 def test_the_switch_and_the_dropout(assembled: Path):
     pipe = AudioLDM2Pipeline.from_pretrained(assembled)
     captions = loa.Captions(pipe.text_encoder, pipe.tokenizer, pipe.tokenizer_2, 48)
