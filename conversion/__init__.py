@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from hubsep.errors import ConversionError
+from hubsep.hub.arguments import check_place
 from hubsep.hub.bounds import shown
 from hubsep.registry import SYSTEMS, locate
 
@@ -148,6 +149,10 @@ def convert(
             licence is missing or wrong, or another one than the source states.
         CheckpointError: `output` cannot be written.
     """
+    check_place("model_type", model_type, ConversionError)
+    for name, place in (("source", source), ("output", output)):
+        if place is not None and not check_place(name, place, ConversionError):
+            raise ConversionError(f"{name} is empty; name a file or a folder")
     if source is None:
         return _convert_named(os.fspath(model_type), output, licence, overrides)
     system = SYSTEMS.get(model_type) if isinstance(model_type, str) else None

@@ -16,12 +16,14 @@ import transformers
 
 from hubsep.auto import AutoModelForAudioSeparation, load_processor
 from hubsep.errors import CheckpointError, HubsepError
+from hubsep.hub.arguments import check_precision
 from hubsep.hub.bounds import shown
 from hubsep.hub.commercial import check_folder_licence, is_wanted
 from hubsep.hub.models import HUB_OPTIONS, check_task, resolve_folder
 from hubsep.registry import SYSTEMS, TASK, TEXT_TO_AUDIO
 from hubsep.shipped import DEFAULT_MODEL, SHIPPED
 
+from .arguments import check_loading, check_model, check_processor, check_task_name
 from .separation.options import CallOptions
 from .separation.pipeline import AudioSeparationPipeline
 from .text_to_audio import build as build_generator
@@ -143,33 +145,62 @@ def pipeline(
     """
     if kwargs.pop("trust_remote_code", None):
         raise CheckpointError("trust_remote_code=True is refused: nothing in a folder is run.")
+    check_task_name(task)
+    check_model(model)
+    if isinstance(model, os.PathLike):
+        model = Path(model)
+    dtype = _older_name(dtype, kwargs)
     hub = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
-    if task == TEXT_TO_AUDIO and is_audioldm2(model, hub):
-        options = {"dtype": dtype, "device_map": device_map, "model_kwargs": model_kwargs or {}}
-        return build_generator(model, **options, **kwargs)
+    loading = {"dtype": dtype, "device_map": device_map, "model_kwargs": model_kwargs}
+    is_sound = task == TEXT_TO_AUDIO and is_audioldm2(model, hub)
+    if is_sound or task == TASK:
+        check_loading(task, model, adapter, processor, loading, kwargs)
+    if is_sound:
+        return build_generator(model, **{**loading, "model_kwargs": model_kwargs or {}}, **kwargs)
     check_purpose(model, task)
     commercial = kwargs.pop("commercial", None)
+    if task != TASK:
+        check_loaded(model, commercial)
+        return _build(task, model=model, processor=processor, **loading, **_if_any(adapter=adapter), **kwargs)
     hub |= {"commercial": commercial}
-    if task == TASK and (model is None or isinstance(model, str | Path)):
-        for option in hub:
-            kwargs.pop(option, None)
-        if adapter is not None:
-            adapter = resolve_folder(adapter, **{**hub, "revision": kwargs.pop("adapter_revision", None)})
+    for option in hub:
+        kwargs.pop(option, None)
+    if adapter is not None:
+        adapter = resolve_folder(adapter, **{**hub, "revision": kwargs.pop("adapter_revision", None)})
+    return _build_separator(model, processor, hub, loading, **_if_any(adapter=adapter), **kwargs)
+
+
+def _build_separator(model: Any, processor: Any, hub: dict[str, Any], loading: dict[str, Any], **kwargs: Any) -> Any:
+    """A separation pipeline, of arguments that were checked."""
+    if model is None or isinstance(model, str | Path):
         name = DEFAULT_MODEL if model is None else model
         folder = resolve_folder(SHIPPED.get(str(name), name), **hub)
-        model = AutoModelForAudioSeparation.from_pretrained(
-            folder, dtype=dtype, device_map=device_map, **(model_kwargs or {})
-        )
+        options = loading.pop("model_kwargs") or {}
+        model = AutoModelForAudioSeparation.from_pretrained(folder, **loading, **options)
         if processor is None and (folder / "processor_config.json").exists():
             processor = load_processor(model, folder)
     else:
-        check_loaded(model, commercial)
-        kwargs.update(dtype=dtype, device_map=device_map, model_kwargs=model_kwargs)
-    if task == TASK and isinstance(processor, str | Path):
+        check_loaded(model, hub["commercial"])
+    system = SYSTEMS.get(getattr(model.config, "model_type", ""))
+    check_processor(processor, model, is_needed=system is not None and system.processor is not None)
+    if isinstance(processor, str | Path):
         processor = load_processor(model, Path(processor))
-    if adapter is not None:
-        kwargs["adapter"] = adapter
-    return _build(task, model=model, processor=processor, **kwargs)
+    return _build(TASK, model=model, processor=processor, **kwargs)
+
+
+def _older_name(dtype: Any, kwargs: dict[str, Any]) -> Any:
+    """The precision, also by the name that it had in older releases of transformers."""
+    older = check_precision(kwargs.pop("torch_dtype", None), "torch_dtype")
+    if older is None:
+        return dtype
+    if dtype is not None and dtype != "auto" and check_precision(dtype) != older:
+        raise CheckpointError(f"dtype is {shown(dtype)} and torch_dtype {shown(older)}; leave torch_dtype out")
+    return older
+
+
+def _if_any(**options: Any) -> dict[str, Any]:
+    """The options that are not None."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def check_loaded(model: Any, commercial: bool | None) -> None:

@@ -15,6 +15,7 @@ from transformers import Pipeline, PreTrainedModel
 
 from hubsep.adapters import load_adapter
 from hubsep.errors import AudioError, CheckpointError
+from hubsep.hub.arguments import check_device, check_saving
 from hubsep.hub.cards import carry_card
 from hubsep.hub.copies import is_named
 from hubsep.hub.models import MAX_SHARD_SIZE, atomic_folder, check_folder, is_weights_of_model
@@ -36,6 +37,7 @@ class AudioPipeline(Pipeline):
     def __init__(self, *args: Any, **kwargs: Any):
         kwargs.pop("local_files_only", None)  # transformers.pipeline leaves it among the arguments of the class
         adapter = kwargs.pop("adapter", None)
+        check_device(kwargs.get("device"))
         super().__init__(*args, **kwargs)
         if adapter is not None:
             load_adapter(self.model, adapter)
@@ -56,6 +58,7 @@ class AudioPipeline(Pipeline):
         Raises:
             CheckpointError: if the folder cannot be written, or loading would refuse it.
         """
+        check_saving(save_directory, max_shard_size)
         with atomic_folder(save_directory, keep=lambda name: not is_weights_of_model(name)) as folder:
             PreTrainedModel.save_pretrained(self.model, folder, max_shard_size=max_shard_size)
             if self.processor is not None:

@@ -148,9 +148,8 @@ class AudioLDM2ForTextToWaveform(PreTrainedModel):
             raise CheckpointError("trust_remote_code=True is refused: nothing in a folder is run.")
         names = (*HUB_OPTIONS, "variant", "attention_heads")
         options = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
-        wanted = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
         pipe = AudioLDM2Pipeline.from_pretrained(
-            pretrained_model_name_or_path, dtype=wanted, device_map=device_map, **options
+            pretrained_model_name_or_path, dtype=dtype, device_map=device_map, **options
         )
         pipe.set_progress_bar_config(disable=True)  # pipelines of transformers show none
         return cls.of(pipe)

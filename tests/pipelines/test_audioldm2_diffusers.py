@@ -98,18 +98,18 @@ REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
     "enable_attention_slicing True": (lambda pipe: pipe.enable_attention_slicing(True), "slice_size must be"),
     "enable_attention_slicing 99": (lambda pipe: pipe.enable_attention_slicing(99), "slice_size=99 does not fit"),
     "from_pipe typo": (lambda pipe: AudioLDM2Pipeline.from_pipe(pipe, unett=None), "unett is no component"),
-    "to nowhere": (lambda pipe: pipe.to("gpu"), "'gpu' is no device"),
+    "to nowhere": (lambda pipe: pipe.to("gpu"), "'gpu' is not there: this computer has cpu"),
     "register_for_auto_class": (lambda pipe: pipe.register_for_auto_class(), "names no code"),
     "download": (lambda pipe: pipe.download("./no/folder/here"), "no/folder/here"),
 }
 WITHOUT_CUDA: dict[str, tuple[Callable[[Any], Any], str]] = {
     "enable_xformers": (lambda pipe: pipe.enable_xformers_memory_efficient_attention(), "needs the package xformers"),
-    "to cuda": (lambda pipe: pipe.to("cuda"), "finds no cuda device"),
-    "to cuda and a precision": (lambda pipe: pipe.to("cuda", torch.float16), "finds no cuda device"),
-    "to device": (lambda pipe: pipe.to(device="cuda:3"), "finds no cuda device"),
+    "to cuda": (lambda pipe: pipe.to("cuda"), "is not there: this computer has cpu"),
+    "to cuda and a precision": (lambda pipe: pipe.to("cuda", torch.float16), "is not there: this computer has cpu"),
+    "to device": (lambda pipe: pipe.to(device="cuda:3"), "is not there: this computer has cpu"),
     "model": (lambda pipe: pipe.enable_model_cpu_offload(), "enable_model_cpu_offload moves .* on_demand=True"),
     "model gpu": (lambda pipe: pipe.enable_model_cpu_offload(gpu_id=1), "enable_model_cpu_offload moves"),
-    "model cuda": (lambda pipe: pipe.enable_model_cpu_offload(device="cuda"), "finds no cuda device"),
+    "model cuda": (lambda pipe: pipe.enable_model_cpu_offload(device="cuda"), "is not there: this computer has cpu"),
     "sequential": (lambda pipe: pipe.enable_sequential_cpu_offload(), "enable_sequential_cpu_offload moves"),
 }
 # of images, or tested elsewhere: loading, saving, pushing

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from hubsep.errors import CheckpointError
-from hubsep.hub.bars import without_bar
+from hubsep.hub.bars import reports_if_loaded, without_bar
 from hubsep.hub.bounds import shown
 from hubsep.hub.budget import budget
 from hubsep.hub.clap import check_clap
@@ -86,26 +87,33 @@ def load_component(
     """
     kind = class_of(folder, library, class_name)
     _check_config(folder, class_name)
-    try:
-        if not issubclass(kind, torch.nn.Module):
-            return _plain_component(folder, kind, class_name)
-        options["torch_dtype" if hasattr(kind, "load_config") else "dtype"] = dtype
-        with budget(shown(folder.name), *_stored(folder)), without_bar():
-            model, info = kind.from_pretrained(
-                folder, use_safetensors=True, local_files_only=True, output_loading_info=True, **options
-            )
-    except CheckpointError:
-        raise
-    except LOADING_ERRORS as error:
-        raise _not_loaded(folder, error) from error
+    with reports_if_loaded():
+        try:
+            if not issubclass(kind, torch.nn.Module):
+                return _plain_component(folder, kind, class_name)
+            options["torch_dtype" if hasattr(kind, "load_config") else "dtype"] = dtype
+            with budget(shown(folder.name), *_stored(folder)), without_bar():
+                model, info = kind.from_pretrained(
+                    folder, use_safetensors=True, local_files_only=True, output_loading_info=True, **options
+                )
+        except CheckpointError:
+            raise
+        except LOADING_ERRORS as error:
+            raise _not_loaded(folder, error) from error
+        if strict:
+            _check_fit(folder, info)
+    return model.eval()
+
+
+def _check_fit(folder: Path, info: Mapping[str, Any]) -> None:
+    """Refuses weights that transformers or diffusers could not put where the configuration wants them."""
     for problem in ("missing", "unexpected", "mismatched"):
         names = sorted(name for name in map(str, info.get(f"{problem}_keys") or ()) if not NOT_WEIGHTS.search(name))
-        if strict and names:
+        if names:
             raise CheckpointError(
                 f"{shown(folder.name)}: its weights do not fit its config.json: {len(names)} {problem} keys, first "
                 f"{shown(names[0])}. Pass strict=False to load them all the same."
             )
-    return model.eval()
 
 
 def _check_config(folder: Path, class_name: str) -> None:

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 
 from hubsep.errors import CheckpointError
+from hubsep.hub.arguments import check_device
+from hubsep.hub.bounds import shown
 
 from ..parts import Components
 from .on_demand import Shelf
@@ -43,7 +45,9 @@ def devices_of(device_map: str | None, sizes: dict[str, int]) -> dict[str, str]:
     if device_map is None:
         return {}
     if device_map != "balanced":
-        check_device(device_map)
+        if not isinstance(device_map, str | torch.device):
+            raise CheckpointError(f'device_map must be a device, or "balanced"; got {shown(device_map)}')
+        check_device(device_map, "device_map=")
         return dict.fromkeys(sizes, str(torch.device(device_map)))
     if not torch.cuda.is_available():
         raise CheckpointError('device_map="balanced" needs GPUs; there are none.')
@@ -53,21 +57,6 @@ def devices_of(device_map: str | None, sizes: dict[str, int]) -> dict[str, str]:
         device = max(room, key=lambda key: room[key])
         devices[name], room[device] = device, room[device] - size
     return devices
-
-
-def check_device(device: str | torch.device) -> None:
-    """Refuses a device that is not there, in place of what its driver would say.
-
-    Raises:
-        CheckpointError: naming it.
-    """
-    try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise CheckpointError(f'{device!r} is no device; devices are "cpu", "cuda", "cuda:1", "mps", ...') from error
-    there = getattr(torch, kind).is_available() if kind in ("cuda", "mps", "xpu") else True
-    if not there:
-        raise CheckpointError(f'PyTorch finds no {kind} device here; pass "{first_device()}", or run `hubsep env`')
 
 
 def first_device() -> str:
@@ -102,8 +91,8 @@ class Devices(Components):
                 loaded on demand.
         """
         for place in (*arguments, options.get("device")):
-            if isinstance(place, str | torch.device):
-                check_device(place)
+            if isinstance(place, str | torch.device) and str(place) != "meta":
+                check_device(place, "device ")
         if self._shelf is None:
             return super().to(*arguments, **options)
         options.pop("silence_dtype_warnings", None)
@@ -185,4 +174,4 @@ def check_accelerator(method: str, device: Any) -> None:
         )
 
 
-__all__ = ["Devices", "check_device", "devices_of", "first_device", "placed", "ready"]
+__all__ = ["Devices", "devices_of", "first_device", "placed", "ready"]

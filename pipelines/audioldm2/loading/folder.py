@@ -25,7 +25,8 @@ import torch
 
 from hubsep.cards.card import sounds_of
 from hubsep.errors import CheckpointError
-from hubsep.hub.bounds import shown
+from hubsep.hub.arguments import check_place, check_precision, check_saving
+from hubsep.hub.bounds import shown, true_or_false
 from hubsep.hub.cards import carry_card
 from hubsep.hub.copies import is_named
 from hubsep.hub.files import is_weights
@@ -101,9 +102,20 @@ class Folder(Devices):
         Raises:
             CheckpointError: naming the file, component or tensor and the reason.
         """
+        check_place("pretrained_model_name_or_path", pretrained_model_name_or_path)
+        for name, switch in (("strict", strict), ("on_demand", on_demand)):
+            true_or_false(name, switch)
+        if variant is not None and not isinstance(variant, str):
+            raise CheckpointError(f"variant must be a text such as fp16, got {shown(variant)}")
+        precision = check_precision(dtype if dtype is not None else torch_dtype)
         hub: dict[str, Any] = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
         components = {name: kwargs.pop(name) for name in COMPONENTS if name in kwargs}
         _refuse(kwargs, attention_heads)
+        for name, part in components.items():
+            if part is not None and (
+                isinstance(part, str | bytes | int | float) or type(part).__module__ == "builtins"
+            ):
+                raise CheckpointError(f"{name} must be a loaded component, or None to leave it out; got {shown(part)}")
         if on_demand and (not strict or device_map == "balanced"):
             raise CheckpointError(ONE_DEVICE)
         folder = checked_folder(pretrained_model_name_or_path, hub)
@@ -112,12 +124,12 @@ class Folder(Devices):
         shelf = Shelf(torch.device(device_map or "cpu")) if on_demand else None
         for name, (library, class_name) in listed.items():
             options = _heads(folder, name, attention_heads)
-            source, precision = (folder / name, library, class_name), precision_of(name, dtype, torch_dtype)
+            source, stored_as = (folder / name, library, class_name), precision_of(name, precision)
             if shelf is not None and issubclass(class_of(*source), torch.nn.Module):
-                components[name] = shelved(shelf, name, source, variant, precision, options)
+                components[name] = shelved(shelf, name, source, variant, stored_as, options)
                 continue
             options |= {"variant": variant} if _has_variant(folder / name, variant) else {}
-            components[name] = load_component(*source, dtype=precision, strict=strict, **options)
+            components[name] = load_component(*source, dtype=stored_as, strict=strict, **options)
             if name in devices:
                 components[name] = placed(components[name], devices[name])
         pipe: Any = cls(**components)
@@ -149,6 +161,7 @@ class Folder(Devices):
         Raises:
             CheckpointError: if the folder cannot be written, or loading would refuse it.
         """
+        check_saving(save_directory, max_shard_size, variant)
         with atomic_folder(save_directory, keep=lambda name: name not in (*COMPONENTS, INDEX)) as folder:
             self.write_into(folder, max_shard_size, variant)
             carry_card(folder, self.config.get("_name_or_path"))
@@ -213,14 +226,11 @@ def read_index(folder: Path) -> dict[str, tuple[str, str]]:
     return components
 
 
-def precision_of(
-    name: str, dtype: torch.dtype | dict[str, torch.dtype] | None, torch_dtype: torch.dtype | None
-) -> torch.dtype:
-    """The precision that is asked for of a component."""
-    wanted = dtype if dtype is not None else torch_dtype
+def precision_of(name: str, wanted: Any) -> torch.dtype:
+    """The precision that is asked for of a component, as `check_precision` gives it; "auto" is float32."""
     if isinstance(wanted, dict):
         wanted = wanted.get(name, wanted.get("default"))
-    return wanted or torch.float32
+    return wanted if isinstance(wanted, torch.dtype) else torch.float32
 
 
 def shelved(

@@ -134,8 +134,9 @@ class ArraySource:
 def _channels_first(array: Any) -> NDArray[np.floating]:
     array = plain_array(array)
     if array.dtype.kind != "f":
-        hint = "; divide 16-bit integers by 32768" if array.dtype.kind in "iu" else ""
-        raise AudioError(f"an array must hold floating point samples with full scale 1, got {array.dtype}{hint}")
+        raise AudioError(
+            f"an array must hold floating point samples with full scale 1, got {array.dtype}{_way_to_floats(array)}"
+        )
     if array.ndim == 1:
         array = array[None]
     if array.ndim != 2:
@@ -146,6 +147,18 @@ def _channels_first(array: Any) -> NDArray[np.floating]:
             f"shape {array.shape} has more channels than samples; pass array.T if it is (samples, channels)"
         )
     return array
+
+
+def _way_to_floats(array: NDArray[Any]) -> str:
+    """How samples that are whole numbers, as files of this kind hold them, become numbers with full scale 1."""
+    bits, full = 8 * array.dtype.itemsize, 2 ** (8 * array.dtype.itemsize - 1)
+    if array.dtype.kind not in "iu":
+        return ""
+    if bits > 32:  # no file holds these: they were read as something else, and Python made them
+        return "; divide by the full scale of what they were read from, which is 32768 for 16-bit integers"
+    if array.dtype.kind == "u":  # silence is in the middle, as in WAV files of 8 bits
+        return f"; turn {bits}-bit integers without a sign into floats, subtract {full}, then divide by {full}"
+    return f"; divide {bits}-bit integers by {full}"
 
 
 @contextmanager

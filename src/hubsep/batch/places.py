@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from ..errors import HubsepError
-from ..texts import near
+from ..hub import arguments
 
 
 NAMES = (  # number, how many, number on this computer, how many there
@@ -133,22 +133,7 @@ def check_device(name: str | None) -> str | None:
     Raises:
         HubsepError: naming those it has.
     """
-    if name is None:
-        return None
-    import torch
-
-    kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    count = torch.accelerator.device_count() if kind is not None else 0
-    devices = ["cpu"] if kind is None else ["cpu", kind.type, *(f"{kind.type}:{index}" for index in range(count))]
-    if name not in devices:
-        gpu = "cuda" if kind is None else kind.type
-        meant = near(name, devices, {"gpu": gpu, "nvidia": "cuda", "gpu:0": f"{gpu}:0", "processor": "cpu"})
-        hint = (
-            f" Did you mean {meant}?" if meant else " A GPU is called cuda, or mps on a Mac." if "gpu" in name else ""
-        )
-        raise HubsepError(
-            f"--device {name!r} is not there: this computer has {', '.join(devices)}.{hint} `hubsep env` says why"
-        )
+    arguments.check_device(name, "--device ")
     return name
 
 

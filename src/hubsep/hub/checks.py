@@ -192,14 +192,14 @@ def _check_main_files(root: Path, files: dict[str, Path]) -> None:
             "pipeline(model=..., adapter=folder)."
         )
     if "config.json" not in files and "model_index.json" not in files:
-        raise CheckpointError(f"{shown(root.name)} holds no config.json: it is not a saved model.")
+        raise CheckpointError(f"{shown(root.name or str(root))} holds no config.json: it is not a saved model.")
     if "model_index.json" in files:
         return
     weights = [name for name in files if _is_weights(name) and "/" not in name]
     if not weights:
         pickles = [name for name in files if name.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl"))]
         way_out = f" {shown(pickles[0])} is never opened here; `hubsep convert` reads it." if pickles else ""
-        raise CheckpointError(f"{shown(root.name)} holds no .safetensors weights.{way_out}")
+        raise CheckpointError(f"{shown(root.name or str(root))} holds no .safetensors weights.{way_out}")
     size = sum(files[name].stat().st_size for name in weights)
     if size > MAX_WEIGHT_BYTES:
         raise CheckpointError(f"the weights have {size} bytes; at most {MAX_WEIGHT_BYTES} are accepted.")

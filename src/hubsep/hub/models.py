@@ -9,6 +9,7 @@ of the modules beside this one are collected here.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,14 +17,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from ..errors import CheckpointError, HubsepError
+from .arguments import check_device_map, check_precision, check_saving
 from .atomic import atomic_folder, recover, verify_manifest
-from .bars import without_bar
+from .bars import reports_if_loaded, without_bar
 from .bounds import shown
 from .cards import README, carry_card
 from .checks import check_folder
 from .config import HubsepConfigMixin, config_errors, memory_errors
 from .copies import is_named
 from .json_files import read_json
+from .loading import library_errors
 from .push import WEIGHTS, push_folder
 from .resolve import check_task, checked_folder, inside, resolve_folder
 from .tensors import EXPONENT_BITS, StoredTensor
@@ -40,6 +43,7 @@ HUB_OPTIONS = ("token", "revision", "cache_dir", "force_download", "local_files_
 MAX_SHARD_SIZE = "15MB"
 # a model whose configuration asks for more than this many times the stored numbers is a mistake or an attack
 PARAMETERS_PER_STORED = 4
+UNKNOWN_ARGUMENT = re.compile(r"unexpected keyword argument '(\w+)'")
 
 _stored_elements: ContextVar[int | None] = ContextVar("stored_elements", default=None)
 
@@ -90,25 +94,27 @@ class HubsepModelMixin(_Model):
         if pretrained_model_name_or_path is None:  # weights are given as `state_dict`
             return super().from_pretrained(None, *model_args, output_loading_info=output_loading_info, **kwargs)
         _refuse_unsafe(kwargs)
+        _check_places(kwargs)
         hub: dict[str, Any] = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
         folder = inside(resolve_folder(pretrained_model_name_or_path, **hub), subfolder)
         tensors = check_folder(folder)
         if kwargs.get("config") is None:
             _check_config(cls, folder, tensors)
         stored = sum(tensor.elements for tensor in tensors) if strict else None
-        with memory_errors(shown(folder.name)), _budget(stored), without_bar():
-            model, info = super().from_pretrained(
-                folder,
-                *model_args,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-                use_safetensors=True,
-                local_files_only=True,
-                **kwargs,
-            )
-        if strict:
-            _check_loaded(info, ignore_mismatched_sizes)
-            _check_kinds(model, tensors)
+        with reports_if_loaded():
+            with _load_errors(folder), memory_errors(shown(folder.name)), _budget(stored), without_bar():
+                model, info = super().from_pretrained(
+                    folder,
+                    *model_args,
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,
+                    use_safetensors=True,
+                    local_files_only=True,
+                    **kwargs,
+                )
+            if strict:
+                _check_loaded(info, ignore_mismatched_sizes)
+                _check_kinds(model, tensors)
         return (model, info) if output_loading_info else model
 
     @property
@@ -153,6 +159,7 @@ class HubsepModelMixin(_Model):
         """
         hub = {name: kwargs.pop(name) for name in ("commit_message", "private", "create_pr") if name in kwargs}
         options = {"max_shard_size": max_shard_size, "variant": variant, **kwargs}
+        check_saving(save_directory, max_shard_size, variant)
         if not is_main_process:  # takes part in gathering the weights, writes nothing
             super().save_pretrained(save_directory, is_main_process=False, **options)
             return
@@ -202,6 +209,30 @@ def _refuse_unsafe(kwargs: dict[str, Any]) -> None:
     config = kwargs.get("config")
     if isinstance(config, str | os.PathLike):
         raise CheckpointError("config must be a configuration object, not the name of a file.")
+
+
+def _check_places(kwargs: dict[str, Any]) -> None:
+    """Precision and place of the weights, as the caller wants them, before anything is read."""
+    for name in ("dtype", "torch_dtype"):
+        if name in kwargs:
+            kwargs[name] = check_precision(kwargs[name], name)
+    check_device_map(kwargs.get("device_map"))
+
+
+@contextmanager
+def _load_errors(folder: Path) -> Iterator[None]:
+    """What transformers says of arguments that it cannot do, as one error of ours."""
+    try:
+        with library_errors(shown(folder.name)):
+            yield
+    except CheckpointError as error:
+        argument = UNKNOWN_ARGUMENT.search(str(error.__cause__)) if isinstance(error.__cause__, TypeError) else None
+        if argument is None:
+            raise
+        raise CheckpointError(
+            f"{argument[1]} is neither an argument of from_pretrained nor a field of the model's configuration; leave "
+            "it out."
+        ) from error
 
 
 def _check_config(model_class: Any, folder: Path, tensors: list[StoredTensor]) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 
 from ..errors import CheckpointError
 from .addresses import fetch_address
+from .arguments import check_hub_options
 from .bounds import shown
 from .commercial import COMMERCIAL, check_commercial, is_wanted
 from .converting import convert_apart, options_of, say
@@ -252,10 +253,7 @@ def _check_request(
             f"a folder that opens. `hubsep info {row.name}` says more."
         )
     check_commercial(row, commercial=commercial)
-    if revision is not None and not isinstance(revision, str):
-        raise CheckpointError(f"revision must be a text, the name of a commit, branch or tag; got {shown(revision)}")
-    if cache_dir is not None and not isinstance(cache_dir, str | os.PathLike):
-        raise CheckpointError(f"cache_dir must be a folder, got {shown(cache_dir)}")
+    check_hub_options(revision=revision, cache_dir=cache_dir)
 
 
 def _make_room(row: Published, kept: Kept) -> None:

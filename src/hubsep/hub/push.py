@@ -20,6 +20,7 @@ from typing import Any
 
 from ..errors import CheckpointError, DataError
 from ..texts import read_front_matter
+from .arguments import check_hub_options, check_place
 from .bounds import shown
 from .cards import CARD, FACTS, README
 from .copies import copy_file, file_names, is_named, opened, read_file
@@ -72,6 +73,15 @@ def push_folder(
     """
     from huggingface_hub import HfApi
 
+    if card is not None:
+        check_place("card", card)
+    check_hub_options(revision=revision, token=token, private=private, create_pr=create_pr)
+    words = [tags] if isinstance(tags, str) or tags is None else tags
+    if not isinstance(words, list | tuple) or not all(isinstance(word, str | None) for word in words):
+        raise CheckpointError(f"tags must be a text or a list of texts, got {shown(tags)}")
+    for name, text in (("commit_message", commit_message), ("commit_description", commit_description)):
+        if text is not None and not isinstance(text, str):
+            raise CheckpointError(f"{name} must be a text, got {shown(text)}")
     _check_facts(card, fallback, adds_tags=bool(tags))
     check_token(token)
     what = f"{shown(repo_id)} could not be pushed to; a push is one commit, so it holds the old or all of the new"

@@ -17,6 +17,7 @@ from typing import Any
 from ..errors import CheckpointError
 from ..registry import SYSTEMS, TASK, TEXT_TO_AUDIO
 from ..shipped import DEFAULT_GENERATOR, SEPARATORS, SHIPPED
+from .arguments import check_hub_options, check_place, check_revision
 from .atomic import recover
 from .bounds import shown
 from .cards import CARD, README
@@ -58,13 +59,18 @@ def resolve_folder(
     Raises:
         CheckpointError: no such folder or repository, or it could not be fetched.
     """
-    name = os.fspath(model)
+    name = check_place("a model", model)
     check_model_name(name)
+    check_hub_options(
+        revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only,
+        force_download=force_download,
+    )  # fmt: skip
     if not (path := Path(name)).exists():
         recover(path)  # the folder may be one rename away, if a process was killed while replacing it
     wanted = is_wanted(commercial)
     if path.is_dir() or (name in SHIPPED and not path.exists()):
         folder = path if path.is_dir() else SHIPPED[name]
+        check_revision(revision, name)
         if wanted:
             check_folder_licence(folder, name)
         return folder
@@ -298,6 +304,8 @@ def inside(folder: Path, subfolder: str) -> Path:
     Raises:
         CheckpointError: it leads out of the folder, by its name or by a link.
     """
+    if not isinstance(subfolder, str):
+        raise CheckpointError(f"subfolder must be a text, the name of a folder in the model's; got {shown(subfolder)}")
     if subfolder in ("", "."):
         return folder
     if "\\" in subfolder or ":" in subfolder or not (folder / subfolder).resolve().is_relative_to(folder.resolve()):
