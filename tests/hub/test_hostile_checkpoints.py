@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import pickle
@@ -51,6 +52,30 @@ def folder(original: Path, tmp_path: Path) -> Path:
 
 def fresh(original: Path, place: Path) -> Path:
     return shutil.copytree(original, place / "model")
+
+
+def test_beside_an_error_of_weights_that_do_not_fit_nothing_is_logged(folder: Path) -> None:
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign]
+    weights = load_file(folder / "model.safetensors")
+    first = min(weights)
+    library = logging.getLogger("transformers")
+    library.addHandler(handler)
+    try:
+        for broken, says in (
+            ({**weights, first: torch.zeros(3)}, "have another shape"),
+            ({**weights, "more": torch.zeros(3)}, "belong to no part"),
+            ({name: tensor for name, tensor in weights.items() if name != first}, "are missing"),
+        ):
+            save_file(broken, folder / "model.safetensors", {"format": "pt"})
+            with pytest.raises(CheckpointError, match=says):
+                TinyModel.from_pretrained(folder)
+            assert not records
+            TinyModel.from_pretrained(folder, strict=False)
+            assert "LOAD REPORT" in records.pop().getMessage(), "who wants them all the same is told which"
+    finally:
+        library.removeHandler(handler)
 
 
 @pytest.mark.parametrize("case", ALL)

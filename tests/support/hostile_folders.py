@@ -84,6 +84,11 @@ def index(shard: Any = "model-1.safetensors", **change: Any) -> Attack:
     return attack
 
 
+def parts(name: str) -> Attack:
+    """Weights under the name of a part, and no list of the parts."""
+    return lambda folder: os.rename(folder / "model.safetensors", folder / name)
+
+
 def link(name: str, target: str) -> Attack:
     def attack(folder: Path) -> None:
         outside = folder.parent / "outside"
@@ -277,6 +282,8 @@ FILES: dict[str, tuple[Attack, str]] = {
     "no config": (lambda folder: (folder / "config.json").unlink(), "no config.json"),
     "only a pickle": (only_pickle, "pytorch_model.bin' is never opened"),
     "distributed": (extra("shard-00000-model-00001-of-00001.safetensors", pack(one(), bytes(4))), "distributed"),
+    "parts and no list": (parts("model-00001-of-00002.safetensors"), "part 1 of 2 .*'model.safetensors.index.json'"),
+    "parts of a variant": (parts("model.fp16-00002-of-00002.safetensors"), "'model.safetensors.index.fp16.json'"),
     "broken weights in a part": (extra("part/model.safetensors", b"x"), "part/model.safetensors' is cut short"),
 }
 

@@ -17,6 +17,7 @@ is not known here is harmless. Hidden folders and `checkpoint-*` are not part of
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -47,6 +48,8 @@ from .tokenizers import check_added_tokens, check_tokenizer, check_vocabulary, c
 MAX_ENTRIES = 10_000
 MAX_FOLDER_DEPTH = 8
 MAX_WEIGHT_BYTES = 16 << 30
+# as transformers and diffusers name parts of weights; a variant stands before or behind their numbers
+SHARD = re.compile(r"(.*/)?([\w-]*?model)(\.[\w-]+?)?-(\d{5})-of-(\d{5})(\.[\w-]+)?\.safetensors")
 
 # what each file may hold; the rest of `config.json` is checked by the class that is built from it
 CONTENTS: dict[str, Callable[[str, dict[str, Any]], None]] = {
@@ -76,6 +79,7 @@ def check_folder(folder: str | os.PathLike[str], *, finite: bool = True) -> list
     _check_main_files(root, files)
     _check_contents(files)
     headers = {name: read_header(path, name=shown(name)) for name, path in files.items() if _is_weights(name)}
+    _check_shards(files)
     for name in files:
         if INDEX.search(name):
             _check_index(name, files, headers)
@@ -233,6 +237,22 @@ def _check_content(name: str, path: Path) -> None:
         return
     if base in CONTENTS:
         CONTENTS[base](label, content)
+
+
+def _check_shards(files: dict[str, Path]) -> None:
+    """Refuses parts of weights that no index puts together: what is loaded is the file with all, or none."""
+    for name in files:
+        match = SHARD.fullmatch(name)
+        if match is None:
+            continue
+        stem, variant = (match[1] or "") + match[2], match[3] or match[6] or ""
+        index, whole = f"{stem}.safetensors.index{variant}.json", f"{stem}{variant}.safetensors"
+        if index not in files and whole not in files:
+            raise CheckpointError(
+                f"{shown(name)} is part {int(match[4])} of {int(match[5])} of the weights, and the list of all parts, "
+                f"{shown(index)}, is not in the folder: copy it from where the parts came from, or save the model "
+                "again."
+            )
 
 
 def _check_index(name: str, files: dict[str, Path], headers: dict[str, list[StoredTensor]]) -> None:
