@@ -94,6 +94,17 @@ STATED = {
 }  # fmt: skip
 
 
+def check(overrides: Mapping[str, Any]) -> None:
+    """Refuses overrides that no checkpoint of the system could take, before there is one.
+
+    Raises:
+        ConversionError: naming the override.
+    """
+    check_overrides(overrides, AudioMAEConfig, options=("encoder_only",))
+    with conversion_errors("encoder_only"):
+        true_or_false("encoder_only", overrides.get("encoder_only", False))
+
+
 def convert(
     source: Path, output: Path | None = None, *, licence: str | None = None, **overrides: Any
 ) -> AudioMAEModel | AudioMAEForPreTraining:
@@ -106,9 +117,8 @@ def convert(
         overrides: fields of `AudioMAEConfig` that the source does not tell, such as `num_attention_heads`; and
             `encoder_only`, which leaves a trained decoder out.
     """
-    check_overrides(overrides, AudioMAEConfig, options=("encoder_only",))
-    with conversion_errors("encoder_only"):
-        encoder_only = true_or_false("encoder_only", overrides.pop("encoder_only", False))
+    check(overrides)
+    encoder_only = bool(overrides.pop("encoder_only", False))
     tensors, stated, trained_decoder = _read(source)
     encoder_only = encoder_only or not trained_decoder
     config = _config(tensors, stated, overrides, encoder_only)
@@ -223,4 +233,4 @@ def _decoder_sizes(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     return fields
 
 
-__all__ = ["convert", "convert_encoder"]
+__all__ = ["check", "convert", "convert_encoder"]

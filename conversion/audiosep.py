@@ -25,7 +25,7 @@ from hubsep.models.audiosep.configuration_audiosep import AudioSepConfig
 from hubsep.models.audiosep.modeling_audiosep import AudioSepForAudioSeparation
 from hubsep.registry import SYSTEMS
 
-from .clap import clap_config, clap_state, clap_tensors, feature_extractor, is_clap
+from .clap import check_towers, clap_config, clap_state, clap_tensors, feature_extractor, is_clap
 from .common import (
     KeyTable,
     check_overrides,
@@ -87,6 +87,21 @@ class MissingQueryEncoder(nn.Module):
         return super().__getattr__(name)
 
 
+def check(overrides: Mapping[str, Any]) -> None:
+    """Refuses overrides that no checkpoint of the system could take, before there is one.
+
+    Raises:
+        ConversionError: naming the override.
+    """
+    check_overrides(overrides, AudioSepConfig, (*OPTIONS, "query_config"))
+    queries, clap = overrides.get("query_config") or {}, overrides.get("clap")
+    if not isinstance(queries, Mapping):
+        raise ConversionError(f"query_config must be a table of text_config and audio_config, got {shown(queries)}")
+    check_towers(queries)
+    if clap is not None and not Path(str(clap)).is_file():
+        raise ConversionError(f"{shown(str(clap), 200)} is not a file")
+
+
 def convert(
     source: Path, output: Path | None = None, *, licence: str | None = None, **overrides: Any
 ) -> AudioSepForAudioSeparation:
@@ -100,7 +115,7 @@ def convert(
             `audio_config` entries); `clap`, a LAION-CLAP file for a separator that comes without; `tokenizer`, the
             folder or repository of the text tower's tokenizer, by default FacebookAI/roberta-base.
     """
-    check_overrides(overrides, AudioSepConfig, OPTIONS)
+    check(overrides)
     file = weights_file(source, AudioSepConfig.model_type, WEIGHTS_FILES)
     separator, clap = _parts(read_tensors(file), file)
     sources = [file]
@@ -151,8 +166,6 @@ def _config(separator: dict[str, Tensor], clap: dict[str, Tensor], overrides: di
     fields = _sizes(separator)
     condition = shape_of(separator, "film.encoder_block1->conv_block1->beta1.weight", 2)[1]
     queries = overrides.get("query_config") or {}
-    if not isinstance(queries, Mapping):
-        raise ConversionError(f"query_config must be a table of text_config and audio_config, got {shown(queries)}")
     fields["query_config"] = clap_config(clap, queries) if clap else {"projection_dim": condition}
     for name in overrides.keys() - {*OPTIONS, "query_config"}:
         if name in fields and fields[name] != overrides[name]:
@@ -256,4 +269,4 @@ def _tokenizer(name: str, text_config: ClapTextConfig) -> Any:
     return tokenizer
 
 
-__all__ = ["MissingQueryEncoder", "convert"]
+__all__ = ["MissingQueryEncoder", "check", "convert"]

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import ClapConfig, ClapFeatureExtractor, ClapModel
 
 from hubsep.errors import ConversionError
+from hubsep.hub.bounds import shown
 
 from .common import KeyTable, conversion_errors, count_of, fill, read_tensors, rename, shape_of
 from .writing import card, check_licence, write
@@ -26,6 +27,7 @@ from .writing import card, check_licence, write
 
 PAPER = "https://arxiv.org/abs/2211.06687"
 ROBERTA_HEAD_CHANNELS = 64
+TOWERS = ("text_config", "audio_config")
 AUDIO, BLOCK = "audio_model.audio_encoder", r"audio_branch\.(?P<block>layers\.\d+\.blocks\.\d+)"
 
 KEYS: KeyTable = [
@@ -90,6 +92,17 @@ def is_clap(tensors: Mapping[str, Tensor]) -> bool:
     return any(name.removeprefix("module.").startswith(towers) for name in tensors)
 
 
+def check_towers(overrides: Mapping[str, Any]) -> None:
+    """Refuses what is no table of one of the towers.
+
+    Raises:
+        ConversionError: naming it.
+    """
+    for name, entries in overrides.items():
+        if name not in TOWERS or not isinstance(entries, Mapping):
+            raise ConversionError(f"query_config may set entries of {' and '.join(TOWERS)}, got {shown(name)}")
+
+
 def clap_config(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any]) -> ClapConfig:
     """Sizes of a CLAP model from the shapes of its tensors.
 
@@ -100,10 +113,9 @@ def clap_config(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any]) -> 
     Raises:
         ConversionError: a tensor is missing, or the sizes make no model.
     """
+    check_towers(overrides)
     towers = {"text_config": _text_sizes(tensors), "audio_config": _audio_sizes(tensors)}
     for name, entries in overrides.items():
-        if name not in towers or not isinstance(entries, Mapping):
-            raise ConversionError(f"query_config may set entries of text_config and audio_config, got {name!r}")
         towers[name].update(entries)
     text = towers["text_config"]
     if "num_attention_heads" not in text:
@@ -174,4 +186,4 @@ def feature_extractor(config: ClapConfig) -> ClapFeatureExtractor:
     )
 
 
-__all__ = ["clap_config", "clap_state", "clap_tensors", "convert_clap", "feature_extractor", "is_clap"]
+__all__ = ["TOWERS", "check_towers", "clap_config", "clap_state", "clap_tensors", "convert_clap", "feature_extractor", "is_clap"]

@@ -71,7 +71,7 @@ Model = TypeVar("Model", bound=nn.Module)
 SHOWN_OFFENDERS = 3
 
 
-def read_tensors(path: Path, under: Sequence[str] = ("state_dict",)) -> dict[str, Tensor]:
+def read_tensors(path: Path, under: Sequence[str] = ("state_dict",), *, mapped: bool = True) -> dict[str, Tensor]:
     """Reads the tensors of a `.safetensors` file or of a PyTorch checkpoint, on the CPU.
 
     A checkpoint of a training run has its weights in a table of its own; the rest of it is not looked at.
@@ -79,13 +79,15 @@ def read_tensors(path: Path, under: Sequence[str] = ("state_dict",)) -> dict[str
     Args:
         path: of the file.
         under: what that table may be called; without any of these the file itself is the table.
+        mapped: whether tensors stay in the pages of a PyTorch checkpoint until they are used. Without, each has memory
+            of its own, which is free again as soon as nobody holds the tensor: for converters that make others of most.
 
     Raises:
         ConversionError: the file is missing, broken, holds more than data, or a tensor has an unsafe name or no data.
     """
     if not path.is_file():
         raise ConversionError(f"{shown(str(path), 200)} is not a file")
-    tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path, under)
+    tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path, under, mapped)
     if not tensors:
         raise ConversionError(f"{shown(path.name)} holds no tensors")
     for name, tensor in tensors.items():
@@ -118,8 +120,8 @@ def read_metadata(path: Path, under: Sequence[str] = ("state_dict",)) -> dict[An
     return {} if table is None else {name: value for name, value in content.items() if name != table}
 
 
-def _read_pickle(path: Path, under: Sequence[str]) -> dict[Any, Any]:
-    content = _unpickle(path)
+def _read_pickle(path: Path, under: Sequence[str], mapped: bool) -> dict[Any, Any]:
+    content = _unpickle(path, mapped)
     tensors = content
     if isinstance(content, Mapping):
         tensors = next((content[name] for name in under if name in content), content)
@@ -128,13 +130,13 @@ def _read_pickle(path: Path, under: Sequence[str]) -> dict[Any, Any]:
     return dict(tensors)
 
 
-def _unpickle(path: Path) -> Any:
+def _unpickle(path: Path, mapped: bool = True) -> Any:
     is_archive = zipfile.is_zipfile(path)
     try:
         if is_archive:
             _check_archive(path)
         with torch.serialization.safe_globals(_plain_globals()):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive and mapped)
     except ConversionError:
         raise
     except Exception as error:  # a broken or hostile pickle can raise anything
@@ -318,12 +320,31 @@ def check_overrides(overrides: Mapping[str, Any], config_class: type, options: S
 
     Raises:
         OverrideError: naming the override and what there is.
+        ConversionError: naming the override, if it is of another kind than the field.
     """
-    settings = [*options, *config_class.__annotations__]
+    settings = list(dict.fromkeys([*options, *config_class.__annotations__]))
     for name in overrides:
         if name not in settings:
-            meant = did_you_mean(name, settings)
-            raise OverrideError(f"there is no {shown(name)} to set.{meant} There are {', '.join(settings)}")
+            raise no_such_override(name, settings)
+    defaults = config_class() if overrides else None
+    for name, value in overrides.items():
+        # its kind alone: what else it has to be may hang together with what the source tells
+        if name not in options and not _is_like(value, getattr(defaults, name, None)):
+            with conversion_errors(config_class.__name__):
+                config_class(**{name: value})
+
+
+def _is_like(value: Any, default: Any) -> bool:
+    """Whether a value is of the kind of a default; what has none by default may be of any."""
+    kinds = {tuple: (list, tuple), list: (list, tuple), float: (int, float)}
+    accepted = kinds.get(type(default), (type(default),))
+    return default is None or (isinstance(value, accepted) and (isinstance(value, bool) is isinstance(default, bool)))
+
+
+def no_such_override(name: str, settings: Sequence[str]) -> OverrideError:
+    """The error that names an override that does not exist, and what there is."""
+    meant = did_you_mean(name, settings)
+    return OverrideError(f"there is no {shown(name)} to set.{meant} There are {', '.join(settings)}")
 
 
 @contextmanager
@@ -344,6 +365,7 @@ __all__ = [
     "count_of",
     "fill",
     "hold",
+    "no_such_override",
     "offenders",
     "read_metadata",
     "read_tensors",

@@ -10,7 +10,7 @@ convolution, which is never used.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,15 @@ STATED = {
 }  # fmt: skip
 
 
+def check(overrides: Mapping[str, Any]) -> None:
+    """Refuses overrides that no checkpoint of the system could take, before there is one.
+
+    Raises:
+        ConversionError: naming the override.
+    """
+    check_overrides(overrides, ConvTasNetConfig)
+
+
 def convert(
     source: Path, output: Path | None = None, *, licence: str | None = None, **overrides: Any
 ) -> ConvTasNetForAudioSeparation:
@@ -114,17 +123,18 @@ def convert(
         overrides: fields of `ConvTasNetConfig` that the source does not state. Bare weights take the published ones
             unless set: masks by "relu", for causal ones the norm "cln", half a kernel as the stride.
     """
-    check_overrides(overrides, ConvTasNetConfig)
+    check(overrides)
     file = weights_file(source, ConvTasNetConfig.model_type, WEIGHTS_FILES)
-    tensors = read_tensors(file)
-    stored = _renamed(tensors, file)
+    tensors = read_tensors(file, mapped=False)  # two thirds are joined below: as pages they would be there twice
+    names, stored = frozenset(tensors), _renamed(tensors, file)
+    del tensors
     blocks = count_of(stored, r"masker\.blocks\.(\d+)\.")
-    config = _config(_facts(tensors, stored), blocks, _stated(tensors, file), overrides)
+    config = _config(_facts(names, stored), blocks, _stated(names, file), overrides)
     with torch.device("meta"):
         model = ConvTasNetForAudioSeparation(config)
     fill(model, _state(stored, config))
     if output is not None:
-        _check_note(tensors, file, licence)
+        _check_note(names, file, licence)
         paper = SYSTEMS["conv_tasnet"].paper
         write(
             output, model, card(title="Conv-TasNet", tag="conv_tasnet", paper=paper, licence=licence, sources=[file])
@@ -132,8 +142,8 @@ def convert(
     return model
 
 
-def _is_asteroid(tensors: Mapping[str, Tensor]) -> bool:
-    return any(name.startswith(("encoder.filterbank.", "masker.")) for name in tensors)
+def _is_asteroid(names: Iterable[str]) -> bool:
+    return any(name.startswith(("encoder.filterbank.", "masker.")) for name in names)
 
 
 def _renamed(tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
@@ -156,9 +166,9 @@ def _renamed(tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
     return stored
 
 
-def _stated(tensors: Mapping[str, Tensor], file: Path) -> dict[str, Any] | None:
+def _stated(names: Iterable[str], file: Path) -> dict[str, Any] | None:
     """The fields a file states beside its weights, in asteroid's names and values; None if it states nothing."""
-    metadata = read_metadata(file) if _is_asteroid(tensors) else {}
+    metadata = read_metadata(file) if _is_asteroid(names) else {}
     name, arguments = metadata.get("model_name", "ConvTasNet"), metadata.get("model_args")
     if name != "ConvTasNet":
         raise ConversionError(f"{shown(file.name)} is a {shown(name)}, not a ConvTasNet")
@@ -171,9 +181,9 @@ def _stated(tensors: Mapping[str, Tensor], file: Path) -> dict[str, Any] | None:
     return dict(arguments)
 
 
-def _check_note(tensors: Mapping[str, Tensor], file: Path, licence: str | None) -> None:
+def _check_note(names: Iterable[str], file: Path, licence: str | None) -> None:
     """Asteroid's files hold a notice of the model's licence and a table of those of the data it was trained on."""
-    metadata = read_metadata(file) if _is_asteroid(tensors) else {}
+    metadata = read_metadata(file) if _is_asteroid(names) else {}
     name, note, data = check_licence(licence), metadata.get("license_note"), metadata.get("licenses")
     check_stated(name, stated_in(note) if isinstance(note, str) else None, f"the note in {shown(file.name)}")
     barred = any(isinstance(row, Mapping) and row.get("non_commercial") is True for row in data or ())
@@ -184,7 +194,7 @@ def _check_note(tensors: Mapping[str, Tensor], file: Path, licence: str | None) 
         )
 
 
-def _facts(tensors: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> dict[str, Any]:
+def _facts(names: Iterable[str], stored: Mapping[str, Tensor]) -> dict[str, Any]:
     """What names and shapes tell, as fields of the configuration."""
     num_filters, kernel_size = shape_of(stored, "encoder.weight", 2)
     bottleneck, _ = shape_of(stored, "masker.bottleneck.weight", 2)
@@ -192,8 +202,8 @@ def _facts(tensors: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> dict[
     outputs, _ = shape_of(stored, "masker.head.weight", 2)
     if num_filters == 0 or outputs % num_filters:
         raise ConversionError(f"masker.head.weight makes {outputs} masks, which {num_filters} filters do not divide")
-    skip, is_asteroid = "masker.blocks.0.skip.weight", _is_asteroid(tensors)
-    family = {"pad_edges": False} if is_asteroid else {"pad_edges": True, "stride": kernel_size // 2, "norm": "gln"}
+    skip = "masker.blocks.0.skip.weight"
+    family = {"pad_edges": False} if _is_asteroid(names) else {"pad_edges": True, "stride": kernel_size // 2, "norm": "gln"}
     return {
         **family,
         "num_sources": outputs // num_filters,
@@ -203,7 +213,7 @@ def _facts(tensors: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> dict[
         "hidden_channels": hidden,
         "skip_channels": shape_of(stored, skip, 2)[0] if skip in stored else 0,
         "conv_kernel_size": conv_kernel_size,
-        "causal": any(".shared_block.3.0." in name for name in tensors),
+        "causal": any(".shared_block.3.0." in name for name in names),
     }
 
 
@@ -271,8 +281,8 @@ def _from_arguments(arguments: Mapping[str, Any], facts: Mapping[str, Any]) -> d
     return fields
 
 
-def _state(stored: Mapping[str, Tensor], config: ConvTasNetConfig) -> dict[str, Tensor]:
-    """Residual and skip convolution of each block as one product; the last residual one is dropped."""
+def _state(stored: dict[str, Tensor], config: ConvTasNetConfig) -> dict[str, Tensor]:
+    """Residual and skip convolution of each block as one product, out of `stored`; the last residual one is dropped."""
     state = {name: tensor for name, tensor in stored.items() if ".residual." not in name and ".skip." not in name}
     last = config.num_blocks * config.num_repeats - 1
     for index in range(last + 1):
@@ -284,8 +294,8 @@ def _state(stored: Mapping[str, Tensor], config: ConvTasNetConfig) -> dict[str, 
             missing = [name for name in names if name not in stored]
             if missing:
                 raise ConversionError(f"the source is missing {offenders(missing)}")
-            state[f"masker.blocks.{index}.project.{leaf}"] = torch.cat([stored[name] for name in names])
+            state[f"masker.blocks.{index}.project.{leaf}"] = torch.cat([stored.pop(name) for name in names])
     return state
 
 
-__all__ = ["convert"]
+__all__ = ["check", "convert"]

@@ -103,6 +103,15 @@ STATED = {
 }  # fmt: skip
 
 
+def check(overrides: Mapping[str, Any]) -> None:
+    """Refuses overrides that no checkpoint of the system could take, before there is one.
+
+    Raises:
+        ConversionError: naming the override.
+    """
+    check_overrides(overrides, MetaTasNetConfig)
+
+
 def convert(
     source: Path, output: Path | None = None, *, licence: str | None = None, **overrides: Any
 ) -> MetaTasNetForAudioSeparation:
@@ -115,7 +124,7 @@ def convert(
         overrides: fields of `MetaTasNetConfig` that the source does not state. Bare weights take the published ones
             unless set: a stride of 20, 8 kHz for the first stage, six blocks a repeat where there are 18.
     """
-    check_overrides(overrides, MetaTasNetConfig)
+    check(overrides)
     # argparse.Namespace is what the authors' arguments are in: a class that does nothing but hold values
     with torch.serialization.safe_globals([argparse.Namespace]):
         tensors, metadata = read_tensors(source), read_metadata(source)
@@ -279,4 +288,4 @@ def _check_window(name: str, window: Tensor) -> None:
         raise ConversionError(f"{shown(name)} is no periodic Hann window, which this model always takes")
 
 
-__all__ = ["convert"]
+__all__ = ["check", "convert"]

@@ -7,6 +7,7 @@ need not be said. What is fetched is converted in a process of its own, as when 
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,12 +16,14 @@ from typing import Any
 
 from hubsep.errors import ConversionError
 from hubsep.hub.bounds import shown
+from hubsep.hub.commercial import check_allowed, check_commercial, is_wanted
 from hubsep.hub.layouts import WEIGHTS
-from hubsep.hub.licences import as_identifier, is_stated, spelled
+from hubsep.hub.licences import allows_commercial_use, as_identifier, is_stated, spelled
 from hubsep.hub.opening import convert_published, is_offline
 from hubsep.hub.published import Published, find_at, find_published, published
 from hubsep.hub.repositories import Listing, list_repository, row_of
 from hubsep.hub.resolve import check_model_name, resolve_folder
+from hubsep.registry import SYSTEMS
 from hubsep.shipped import SHIPPED
 from hubsep.texts import did_you_mean
 
@@ -103,8 +106,30 @@ def check_source_licence(source: Source, licence: str | None) -> str:
     return said
 
 
+def check_source_commercial(source: Source, licence: str, *, commercial: bool | None = None) -> None:
+    """Refuses weights that may not be used commercially, if the user wants no others.
+
+    Args:
+        source: whose they are.
+        licence: that goes into the card.
+        commercial: as `is_wanted` takes it.
+
+    Raises:
+        CheckpointError: naming the licence.
+    """
+    if is_wanted(commercial):
+        check_allowed(shown(source.name, 200), allows_commercial_use(licence), f"licence {licence}")
+        if source.row is not None:
+            check_commercial(source.row, commercial=True)
+
+
 def fetch_and_convert(
-    source: Source, output: Path, overrides: Mapping[str, Any], licence: str | None = None
+    source: Source,
+    output: Path,
+    overrides: Mapping[str, Any],
+    licence: str | None = None,
+    *,
+    commercial: bool | None = None,
 ) -> tuple[Path | None, str]:
     """Converts what is published, in a process of its own; or fetches what opens as it is.
 
@@ -113,18 +138,26 @@ def fetch_and_convert(
         output: folder to write, complete or not at all.
         overrides: of the converter.
         licence: as `check_source_licence` takes it.
+        commercial: as `is_wanted` takes it.
 
     Returns:
         The folder of what opens as it is and was only fetched, None of what is converted; and the licence.
 
     Raises:
+        ConversionError: if an override is none of the system's; nothing is fetched then.
         CheckpointError: if it cannot be fetched or converted.
     """
     assert source.row is not None
     said = check_source_licence(source, licence)
+    converter: Any = importlib.import_module(str(SYSTEMS[source.system].converter))
+    converter.check(overrides)
     if source.row.opens:
-        return resolve_folder(source.row.name), said
-    return None, convert_published(source.row, output, overrides, licence=said, listed=source.listed)
+        converter.check_back(source.row.name, output, overrides)
+        return resolve_folder(source.row.name, commercial=commercial), said
+    said = convert_published(
+        source.row, output, overrides, licence=said, listed=source.listed, commercial=commercial
+    )
+    return None, said
 
 
 def is_repository(name: str) -> bool:
@@ -162,4 +195,4 @@ def _published(name: str) -> Published | None:
     )
 
 
-__all__ = ["Source", "check_source_licence", "fetch_and_convert", "find_source", "is_repository"]
+__all__ = ["Source", "check_source_commercial", "check_source_licence", "fetch_and_convert", "find_source", "is_repository"]

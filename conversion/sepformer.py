@@ -109,6 +109,15 @@ FIXED: list[tuple[tuple[str, ...], Any]] = [
 ]  # fmt: skip
 
 
+def check(overrides: Mapping[str, Any]) -> None:
+    """Refuses overrides that no checkpoint of the system could take, before there is one.
+
+    Raises:
+        ConversionError: naming the override.
+    """
+    check_overrides(overrides, SepFormerConfig)
+
+
 def convert(
     source: Path, output: Path | None = None, *, licence: str | None = None, **overrides: Any
 ) -> SepFormerForAudioSeparation:
@@ -120,7 +129,7 @@ def convert(
         licence: of the weights.
         overrides: fields of `SepFormerConfig` that neither the weights nor `hyperparams.yaml` tell.
     """
-    check_overrides(overrides, SepFormerConfig)
+    check(overrides)
     files, parameters = _files(source)
     tensors = _tensors(source, files)
     config = _config(tensors, parameters, overrides)
@@ -246,4 +255,4 @@ def _as_matrix(name: str, tensor: Tensor) -> Tensor:
     return tensor.flatten(1) if tensor.ndim > 2 else tensor
 
 
-__all__ = ["convert"]
+__all__ = ["check", "convert"]

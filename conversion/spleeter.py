@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -78,6 +78,15 @@ PUBLISHED: dict[int, dict[str, Any]] = {
 }
 
 
+def check(overrides: Mapping[str, Any]) -> None:
+    """Refuses overrides that no checkpoint of the system could take, before there is one.
+
+    Raises:
+        ConversionError: naming the override.
+    """
+    check_overrides(overrides, SpleeterConfig)
+
+
 def convert(
     source: Path, output: Path | None = None, *, licence: str | None = None, **overrides: Any
 ) -> SpleeterForAudioSeparation:
@@ -90,13 +99,14 @@ def convert(
         overrides: fields of `SpleeterConfig` that the weights do not tell, such as `stems`, or `num_bins` (1536 for
             the published variants up to 16 kHz, which have the same weights).
     """
-    check_overrides(overrides, SpleeterConfig)
+    check(overrides)
     tensors, files = _read(source)
     state = rename({_numbered(name): tensor for name, tensor in tensors.items()}, KEYS)
+    del tensors
     config = _config(state, overrides)
     with torch.device("meta"):
         model = SpleeterForAudioSeparation(config)
-    fill(model, {name: _turned(tensor) for name, tensor in state.items()})
+    fill(model, state)
     if output is not None:
         paper = SYSTEMS["spleeter"].paper
         write(output, model, card(title="Spleeter", tag="spleeter", paper=paper, licence=licence, sources=files))
@@ -104,11 +114,11 @@ def convert(
 
 
 def _read(source: Path) -> tuple[dict[str, Tensor], list[Path]]:
-    """All tensors by their names with dots, and the files they are from."""
+    """All tensors by their names with dots, kernels turned, and the files they are from."""
     if source.is_dir():
         return _read_folder(source)
     if source.suffix == ".safetensors":
-        return read_tensors(source), [source]
+        return _all_turned(read_tensors(source).items()), [source]
     if not source.is_file():
         raise ConversionError(f"{shown(str(source), 200)} is neither a file nor a folder")
     if not is_gzip(source):
@@ -126,8 +136,8 @@ def _read_folder(folder: Path) -> tuple[dict[str, Tensor], list[Path]]:
     name = bundle_name(stated, [path.name for path in folder.iterdir() if path.is_file()], label)
     index, data = folder / f"{name}.index", folder / f"{name}{DATA_SUFFIX}"
     with data.open("rb") as file:
-        tensors = read_bundle(_whole(index, MAX_INDEX_BYTES), file, data.stat().st_size, label)
-    return tensors, [index, data]
+        bundle = read_bundle(_whole(index, MAX_INDEX_BYTES), file, data.stat().st_size, label)
+        return _all_turned(bundle), [index, data]
 
 
 def _whole(path: Path, limit: int) -> bytes:
@@ -158,7 +168,7 @@ def _read_archive(source: Path) -> dict[str, Tensor]:
                 small[member.name] = b"".join(member.blocks())
         name = bundle_name(small.get("checkpoint"), [*small, *large], label)
         data = large[name + DATA_SUFFIX]
-        return read_bundle(small[f"{name}.index"], data, data.seek(0, 2), label)
+        return _all_turned(read_bundle(small[f"{name}.index"], data, data.seek(0, 2), label))
     finally:
         for file in large.values():
             file.close()
@@ -178,7 +188,7 @@ def _config(state: Mapping[str, Tensor], overrides: Mapping[str, Any]) -> Spleet
     if not numbers:
         raise ConversionError(f"the source holds no Spleeter, but {offenders(list(state)) or 'no weights'}")
     num_stems = max(numbers) + 1
-    channels = [shape_of(state, f"unets.0.encoder.{layer}.conv.weight", 4)[3] for layer in range(DEPTH)]
+    channels = [shape_of(state, f"unets.0.encoder.{layer}.conv.weight", 4)[0] for layer in range(DEPTH)]
     if list(overrides.get("conv_channels", channels)) != channels:
         raise ConversionError(f"conv_channels is {channels} in the source; it cannot be {overrides['conv_channels']}")
     assumed = PUBLISHED.get(num_stems, {})
@@ -200,9 +210,14 @@ def _config(state: Mapping[str, Tensor], overrides: Mapping[str, Any]) -> Spleet
     return config
 
 
+def _all_turned(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """Turns each as soon as it is read, so that at most one of them is in memory twice."""
+    return {name: _turned(tensor) for name, tensor in tensors}
+
+
 def _turned(tensor: Tensor) -> Tensor:
     """Kernels from (height, width, ...) to (..., height, width), the other axes turned around."""
-    return tensor.permute(3, 2, 0, 1) if tensor.ndim == 4 else tensor
+    return tensor.permute(3, 2, 0, 1).contiguous() if tensor.ndim == 4 else tensor
 
 
-__all__ = ["convert"]
+__all__ = ["check", "convert"]

@@ -40,16 +40,24 @@ MASK_DELTA = 0xA282EAD8
 SHORT = 64  # bytes up to which a loop is quicker
 FEW_STEPS, MANY_STEPS = 64, 512  # words of a lane, of short and of long data
 LONG = 1 << 16  # words
+PIECE = 4 << 20  # bytes that are worked on at once, in three times their memory
 
 
 def crc32c(data: bytes | bytearray | memoryview) -> int:
     """Checksum of `data`."""
+    state, view = 0xFFFFFFFF, memoryview(data)
+    for start in range(0, len(view), PIECE):
+        state = _after(view[start : start + PIECE], state)
+    return state ^ 0xFFFFFFFF
+
+
+def _after(data: memoryview, state: int) -> int:
+    """The state behind `data`, from the one before it."""
     if len(data) < SHORT:
-        state = 0xFFFFFFFF
         table = _byte_table()
         for byte in bytes(data):
             state = (state >> 8) ^ int(table[(state ^ byte) & 0xFF])
-        return state ^ 0xFFFFFFFF
+        return state
     steps = FEW_STEPS if len(data) < 4 * LONG else MANY_STEPS
     lanes = 1
     while 4 * steps * lanes < len(data):
@@ -58,7 +66,7 @@ def crc32c(data: bytes | bytearray | memoryview) -> int:
     padded = np.zeros(4 * steps * lanes, np.uint8)
     start = len(padded) - len(data)
     padded[start:] = np.frombuffer(data, np.uint8)
-    padded[start : start + 4] ^= 0xFF
+    padded[start : start + 4] ^= np.frombuffer(state.to_bytes(4, "little"), np.uint8)
     words = np.ascontiguousarray(padded.view("<u4").reshape(lanes, steps).T)
     low, high = _word_tables()
     states = np.zeros(lanes, np.uint32)
@@ -69,7 +77,7 @@ def crc32c(data: bytes | bytearray | memoryview) -> int:
     while len(states) > 1:
         states = _apply(_advance(length), states[::2]) ^ states[1::2]
         length *= 2
-    return int(states[0]) ^ 0xFFFFFFFF
+    return int(states[0])
 
 
 def masked(checksum: int) -> int:
@@ -159,8 +167,8 @@ def bundle_name(checkpoint: bytes | None, files: list[str], label: str) -> str:
     return name
 
 
-def read_bundle(index: bytes, data: BinaryIO, data_size: int, label: str) -> dict[str, Tensor]:
-    """Reads all tensors of a bundle.
+def read_bundle(index: bytes, data: BinaryIO, data_size: int, label: str) -> Iterator[tuple[str, Tensor]]:
+    """Reads the tensors of a bundle one after the other, with their names.
 
     Args:
         index: content of `<name>.index`.
@@ -171,8 +179,8 @@ def read_bundle(index: bytes, data: BinaryIO, data_size: int, label: str) -> dic
     Raises:
         ConversionError: saying what is damaged, beyond its bounds, or not supported.
     """
-    entries = read_index(index, data_size, label)
-    return {entry.name: _read_tensor(entry, data, label) for entry in entries}
+    for entry in read_index(index, data_size, label):
+        yield entry.name, _read_tensor(entry, data, label)
 
 
 def read_index(index: bytes, data_size: int, label: str) -> list[Entry]:

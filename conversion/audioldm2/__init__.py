@@ -9,13 +9,13 @@ from hubsep.registry import face
 
 
 if TYPE_CHECKING:
-    from .converter import convert, convert_clap, convert_scheduler, source_file
+    from .converter import check, check_back, convert, convert_clap, convert_scheduler, source_file
 
 face(
     __name__,
     {
-        ".converter": "convert convert_clap convert_scheduler source_file",
+        ".converter": "check check_back convert convert_clap convert_scheduler source_file",
     },
 )
 
-__all__ = ["convert", "convert_clap", "convert_scheduler", "source_file"]
+__all__ = ["check", "check_back", "convert", "convert_clap", "convert_scheduler", "source_file"]

@@ -23,24 +23,24 @@ from hubsep.cards.card import write_card
 from hubsep.errors import ConversionError
 from hubsep.hub.bounds import shown, true_or_false
 from hubsep.hub.models import MAX_SHARD_SIZE, atomic_folder, check_folder
+from hubsep.models.audiomae.configuration_audiomae import AudioMAEConfig
 from hubsep.registry import SYSTEMS
 
 from ..audiomae import convert_encoder
-from ..clap import clap_config, clap_state, feature_extractor
-from ..common import conversion_errors, read_tensors
+from ..clap import TOWERS, clap_config, clap_state, feature_extractor
+from ..common import check_overrides, conversion_errors, no_such_override, read_tensors
 from ..writing import card, check_licence
 from .back import write_original
-from .fields import filled, merged
-from .language import convert_gpt2, convert_phonemes, convert_projection, convert_t5, load_tokenizer, t5_from_folder
+from .fields import check_names, filled, merged
+from .language import GENERATION, convert_gpt2, convert_phonemes, convert_projection, convert_t5, load_tokenizer, t5_from_folder
 from .networks import convert_unet, convert_vae, convert_vocoder
-from .parts import BETAS, SCALE, Parts, split
+from .parts import BETAS, SCALE, Parts, check_choice, split
 
 
 # overrides that are tables of configuration fields, and the others
 TABLES = ("unet", "vae", "vocoder", "language_model", "text_encoder", "audio_mae", "scheduler")
 OPTIONS = ("text_encoder_2", "tokenizer", "tokenizer_2", "clap", "ema")
 INDEX = "model_index.json"
-CLAP_TOWERS = ("text_config", "audio_config")
 TOKENIZER, T5_TOKENIZER = "FacebookAI/roberta-base", "google/flan-t5-large"
 T5_TOKENS = 128
 SPARE_POSITIONS = 2  # RoBERTa counts positions from behind its padding's
@@ -64,13 +64,14 @@ def convert(source: Path, output: Path | None = None, *, licence: str | None = N
     Returns:
         The pipeline, which is no single model.
     """
+    check(overrides)
     tables, options = _checked(overrides)
     if (source / INDEX).is_file():
-        return _back(source, output, licence, overrides)
-    with conversion_errors("ema"):
-        ema = true_or_false("ema", options.get("ema", False))
+        check_back(source.name, output, overrides)
+        assert output is not None
+        return write_original(source, output, check_licence(licence))
     file = source_file(source)
-    parts = split(read_tensors(file), clap=options.get("clap"), ema=ema)
+    parts = split(read_tensors(file), clap=options.get("clap"), ema=options.get("ema", False))
     pipe = _language_pipeline(parts, tables, options) if parts.gpt2 else _clap_pipeline(parts, tables, options)
     if output is not None:
         fields = card(
@@ -92,22 +93,52 @@ def _checked(overrides: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], d
         elif name in TABLES:
             raise ConversionError(f"{name} must be a table of configuration fields, got {shown(value)}")
         else:
-            raise ConversionError(f"there is no {shown(name)} to set; there are {', '.join((*TABLES, *OPTIONS))}")
+            raise no_such_override(name, (*TABLES, *OPTIONS))
     for name, value in tables["text_encoder"].items():
-        if name not in CLAP_TOWERS or not isinstance(value, Mapping):
-            raise ConversionError(f"text_encoder takes tables {' and '.join(CLAP_TOWERS)}, got {shown(name)}")
+        if name not in TOWERS or not isinstance(value, Mapping):
+            raise ConversionError(f"text_encoder takes tables {' and '.join(TOWERS)}, got {shown(name)}")
+    with conversion_errors("ema"):
+        true_or_false("ema", options.get("ema", False))
+    check_choice(options.get("clap"))
     return tables, options
 
 
-def _back(source: Path, output: Path | None, licence: str | None, overrides: Mapping[str, Any]) -> Any:
-    """From diffusers' layout to a file of the authors' names."""
+def check(overrides: Mapping[str, Any]) -> None:
+    """Refuses overrides that no checkpoint of the system could take, before there is one.
+
+    Raises:
+        ConversionError: naming the override.
+    """
+    tables, _ = _checked(overrides)
+    if any(tables.values()):
+        _check_tables(tables)
+
+
+def _check_tables(tables: Mapping[str, Mapping[str, Any]]) -> None:
+    from diffusers import AutoencoderKL, DDIMScheduler
+    from diffusers.pipelines.audioldm2 import AudioLDM2UNet2DConditionModel
+    from transformers import GPT2Config, SpeechT5HifiGanConfig, T5Config, VitsConfig
+
+    kinds: dict[str, tuple[type, ...]] = {
+        "unet": (AudioLDM2UNet2DConditionModel,), "vae": (AutoencoderKL,), "vocoder": (SpeechT5HifiGanConfig,),
+        "language_model": (GPT2Config,), "text_encoder_2": (T5Config, VitsConfig), "scheduler": (DDIMScheduler,),
+    }  # fmt: skip
+    for part, classes in kinds.items():
+        check_names(part, tables[part], *classes, extra=GENERATION if part == "language_model" else ())
+    check_overrides(tables["audio_mae"], AudioMAEConfig)
+
+
+def check_back(name: str, output: Path | None, overrides: Mapping[str, Any]) -> None:
+    """Refuses what is no way from diffusers' layout back to a file of the authors' names.
+
+    Raises:
+        ConversionError: saying which way there is.
+    """
     if output is None or output.suffix != ".safetensors" or overrides:
         raise ConversionError(
-            f"{shown(source.name)} is in diffusers' layout already; load it with AudioLDM2Pipeline, or convert it "
+            f"{shown(name)} is in diffusers' layout already; load it with AudioLDM2Pipeline, or convert it "
             "back to a file OUTPUT.safetensors, without anything set"
         )
-
-    return write_original(source, output, check_licence(licence))
 
 
 def source_file(source: Path) -> Path:
@@ -273,4 +304,4 @@ def _write(output: Path, pipe: Any, fields: Mapping[str, Any]) -> None:
         check_folder(folder)
 
 
-__all__ = ["convert", "convert_clap", "convert_scheduler", "source_file"]
+__all__ = ["check", "check_back", "convert", "convert_clap", "convert_scheduler", "source_file"]

@@ -19,6 +19,26 @@ from ..common import fill
 Built = TypeVar("Built", bound=nn.Module)
 
 
+def check_names(part: str, overrides: Mapping[str, Any], *config_classes: type, extra: tuple[str, ...] = ()) -> None:
+    """Refuses what is no field of a component.
+
+    Args:
+        part: name of the component, for errors.
+        overrides: what the caller adds.
+        config_classes: whose arguments the fields are; of several, it need not be known yet which one it will be.
+        extra: further fields that may be added.
+
+    Raises:
+        ConversionError: there is no such field.
+    """
+    field_names = {*extra}
+    for config_class in config_classes:
+        field_names |= {*inspect.signature(config_class).parameters, *getattr(config_class, "__annotations__", {})}
+    for name in overrides:
+        if name not in field_names:
+            raise ConversionError(f"{part} has no {shown(name)} to set")
+
+
 def merged(
     part: str, fields: Mapping[str, Any], overrides: Mapping[str, Any], config_class: type, extra: tuple[str, ...] = ()
 ) -> dict[str, Any]:
@@ -34,10 +54,8 @@ def merged(
     Raises:
         ConversionError: there is no such field, or the source tells another value.
     """
-    field_names = {*inspect.signature(config_class).parameters, *getattr(config_class, "__annotations__", {}), *extra}
+    check_names(part, overrides, config_class, extra=extra)
     for name, value in overrides.items():
-        if name not in field_names:
-            raise ConversionError(f"{part} has no {shown(name)} to set")
         if name in fields and not _same(fields[name], value):
             raise ConversionError(
                 f"{part}: {name} is {shown(fields[name])} in the source; it cannot be {shown(value)}"
@@ -90,4 +108,4 @@ def filled(part: str, build: Callable[[], Built], state: Callable[[], Mapping[st
         raise ConversionError(f"{part}: {error}") from error
 
 
-__all__ = ["filled", "merged", "required"]
+__all__ = ["check_names", "filled", "merged", "required"]

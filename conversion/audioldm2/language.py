@@ -29,6 +29,7 @@ from .names import forward, phoneme_pairs, squeezed
 GPT2_HEAD_WIDTH = 64
 LOA_TOKENS, SPEECH_TOKENS = 8, 512
 USED_MARKS = 2
+GENERATION = ("max_new_tokens",)  # beside the fields of GPT-2's configuration
 # what of VITS is not there, in the smallest size it can be built in
 UNUSED_VITS: dict[str, Any] = {
     "spectrogram_bins": 2, "upsample_initial_channel": 2, "upsample_rates": [2], "upsample_kernel_sizes": [4],
@@ -50,7 +51,7 @@ def convert_gpt2(tensors: Mapping[str, Tensor], overrides: Mapping[str, Any], *,
         "n_layer": count_of(tensors, r"h\.(\d+)\."),
         "n_inner": None if inner == 4 * width else inner,
     }
-    fields = merged("language_model", fields, overrides, GPT2Config, extra=("max_new_tokens",))
+    fields = merged("language_model", fields, overrides, GPT2Config, extra=GENERATION)
     required("language_model", fields, "n_head", None if width % GPT2_HEAD_WIDTH else width // GPT2_HEAD_WIDTH)
     defaults = {"max_new_tokens": SPEECH_TOKENS if speech else LOA_TOKENS}
     defaults.update(dict.fromkeys(("bos_token_id", "eos_token_id"), vocabulary - 1))
@@ -191,6 +192,7 @@ def load_tokenizer(part: str, name: Any, of: str, vocabulary: int, limit: int) -
 
 
 __all__ = [
+    "GENERATION",
     "convert_gpt2",
     "convert_phonemes",
     "convert_projection",

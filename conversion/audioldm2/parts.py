@@ -13,11 +13,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hubsep.errors import ConversionError
+from hubsep.hub.bounds import shown
 
 from ..common import offenders
 
@@ -128,9 +130,18 @@ def _one_of(part: str, copies: list[Tensors]) -> Tensors:
     return copies[0] if copies else {}
 
 
-def _agreed(words: Tensors, ranking: Tensors, wanted: str | None) -> Tensors:
+def check_choice(wanted: Any) -> None:
+    """Refuses what names neither copy of CLAP.
+
+    Raises:
+        ConversionError: naming it.
+    """
     if wanted not in (None, "conditioning", "ranking"):
-        raise ConversionError(f"clap must be conditioning or ranking, got {wanted!r}")
+        raise ConversionError(f"clap must be conditioning or ranking, got {shown(wanted)}")
+
+
+def _agreed(words: Tensors, ranking: Tensors, wanted: str | None) -> Tensors:
+    check_choice(wanted)
     if wanted is not None:
         return words if wanted == "conditioning" else ranking
     if words and ranking:
@@ -159,4 +170,4 @@ def _averaged(unet: Tensors, ema: Tensors) -> Tensors:
     return {name: ema[flat] for name, flat in names.items()}
 
 
-__all__ = ["BETAS", "SCALE", "Parts", "split"]
+__all__ = ["BETAS", "SCALE", "Parts", "check_choice", "split"]

@@ -25,6 +25,7 @@ from hubsep.cli.main import main
 from hubsep.conversion.named import find_source
 from hubsep.conversion.sources import recognised
 from hubsep.errors import HubsepError
+from hubsep.hub.published import published
 
 
 CARD = "---\nlicense: apache-2.0\n---\n# theirs\n"
@@ -227,6 +228,58 @@ def test_a_published_name_converts_with_its_system_and_licence(
     capfd.readouterr()
     assert main(["convert", SEPFORMER, "made/out"]) == 2
     assert "--overwrite" in capfd.readouterr().err
+
+
+# a name of each system, what is set wrongly, and what is said of it
+WRONG_SETTINGS = [
+    *((name, "nonsense=1", "there is no 'nonsense' to set") for name in {
+        row.system: row.name for row in published().values() if not row.opens
+    }.values()),
+    (SEPFORMER, "sampling_rat=8000", "Did you mean sampling_rate?"),
+    (SEPFORMER, "sampling_rate=loud", "sampling_rate"),
+    ("spleeter:2stems", "stems=3", "stems"),
+    ("audo/AudioSep", "query_config=3", "query_config must be a table"),
+    ("audo/AudioSep", "query_config={audio: 3}", "query_config may set entries of text_config and audio_config"),
+    ("audo/AudioSep", "clap=absent.pt", "'absent.pt' is not a file"),
+    ("audo/AudioSep", "tokenizer=absent", "tokenizer must be a folder or a repository"),
+    ("facebookresearch/AudioMAE", "encoder_only=3", "encoder_only must be true or false"),
+    ("haoheliu/audioldm2-full", "unet={nonsense: 1}", "unet has no 'nonsense' to set"),
+    ("haoheliu/audioldm2-full", "text_encoder_2={nonsense: 1}", "text_encoder_2 has no 'nonsense' to set"),
+    ("haoheliu/audioldm2-full", "audio_mae={nonsense: 1}", "there is no 'nonsense' to set"),
+    ("haoheliu/audioldm2-full", "clap=both", "clap must be conditioning or ranking"),
+    ("haoheliu/audioldm2-full", "ema=3", "ema must be true or false"),
+    ("cvssp/audioldm2", "nonsense=1", "there is no 'nonsense' to set"),
+    ("cvssp/audioldm2", "ema=true", "is in diffusers' layout already"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "setting", "says"), WRONG_SETTINGS)
+def test_what_cannot_be_set_is_said_before_anything_is_fetched_as_of_a_local_file(
+    name: str, setting: str, says: str, hub: HubServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Path("weights.pth").write_bytes(b"nothing")
+    row = published()[name]
+    sources = [[name]] if row.opens or "tokenizer" in setting else [[name], [row.system, "weights.pth"]]
+    errors = set()
+    for words in sources:
+        assert main(["convert", *words, "out", "--licence", row.licence, "--set", setting]) != 0
+        errors.add(" ".join(capfd.readouterr().err.replace("│", " ").split()).rpartition("Error ")[2])
+    assert len(errors) == 1, errors
+    assert says in errors.pop()
+    assert not hub.requests, "before anything is fetched"
+    assert {path.name for path in Path().iterdir()} <= {"weights.pth", "home"}
+
+
+def test_a_way_back_that_is_none_is_refused_before_the_folder_is_fetched(hub: HubServer) -> None:
+    with pytest.raises(HubsepError, match="is in diffusers' layout already"):
+        hubsep.convert("cvssp/audioldm2", output="folder")
+    assert not hub.requests
+
+
+def test_what_is_set_wrongly_is_said_in_python_too(hub: HubServer) -> None:
+    with pytest.raises(HubsepError, match="there is no 'nonsense' to set"):
+        hubsep.convert(SEPFORMER, output="out", nonsense=1)
+    assert not hub.requests
 
 
 @pytest.mark.slow

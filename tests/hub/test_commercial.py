@@ -21,6 +21,7 @@ from hubsep.adapters import read_adapter
 from hubsep.cli.main import main
 from hubsep.errors import CheckpointError
 from hubsep.hub.commercial import COMMERCIAL, check_folder_licence, is_wanted
+from hubsep.hub.published import published
 from hubsep.hub.resolve import resolve_folder
 
 
@@ -162,3 +163,66 @@ def test_commands_refuse_it(words: str, hub: HubServer, capsys: pytest.CaptureFi
     assert REFUSED in said, said
     assert COMMERCIAL not in os.environ, "an option holds for one command"
     assert {path.name for path in Path().iterdir()} <= before
+
+
+REFUSED_SOURCES: dict[str, tuple[str, ...]] = {
+    "a folder without a card": ("theirs",),
+    "a file without a card": ("theirs/pytorch_model.bin",),
+    "a file that has its licence typed": ("theirs/pytorch_model.bin", "cc-by-nc-4.0"),
+    "a folder whose card forbids it": ("research",),
+    "a repository": ("someone/nc",),
+    **{name: (name,) for name, row in published().items() if row.commercial is not True},
+}
+
+
+@pytest.mark.parametrize("way", ["argument", "environment"])
+@pytest.mark.parametrize("output", [None, "out"])
+def test_python_converts_only_what_is_allowed(
+    way: str, output: str | None, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"output": output}
+    if way == "argument":
+        options["commercial"] = True
+    else:
+        monkeypatch.setenv(COMMERCIAL, "1")
+    for name, licence in (("theirs", None), ("research", "cc-by-nc-4.0"), ("free", "mit")):
+        Path(name).mkdir()
+        published_conv_tasnet.write_asteroid(Path(name, "pytorch_model.bin"), published_conv_tasnet.tensors())
+        if licence is not None:
+            Path(name, "README.md").write_text(
+                f"---\nlicense: {licence}\ntags: [asteroid, ConvTasNet]\n---\n", encoding="utf-8"
+            )
+    hub.repositories["someone/nc"] = Repository()
+    files = {path.name: path.read_bytes() for path in Path("research").iterdir()}
+    hub.repositories["someone/nc"].commit("main", files, "x")
+    for kind, (name, *said) in REFUSED_SOURCES.items():
+        with pytest.raises(CheckpointError, match=REFUSED):
+            hubsep.convert(name, **options, licence=said[0] if said else None)
+        assert not Path("out").exists(), kind
+    with pytest.raises(CheckpointError, match=REFUSED):
+        hubsep.convert("conv_tasnet", "theirs/pytorch_model.bin", **options, licence="unknown")
+    assert not hub.seen(r"pytorch_model\.bin|\.pth|\.safetensors|\.json"), "before any weights are fetched"
+    assert hubsep.convert("free", **options).config.model_type == "conv_tasnet"
+    monkeypatch.delenv(COMMERCIAL, raising=False)
+    wrong: Any = "yes"
+    with pytest.raises(CheckpointError, match="commercial"):
+        hubsep.convert("theirs", commercial=wrong)
+    assert hubsep.convert("theirs").config.model_type == "conv_tasnet"
+
+
+def test_the_environment_holds_for_transformers_pipelines_and_processes(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import transformers
+
+    monkeypatch.setenv(COMMERCIAL, "1")
+    folder = model_folder(tmp_path / "local", "no card")
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    hub.repositories["someone/nc"] = Repository()
+    hub.repositories["someone/nc"].commit("main", {**files, **card_files("research by its README")}, "x")
+    names = [str(folder), "spleeter-small-2stems", "someone/nc", "haoheliu/audioldm2-full"]
+    for name in names:
+        task = "text-to-audio" if "audioldm2" in name else "audio-separation"
+        with pytest.raises(ValueError, match=REFUSED):  # transformers puts its own around ours
+            transformers.pipeline(task, model=name)
+    assert not hub.seen(r"\.safetensors|\.pth|\.bin"), "before any weights are fetched"

@@ -15,8 +15,6 @@ from ..batch.lines import say
 from ..batch.overwriting import Overwrite, check_free, check_not_read
 from ..conversion import convert as convert_checkpoint
 from ..errors import CheckpointError, ConversionError
-from ..hub.commercial import check_allowed, is_wanted
-from ..hub.licences import allows_commercial_use
 from ..hub.published import find_published
 from ..registry import SYSTEMS
 from ..texts import did_you_mean
@@ -100,13 +98,13 @@ def convert(
     check_free(target, overwrite=overwrite, source=found.path)
     check_not_read(target, [found.path])
     path = found.path
-    if found.row is not None:
-        path, said = fetch_and_convert(found, target, overrides, licence)
-        if path is None:
-            say(f"{target}: {found.row.name}, a {found.system}, licence {said}")
-            return
     named: Any = found.system  # one of those that `convert` names
     try:
+        if found.row is not None:
+            path, said = fetch_and_convert(found, target, overrides, licence)
+            if path is None:
+                say(f"{target}: {found.row.name}, a {found.system}, licence {said}")
+                return
         model = convert_checkpoint(named, path, target, licence=said, **overrides)
     except OverrideError as error:
         raise typer.BadParameter(f"--set: {error}") from error
@@ -123,7 +121,7 @@ def checked_licence(source: Found, licence: str | None) -> str:
         typer.BadParameter: if nobody states one, it is none, or not the one of the source; or does not allow
             commercial use where only that is wanted.
     """
-    from ..conversion.named import check_source_licence
+    from ..conversion.named import check_source_commercial, check_source_licence
 
     if licence is None and source.licence is None:
         raise typer.BadParameter(
@@ -135,8 +133,7 @@ def checked_licence(source: Found, licence: str | None) -> str:
     except ConversionError as error:
         raise typer.BadParameter(str(error), param_hint="--licence") from error
     try:
-        if is_wanted():
-            check_allowed(source.name, allows_commercial_use(said), f"licence {said}")
+        check_source_commercial(source, said)
     except CheckpointError as error:
         raise typer.BadParameter(str(error), param_hint="SOURCE") from error
     return said

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
+from .commercial import COMMERCIAL
 from .published import Published
 
 
@@ -49,6 +50,7 @@ def convert_apart(
     job = job_of(row, files, output, options, licence=licence, strict=strict)
     environment = {name: value for name, value in os.environ.items() if not SECRET.search(name)}
     environment |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
+    environment.pop(COMMERCIAL, None)  # whoever opens it has a say, before it is fetched and once its licence is known
     # Python looks for modules where a process works first: that is a folder of ours, and not the user's
     paths = [os.path.abspath(path) for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
     environment["PYTHONPATH"] = os.pathsep.join(paths)

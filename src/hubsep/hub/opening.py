@@ -24,6 +24,7 @@ from .addresses import fetch_address
 from .arguments import check_hub_options
 from .bounds import shown
 from .commercial import COMMERCIAL, check_commercial, is_wanted
+from .companions import check_places, companion, settings_of
 from .converting import convert_apart, options_of, say
 from .fetch import fetch
 from .json_files import read_json
@@ -44,8 +45,6 @@ NOT_HERE = (
 ROOM = 64 << 20  # bytes above the size of the table, which is rounded
 MAX_BYTES = 20 << 30  # of a row whose size is not known
 MAX_RECORD_BYTES = 1 << 20
-TEXTS = ("tokenizer", "tokenizer_2")  # options of converters that may be repositories
-PLACES = (*TEXTS, "clap", "text_encoder_2")  # or places of this computer
 
 
 @dataclass(frozen=True)
@@ -186,7 +185,7 @@ def open_published(
             hashes = {file.name: sha256(file) for file in files}
             _check_unchanged(row, kept, hashes)
             if not kept.is_complete:
-                companions = {name: _companion(place, token, cache_dir) for name, place in row.companions.items()}
+                companions = {name: companion(place, token, cache_dir) for name, place in row.companions.items()}
                 _convert(row, kept, files, hashes, companions)
     check_commercial(row, kept.licence, commercial=commercial)
     return kept.model
@@ -199,6 +198,7 @@ def convert_published(
     *,
     licence: str | None = None,
     listed: Listing | None = None,
+    commercial: bool | None = None,
 ) -> str:
     """Fetches a published checkpoint and converts it, confined, into a folder of the user's.
 
@@ -208,6 +208,7 @@ def convert_published(
         options: of the converter, over those of the row; a tokenizer may be a repository.
         licence: for the card, in place of the row's.
         listed: what the repository holds, where the table does not have it.
+        commercial: whether only weights that may be used commercially are converted.
 
     Returns:
         The licence that its card states.
@@ -215,22 +216,16 @@ def convert_published(
     Raises:
         CheckpointError: as `open_published`.
     """
-    _check_request(row, None, None, None)
+    _check_request(row, None, None, commercial)
+    check_places(row, options)
     kept = kept_at(row) if listed is None else kept_of(row.name, None, None)
     _make_room(row, kept)
     with locked(kept.lock, make=True):
         _introduce(row)
+        settings = settings_of(row, options)  # before the weights, which are much larger
         files = _fetched(row, listed)
         _check_unchanged(row, kept, {file.name: sha256(file) for file in files})
-        settings = {**options_of(row, row.companions), **options}
-        for name, value in settings.items():
-            if name in options and name in PLACES and isinstance(value, str) and os.path.exists(value):
-                settings[name] = os.path.abspath(value)  # the process works in another folder
-            elif name in row.companions or name in TEXTS:
-                if not isinstance(value, str) or "/" not in value:
-                    raise CheckpointError(f"{name} must be a folder or a repository (org/name), got {shown(value)}")
-                settings[name] = str(_companion(value, None, None))
-        strict = is_wanted()
+        strict = is_wanted(commercial)
         return convert_apart(row, files, output, settings, licence=licence, workplace=kept.folder, strict=strict)
 
 
@@ -335,25 +330,6 @@ def _check_sizes(row: Published, folder: Path, sizes: Mapping[str, int]) -> None
             raise CheckpointError(
                 f"{name} of {row.name} has {size} bytes, and the Hub listed {sizes[name]}: it was not converted."
             )
-
-
-def _companion(place: str, token: str | bool | None, cache_dir: str | os.PathLike[str] | None) -> Path:
-    """The folder of another repository, or in it, that a conversion needs text files of, such as a tokenizer."""
-    from huggingface_hub import snapshot_download
-
-    organisation, name, *subfolder = place.split("/", 2)
-    repository, prefix = f"{organisation}/{name}", "".join(f"{each}/" for each in subfolder)
-    with wire_errors(f"{repository}, which the conversion needs, could not be fetched from the Hub", token):
-        return Path(
-            fetch(
-                snapshot_download,
-                repository,
-                token=token,
-                cache_dir=os.fspath(cache_dir) if cache_dir is not None else None,
-                allow_patterns=[f"{prefix}*.json", f"{prefix}*.txt"],
-            ),
-            *subfolder,
-        )
 
 
 def _check_unchanged(row: Published, kept: Kept, hashes: Mapping[str, str]) -> None:
