@@ -111,6 +111,7 @@ def main() -> None:
     """Prints a line for each model, way and clock."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shared", type=Path)
+    parser.add_argument("--models", nargs="+", choices=list(NAMES), default=list(NAMES))
     parser.add_argument("--repetitions", type=int, default=7)
     options = parser.parse_args()
     from hub_client import environment as hub_environment
@@ -119,7 +120,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        for label, (name, system, rate) in NAMES.items():
+        for label, (name, system, rate) in ((label, NAMES[label]) for label in options.models):
             hub, saved = HubServer(), place / system
             hub.repositories[name] = Repository()
             hub.repositories[name].commit("main", published_files(options.shared, system, place), "published")

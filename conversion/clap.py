@@ -186,4 +186,13 @@ def feature_extractor(config: ClapConfig) -> ClapFeatureExtractor:
     )
 
 
-__all__ = ["TOWERS", "check_towers", "clap_config", "clap_state", "clap_tensors", "convert_clap", "feature_extractor", "is_clap"]
+__all__ = [
+    "TOWERS",
+    "check_towers",
+    "clap_config",
+    "clap_state",
+    "clap_tensors",
+    "convert_clap",
+    "feature_extractor",
+    "is_clap",
+]

@@ -80,7 +80,7 @@ def read_tensors(path: Path, under: Sequence[str] = ("state_dict",), *, mapped: 
         path: of the file.
         under: what that table may be called; without any of these the file itself is the table.
         mapped: whether tensors stay in the pages of a PyTorch checkpoint until they are used. Without, each has memory
-            of its own, which is free again as soon as nobody holds the tensor: for converters that make others of most.
+            of its own, which is free again as soon as nobody holds it: for converters that make others of most.
 
     Raises:
         ConversionError: the file is missing, broken, holds more than data, or a tensor has an unsafe name or no data.

@@ -203,7 +203,9 @@ def _facts(names: Iterable[str], stored: Mapping[str, Tensor]) -> dict[str, Any]
     if num_filters == 0 or outputs % num_filters:
         raise ConversionError(f"masker.head.weight makes {outputs} masks, which {num_filters} filters do not divide")
     skip = "masker.blocks.0.skip.weight"
-    family = {"pad_edges": False} if _is_asteroid(names) else {"pad_edges": True, "stride": kernel_size // 2, "norm": "gln"}
+    family = (
+        {"pad_edges": False} if _is_asteroid(names) else {"pad_edges": True, "stride": kernel_size // 2, "norm": "gln"}
+    )
     return {
         **family,
         "num_sources": outputs // num_filters,
@@ -282,7 +284,7 @@ def _from_arguments(arguments: Mapping[str, Any], facts: Mapping[str, Any]) -> d
 
 
 def _state(stored: dict[str, Tensor], config: ConvTasNetConfig) -> dict[str, Tensor]:
-    """Residual and skip convolution of each block as one product, out of `stored`; the last residual one is dropped."""
+    """Residual and skip convolution of each block as one product, out of `stored`; the last residual is dropped."""
     state = {name: tensor for name, tensor in stored.items() if ".residual." not in name and ".skip." not in name}
     last = config.num_blocks * config.num_repeats - 1
     for index in range(last + 1):

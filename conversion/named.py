@@ -154,9 +154,7 @@ def fetch_and_convert(
     if source.row.opens:
         converter.check_back(source.row.name, output, overrides)
         return resolve_folder(source.row.name, commercial=commercial), said
-    said = convert_published(
-        source.row, output, overrides, licence=said, listed=source.listed, commercial=commercial
-    )
+    said = convert_published(source.row, output, overrides, licence=said, listed=source.listed, commercial=commercial)
     return None, said
 
 
@@ -195,4 +193,11 @@ def _published(name: str) -> Published | None:
     )
 
 
-__all__ = ["Source", "check_source_commercial", "check_source_licence", "fetch_and_convert", "find_source", "is_repository"]
+__all__ = [
+    "Source",
+    "check_source_commercial",
+    "check_source_licence",
+    "fetch_and_convert",
+    "find_source",
+    "is_repository",
+]

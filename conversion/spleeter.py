@@ -136,7 +136,7 @@ def _read_folder(folder: Path) -> tuple[dict[str, Tensor], list[Path]]:
     name = bundle_name(stated, [path.name for path in folder.iterdir() if path.is_file()], label)
     index, data = folder / f"{name}.index", folder / f"{name}{DATA_SUFFIX}"
     with data.open("rb") as file:
-        bundle = read_bundle(_whole(index, MAX_INDEX_BYTES), file, data.stat().st_size, label)
+        bundle = read_bundle(_whole(index, MAX_INDEX_BYTES), file, data.stat().st_size, label, _to_be_turned)
         return _all_turned(bundle), [index, data]
 
 
@@ -168,7 +168,7 @@ def _read_archive(source: Path) -> dict[str, Tensor]:
                 small[member.name] = b"".join(member.blocks())
         name = bundle_name(small.get("checkpoint"), [*small, *large], label)
         data = large[name + DATA_SUFFIX]
-        return _all_turned(read_bundle(small[f"{name}.index"], data, data.seek(0, 2), label))
+        return _all_turned(read_bundle(small[f"{name}.index"], data, data.seek(0, 2), label, _to_be_turned))
     finally:
         for file in large.values():
             file.close()
@@ -211,13 +211,21 @@ def _config(state: Mapping[str, Tensor], overrides: Mapping[str, Any]) -> Spleet
 
 
 def _all_turned(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
-    """Turns each as soon as it is read, so that at most one of them is in memory twice."""
+    """Turns each as soon as it is read."""
     return {name: _turned(tensor) for name, tensor in tensors}
 
 
 def _turned(tensor: Tensor) -> Tensor:
     """Kernels from (height, width, ...) to (..., height, width), the other axes turned around."""
     return tensor.permute(3, 2, 0, 1).contiguous() if tensor.ndim == 4 else tensor
+
+
+def _to_be_turned(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """A tensor whose numbers lie in memory as they will when it is turned, so that it need not be copied then."""
+    if len(shape) != 4:
+        return torch.empty(shape, dtype=dtype)
+    height, width, *others = shape
+    return torch.empty(*others[::-1], height, width, dtype=dtype).permute(2, 3, 1, 0)
 
 
 __all__ = ["check", "convert"]

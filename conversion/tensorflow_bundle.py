@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 import torch
@@ -40,19 +40,25 @@ MASK_DELTA = 0xA282EAD8
 SHORT = 64  # bytes up to which a loop is quicker
 FEW_STEPS, MANY_STEPS = 64, 512  # words of a lane, of short and of long data
 LONG = 1 << 16  # words
-PIECE = 4 << 20  # bytes that are worked on at once, in three times their memory
+PIECE = 4 << 20  # bytes that are worked on at once
+START = 0xFFFFFFFF  # the state before all data
 
 
 def crc32c(data: bytes | bytearray | memoryview) -> int:
     """Checksum of `data`."""
-    state, view = 0xFFFFFFFF, memoryview(data)
+    return _after_all(data, START) ^ START
+
+
+def _after_all(data: bytes | bytearray | memoryview, state: int) -> int:
+    """The state behind `data`, from the one before it."""
+    view = memoryview(data)
     for start in range(0, len(view), PIECE):
         state = _after(view[start : start + PIECE], state)
-    return state ^ 0xFFFFFFFF
+    return state
 
 
 def _after(data: memoryview, state: int) -> int:
-    """The state behind `data`, from the one before it."""
+    """The same, in several times the memory of `data`."""
     if len(data) < SHORT:
         table = _byte_table()
         for byte in bytes(data):
@@ -167,20 +173,26 @@ def bundle_name(checkpoint: bytes | None, files: list[str], label: str) -> str:
     return name
 
 
-def read_bundle(index: bytes, data: BinaryIO, data_size: int, label: str) -> Iterator[tuple[str, Tensor]]:
-    """Reads the tensors of a bundle one after the other, with their names.
+Empty: TypeAlias = Callable[[tuple[int, ...], torch.dtype], Tensor]
+
+
+def read_bundle(
+    index: bytes, data: BinaryIO, data_size: int, label: str, empty: Empty | None = None
+) -> Iterator[tuple[str, Tensor]]:
+    """Reads the tensors of a bundle one after the other, with their names; a few megabytes more than they take.
 
     Args:
         index: content of `<name>.index`.
         data: the data file, which is read from and sought in.
         data_size: its size in bytes.
         label: what errors call the checkpoint.
+        empty: makes the tensor of a shape and a kind of number that one is read into, by default a plain one.
 
     Raises:
         ConversionError: saying what is damaged, beyond its bounds, or not supported.
     """
     for entry in read_index(index, data_size, label):
-        yield entry.name, _read_tensor(entry, data, label)
+        yield entry.name, _read_tensor(entry, data, label, empty or _plain)
 
 
 def read_index(index: bytes, data_size: int, label: str) -> list[Entry]:
@@ -353,16 +365,27 @@ def _shape(message: bytes, where: str) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _read_tensor(entry: Entry, data: BinaryIO, label: str) -> Tensor:
-    content = bytearray(entry.size)
+def _plain(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype)
+
+
+def _read_tensor(entry: Entry, data: BinaryIO, label: str, empty: Empty) -> Tensor:
+    """Reads as many rows at once as make a piece, since large tensors are not to be in memory twice."""
+    tensor = empty(entry.shape, torch.from_numpy(np.empty(0, entry.dtype)).dtype)
+    rows = tensor if entry.shape else tensor[None]
+    state, at_once = START, max(1, PIECE * len(rows) // max(entry.size, 1))
     data.seek(entry.offset)
-    if data.readinto(content) != entry.size:  # type: ignore[attr-defined]
-        raise ConversionError(f"the data file of {label} ends within {shown(entry.name)}")
-    if masked(crc32c(content)) != entry.checksum:
+    for start in range(0, len(rows), at_once):
+        part = rows[start : start + at_once]
+        content = bytearray(part.numel() * entry.dtype.itemsize)
+        if data.readinto(content) != len(content):  # type: ignore[attr-defined]
+            raise ConversionError(f"the data file of {label} ends within {shown(entry.name)}")
+        state = _after_all(content, state)
+        if content:
+            part.copy_(torch.from_numpy(np.frombuffer(content, entry.dtype).reshape(part.shape)))
+    if masked(state ^ START) != entry.checksum:
         raise ConversionError(f"{label}: {shown(entry.name, 160)} does not fit its checksum; the file is damaged")
-    if not entry.size:
-        return torch.from_numpy(np.empty(entry.shape, entry.dtype))
-    return torch.from_numpy(np.frombuffer(content, entry.dtype).reshape(entry.shape))
+    return tensor
 
 
 __all__ = [

@@ -32,7 +32,15 @@ from ..common import check_overrides, conversion_errors, no_such_override, read_
 from ..writing import card, check_licence
 from .back import write_original
 from .fields import check_names, filled, merged
-from .language import GENERATION, convert_gpt2, convert_phonemes, convert_projection, convert_t5, load_tokenizer, t5_from_folder
+from .language import (
+    GENERATION,
+    convert_gpt2,
+    convert_phonemes,
+    convert_projection,
+    convert_t5,
+    load_tokenizer,
+    t5_from_folder,
+)
 from .networks import convert_unet, convert_vae, convert_vocoder
 from .parts import BETAS, SCALE, Parts, check_choice, split
 

@@ -22,7 +22,6 @@ from typing import Any
 from ..errors import CheckpointError
 from .addresses import fetch_address
 from .arguments import check_hub_options
-from .bounds import shown
 from .commercial import COMMERCIAL, check_commercial, is_wanted
 from .companions import check_places, companion, settings_of
 from .converting import convert_apart, options_of, say
