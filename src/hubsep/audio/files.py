@@ -28,6 +28,7 @@ from .limits import AudioLimits
 from .mp3_frames import id3_size
 from .notes import read_notes
 from .ogg import OggLink, OggPages, read_pages
+from .overrun import overrun
 from .unfinished import UNFINISHED, even_chunks, finished_header, open_ended
 
 
@@ -100,10 +101,15 @@ class FileSource:
         cut = UNFINISHED if patches else cut
         if (count := flac_samples(file)) is not None and count.there > count.counted:
             patches, cut = count.patches, f"its header counts {count.counted} samples, and it holds {count.there}"
+        stop = None
+        if not patches:
+            patches, fault, stop = overrun(file)
+            cut = cut or fault
         patches |= open_ended(file) | even_chunks(file)
         if (tag := masked_floats(file)) is not None:
             patches[tag] = FLOATS
-        self._sound = self._open(Patched(file, patches) if patches else file)
+        whole = Patched(file, patches) if patches else file
+        self._sound = self._open(whole if stop is None else Window(whole, stop=stop))
         self.format: str | None = "WAV" if self._sound.format == "WAVEX" else self._sound.format
         self.subtype: str | None = self._sound.subtype
         self.sampling_rate = limits.check_sampling_rate(self._sound.samplerate, name)
@@ -160,9 +166,9 @@ class FileSource:
             self._seen.check()
 
     def _leave_tail(self, stop_of: Callable[[BinaryIO], int]) -> None:
-        position = self._file.tell()
-        stop, size = stop_of(self._file), self._file.seek(0, os.SEEK_END)
-        self._file.seek(position)
+        position = self._seen.tell()
+        stop, size = stop_of(self._seen), self._seen.seek(0, os.SEEK_END)
+        self._seen.seek(position)
         if stop < size:
             self._sound.close()
             self._sound = self._open(Window(self._seen, stop=stop))

@@ -13,6 +13,7 @@ import struct
 from typing import BinaryIO
 
 from .chunks import W64_NAMES, Chunk, caf_chunks, iff_chunks, w64_chunks
+from .overrun import wave_sizes
 
 
 Patches = dict[int, bytes]
@@ -60,11 +61,7 @@ def _of_wave(file: BinaryIO, size: int) -> Patches:
             return {}
         if long is not None and in_ds64:
             return {long.start: struct.pack("<QQQ", size - 8, there, there // width)}
-        order = ">I" if chunk.big else "<I"
-        return {
-            4: struct.pack(order, min(size - 8, LARGEST)),
-            chunk.start - 4: struct.pack(order, min(there, LARGEST)),
-        }
+        return wave_sizes(chunk, size, there)
     return {}
 
 
