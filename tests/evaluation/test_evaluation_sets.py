@@ -20,8 +20,10 @@ from torch import Tensor
 
 from hubsep.cards import read_card, render_card, write_card
 from hubsep.cli import main
+from hubsep.data.recordings import check_heard, load_clips
 from hubsep.errors import DataError
 from hubsep.evaluation.librimix import evaluate_items, find_set, list_items, read_metadata
+from hubsep.evaluation.report import format_silent
 from hubsep.evaluation.tables import Row, evaluate_rows, read_table
 from hubsep.hub import verify_manifest
 from hubsep.metrics.separation import interval
@@ -202,6 +204,41 @@ def test_librimix_is_measured_in_the_best_order(librimix: Path):
     assert read_metadata(metadata, leaf) == list_items(leaf, "mix_clean")[:1]
     with pytest.raises(DataError, match="--root says what paths start from"):
         read_metadata(metadata, None)
+
+
+def test_silent_targets_are_in_no_mean_and_named(tmp_path: Path):
+    """A ratio to silence is of the floors of the computation, some -90 dB, and drowned the means of what is heard."""
+    silence = np.zeros((RATE // 2, 1), np.float32)
+    for name in ("s1", "s2", "mix_clean"):
+        (tmp_path / name).mkdir()
+    for number, part in (("0", noise(0)), ("1", silence)):
+        for name, samples in (("s1", part), ("s2", noise(10)), ("mix_clean", part + noise(10))):
+            sf.write(tmp_path / name / f"{number}.wav", samples, RATE, "FLOAT")
+    items = list_items(tmp_path, "mix_clean")
+    oracle = Oracle([torch.tensor(np.stack([noise(0), noise(10)])[..., 0])], 0.0101)
+    result = evaluate_items(oracle, items)
+    assert result["mixtures"] == 1
+    assert result["si_snri"] == evaluate_items(oracle, items[:1])["si_snri"]
+    assert result["silent"] == ["s1/1.wav"]
+    assert format_silent(result["silent"]) == ["1 mixture was left out, because the target is silent: s1/1.wav"]
+    assert format_silent([]) == []
+    with pytest.raises(DataError, match=r"all 1 mixtures have a silent target, the first is s1/1\.wav"):
+        evaluate_items(oracle, items[1:])
+    model, processor = tiny_audiosep(sampling_rate=RATE)
+    heard, silent = (Row(tmp_path / "s2" / "0.wav", tmp_path / "s1" / f"{n}.wav", "dog", "") for n in (0, 1))
+    both, one = (evaluate_rows(model, processor, rows) for rows in ([silent, heard], [heard]))
+    assert both == {**one, "silent": ["s1/1.wav"]}
+    with pytest.raises(DataError, match="all 1 mixtures have a silent target"):
+        evaluate_rows(model, processor, [silent])
+
+
+def test_a_silent_recording_to_make_mixtures_of_is_refused(tmp_path: Path):
+    rows = [{"path": f"{n}.wav", "label": f"sound {n}", "source_id": str(n), "commercial": "True"} for n in range(2)]
+    sf.write(tmp_path / "0.wav", noise(0), RATE)
+    sf.write(tmp_path / "1.wav", 0 * noise(0), RATE)
+    write_rows(tmp_path / "metadata.csv", rows)
+    with pytest.raises(DataError, match=r"1\.wav is silent; remove its row"):
+        check_heard(load_clips([tmp_path], RATE))
 
 
 def test_what_does_not_fit_the_model_is_refused(librimix: Path, tmp_path: Path):

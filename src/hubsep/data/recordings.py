@@ -154,6 +154,17 @@ def load_clips(folders: Iterable[Path], sampling_rate: int, *, commercial_only: 
     return clips
 
 
+def check_heard(clips: Iterable[Clip]) -> None:
+    """Refuses recordings that hold nothing but zeros, of which no mixture can be made.
+
+    Raises:
+        DataError: naming the first.
+    """
+    for clip in clips:
+        if not clip.samples.any():
+            raise DataError(f"{clip.path} is silent; remove its row")
+
+
 def split_clips(clips: list[Clip], fraction: float = 0.15) -> tuple[list[Clip], list[Clip]]:
     """Training and validation parts that share no group; classes of fewer than six groups stay in training.
 

@@ -22,9 +22,9 @@ from ..audio.reader import SPLIT_IT, read_audio
 from ..data.pairs import separate
 from ..data.tables import is_file, read_table
 from ..errors import DataError
-from ..metrics.separation import separation_scores, si_sdr
+from ..metrics.separation import is_silent, separation_scores, si_sdr
 from ..pipelines import pipeline
-from .report import Request
+from .report import Request, check_some_heard, format_silent, place_in_set
 from .speech import summarise
 
 
@@ -134,14 +134,22 @@ def evaluate_items(
 
     Returns:
         `mixtures`, and of `si_snri`, `sdri` and `si_sdri` in dB the mean, `..._median` and interval `..._ci` over
-        mixtures, each of which counts with the mean of its sources.
+        mixtures, each of which counts with the mean of its sources. Those with a source that is silent are left out;
+        these sources are `silent`.
 
     Raises:
-        DataError: if the model has fewer outputs than a mixture has sources.
+        DataError: if the model has fewer outputs than a mixture has sources, or each has a silent one.
     """
     rows = []
+    silent: list[str] = []
     for item in items:
         mixture, references = read_item(item, model.config.sampling_rate)
+        quiet = is_silent(references)
+        if quiet.any():
+            silent.append(place_in_set(item.sources[int(quiet.int().argmax())]))
+            if on_progress is not None:
+                on_progress()
+            continue
         sources = separate(model, mixture[None])[0][:, 0].cpu()
         if len(sources) < len(references):
             raise DataError(f"{item.mixture} has {len(references)} speakers, the model {len(sources)} outputs")
@@ -151,7 +159,8 @@ def evaluate_items(
         rows.append({name: scores[name].mean().item() for name in NAMES})
         if on_progress is not None:
             on_progress()
-    return summarise(rows, NAMES)
+    check_some_heard(len(rows), silent)
+    return {**summarise(rows, NAMES), **({"silent": silent} if silent else {})}
 
 
 def format_table(result: dict[str, Any]) -> str:
@@ -161,6 +170,8 @@ def format_table(result: dict[str, Any]) -> str:
     for label, row in result["classes"].items():
         bounds = "-" if row["si_sdri_ci"] is None else "{} to {}".format(*row["si_sdri_ci"])
         lines.append(f"{label:<14}" + "".join(f"{row[name]:>16}" for name in columns) + f"{bounds:>18}")
+    for row in result["classes"].values():
+        lines += format_silent(row.get("silent", []))
     return "\n".join(lines)
 
 

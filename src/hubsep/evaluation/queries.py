@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from ..data.multitracks import holds_songs
 from ..data.pairs import evaluate_pairs, pair_mixtures
-from ..data.recordings import load_clips, split_clips
+from ..data.recordings import check_heard, load_clips, split_clips
 from ..pipelines import pipeline
 from .conditions import evaluate_conditions
 from .conditions import format_table as format_conditions
@@ -69,6 +69,7 @@ def evaluate_queries(separator: Any, folders: list[Path], request: Request) -> d
     rate, seconds = separator.model.config.sampling_rate, request.seconds or 5.0
     taught = separator.model.config.known_sounds
     clips = load_clips(folders, rate, commercial_only=not request.all_recordings)
+    check_heard(clips)
     heldout = clips if request.all_recordings else split_clips(clips)[1]
     labels = {clip.labels[-1] for clip in heldout}
     targets = labels & set(taught) or labels

@@ -5,11 +5,15 @@ A result is a dict with `classes`, a row of figures for each class, stem or cond
 of them where that makes sense. The command that made it stands in it with `DATA` for the user's own folders, so that
 a card states how its numbers came about. Intervals are percentile bootstraps over what a figure is an average of
 (mixtures or songs), of 9,999 resamples from a fixed seed: the same numbers always have the same interval.
+
+No ratio says how near an estimate is to silence. BSS Eval leaves out what any stem is silent in, and so does every
+evaluation here; what is left out is named below the table and in the numbers.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,9 @@ from ..metrics.separation import needs_scipy
 from ..plotting.evaluations import plot_scores
 from ..plotting.spectrograms import picture_format
 from ..shipped import SHIPPED
+
+
+SHOWN = 10  # silent targets on a screen; the numbers have all
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,37 @@ def check_request(request: Request) -> None:
         picture_format(request.picture)
     if request.benchmark is not None and not all(request.benchmark.partition(":")[::2]):
         raise DataError(f"--benchmark is {request.benchmark!r}; it must be DATASET:TASK of the Hub, as org/set:test")
+
+
+def check_some_heard(counted: int, silent: Sequence[str]) -> None:
+    """Refuses a set in which nothing counts.
+
+    Args:
+        counted: mixtures that do.
+        silent: targets of those that do not.
+
+    Raises:
+        DataError: naming the first of them.
+    """
+    if silent and not counted:
+        raise DataError(
+            f"all {len(silent)} mixtures have a silent target, the first is {silent[0]}; no figure says how near an "
+            "estimate is to silence: choose recordings in which something is heard"
+        )
+
+
+def format_silent(silent: Sequence[str]) -> list[str]:
+    """What was left out, as a line below a table; no line if that is nothing."""
+    if not silent:
+        return []
+    more = f" and {len(silent) - SHOWN} more" if len(silent) > SHOWN else ""
+    noun = "mixture was" if len(silent) == 1 else "mixtures were"
+    return [f"{len(silent)} {noun} left out, because the target is silent: {', '.join(silent[:SHOWN])}{more}"]
+
+
+def place_in_set(path: Path) -> str:
+    """A recording of a set without the folders of this computer, as a card may name it."""
+    return "/".join(path.parts[-2:])
 
 
 def finish(request: Request, result: dict[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from ..data.conversations import Conversation, conversation
 from ..data.noisy import NoisySpeech, noisy_mixtures
 from ..data.pairs import separate
-from ..data.recordings import Clip, load_clips, split_clips
+from ..data.recordings import Clip, check_heard, load_clips, split_clips
 from ..data.speech import SpeechMixture, speech_mixtures
 from ..errors import DataError
 from ..losses import assign, pairwise_si_snr
@@ -265,6 +265,7 @@ def _check(people: int, outputs: int, noise: Path | None, minutes: float) -> Non
 def _heldout(folders: list[Path], sampling_rate: int, all_recordings: bool) -> list[Clip]:
     """Recordings no training run of ours has heard."""
     clips = load_clips(folders, sampling_rate, commercial_only=not all_recordings)
+    check_heard(clips)
     return clips if all_recordings else split_clips(clips)[1]
 
 

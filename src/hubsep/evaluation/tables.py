@@ -24,9 +24,9 @@ from ..audio.reader import SPLIT_IT, read_audio, resample
 from ..data import tables
 from ..data.pairs import answer
 from ..errors import DataError
-from ..metrics.separation import interval, sdr_improvement, si_sdr
+from ..metrics.separation import interval, is_silent, sdr_improvement, si_sdr
 from ..pipelines import pipeline
-from .report import Request
+from .report import Request, check_some_heard, format_silent, place_in_set
 
 
 COLUMNS = ("mixture", "target", "caption")
@@ -93,12 +93,13 @@ def evaluate_rows(
     Returns:
         `mixtures`; means `sdri`, `si_sdr`, `si_sdri` in dB with their intervals `..._ci`; `classes`, the same by
         label; and where there are labels `sdri_class_mean`, `sdri_class_median` and so on, means over the classes of
-        their means and medians.
+        their means and medians. Rows whose target is silent are in none of these; their targets are `silent`.
 
     Raises:
-        DataError: if a target is not as long as its mixture.
+        DataError: if a target is not as long as its mixture, or all targets are silent.
     """
     scores: list[dict[str, Any]] = []
+    silent: list[str] = []
     for row in rows:
         mixture, target = (read_mono(path, model.config.sampling_rate) for path in (row.mixture, row.target))
         if mixture.shape != target.shape:
@@ -106,17 +107,23 @@ def evaluate_rows(
                 f"{row.mixture} has {len(mixture)} samples and its target {row.target} {len(target)}; they must be of "
                 "one length"
             )
-        estimate = answer(model, processor, mixture, [row.caption])[0][0]
-        absolute = si_sdr(estimate, target)
-        values = (sdr_improvement(estimate, target, mixture), absolute, absolute - si_sdr(mixture, target))
-        scores.append({"label": row.label, **{name: value.item() for name, value in zip(NAMES, values, strict=True)}})
+        if is_silent(target):
+            silent.append(place_in_set(row.target))
+        else:
+            estimate = answer(model, processor, mixture, [row.caption])[0][0]
+            absolute = si_sdr(estimate, target)
+            values = (sdr_improvement(estimate, target, mixture), absolute, absolute - si_sdr(mixture, target))
+            figures = {name: value.item() for name, value in zip(NAMES, values, strict=True)}
+            scores.append({"label": row.label, **figures})
         if on_progress is not None:
             on_progress()
+    check_some_heard(len(scores), silent)
     labels = sorted({score["label"] for score in scores} - {""})
     groups = {label: [score for score in scores if score["label"] == label] for label in labels}
     result: dict[str, Any] = {
         **summarise(scores),
         "classes": {label: summarise(group) for label, group in groups.items()},
+        **({"silent": silent} if silent else {}),
     }
     for name in NAMES if groups else ():
         for word, function in (("mean", mean), ("median", median)):
@@ -144,6 +151,7 @@ def format_table(result: dict[str, Any]) -> str:
         if f"sdri_class_{word}" in result:
             values = ", ".join(f"{name} {result[f'{name}_class_{word}']}" for name in NAMES)
             lines.append(f"mean of the classes' {word}s: {values}")
+    lines += format_silent(result.get("silent", []))
     return "\n".join(lines)
 
 
@@ -168,9 +176,9 @@ def run(request: Request) -> dict[str, Any]:
         if f"sdri_class_{word}" in result
     ]
     result["measured_on"] = (
-        f"On the {len(rows)} mixtures of {request.data.name}, mono at {separator.model.config.sampling_rate} Hz, each "
-        "separated whole by its caption: SDR improvement, SI-SDR and its improvement, as AudioSep's evaluation has "
-        "them" + "".join(f"; {text}" for text in over) + "."
+        f"On {result['mixtures']} mixtures of {request.data.name}, mono at {separator.model.config.sampling_rate} Hz, "
+        "each separated whole by its caption: SDR improvement, SI-SDR and its improvement, as AudioSep's evaluation "
+        "has them" + "".join(f"; {text}" for text in over) + "."
     )
     return result
 

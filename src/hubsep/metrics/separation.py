@@ -89,6 +89,14 @@ def sdr_improvement(estimate: Tensor, reference: Tensor, mixture: Tensor) -> Ten
     return sdr(estimate, reference) - sdr(mixture, reference)
 
 
+def is_silent(references: Tensor) -> Tensor:
+    """Whether references hold nothing but zeros over the last axis, (..., samples) -> (...).
+
+    No ratio says how near an estimate is to such: those of SI-SDR and SNR are of the floors of the computation.
+    """
+    return ~references.any(dim=-1)
+
+
 def level_change(estimate: Tensor, mixture: Tensor) -> Tensor:
     """Level of the estimate relative to the mixture, in dB, over the last axis."""
     return 10 * torch.log10(estimate.square().mean(-1).clamp_min(1e-12) / mixture.square().mean(-1).clamp_min(1e-12))
@@ -171,6 +179,7 @@ __all__ = [
     "RESAMPLES",
     "filtered_sdr",
     "interval",
+    "is_silent",
     "level_change",
     "match_outputs",
     "needs_scipy",
