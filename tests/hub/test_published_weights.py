@@ -23,7 +23,7 @@ import pytest
 import torch
 from file_server import serving
 from hub_server import HubServer
-from published_rows import command_words
+from published_rows import MAKE, command_words
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModel, AutoModelForPreTraining
@@ -119,6 +119,14 @@ def test_random_weights_of_the_published_size(name: str, serve: Serve, tmp_path:
         assert np.isfinite(source["audio"]).all()
         assert source["audio"].any()
         assert np.array_equal(source["audio"], other["audio"])
+
+
+def test_what_another_library_opens_is_converted_by_its_name(serve: Serve, tmp_path: Path) -> None:
+    row = published()["haoheliu/audioldm_48k"]
+    tiny = MAKE[row.system](row, tmp_path)
+    serve(row.name, tiny.files, tiny.untold, Path(tiny.companions["tokenizer"]))
+    pipe = convert(row.name, output=tmp_path / "out")
+    assert f"{type(pipe).__module__.partition('.')[0]}.{type(pipe).__name__}" == row.opened_with
 
 
 @dataclass(frozen=True)
