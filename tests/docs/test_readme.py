@@ -109,6 +109,17 @@ def test_cards_are_up_to_date(name: str):
     assert (folder / "README.md").read_text(encoding="utf-8") == render_card(folder)
 
 
+def test_cards_and_the_page_state_the_hours_of_training_that_the_list_prints():
+    minutes = {}
+    for name in SHIPPED:
+        card = json.loads((SHIPPED[name] / "card.json").read_text(encoding="utf-8"))
+        minutes[name] = card["training_minutes"]
+        assert f"for about {minutes[name] / 60:.1f} hours on one" in " ".join(card["limits"]), name
+    speakers = [f"{minutes[name] / 60:.1f}" for name in SHIPPED if name.startswith(("conv", "speech", "audioslots"))]
+    assert f"trained for about {minutes[DEFAULT_MODEL] / 60:.1f} hours on one CPU core" in MEASURED
+    assert f"trained for {min(speakers)} to {max(speakers)} hours on one CPU core" in MEASURED
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_code_of_a_card_runs_without_a_warning(name: str, tmp_path: Path):

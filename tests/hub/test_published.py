@@ -80,6 +80,9 @@ def test_the_list_fits_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     assert sum(any(line.startswith(row.name) for row in ROWS) for line in lines) == len(ROWS)
+    starred = {line.split()[0] for line in lines if " * " in line[1:]}
+    assert starred == {row.name for row in ROWS if not row.opens_by_name}
+    assert lines[-1].startswith("* fetched and converted by hand")
     assert main(["list", "--published", "--commercial", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert {row["name"] for row in told} == {row.name for row in ROWS if row.commercial}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`docs/models.md`: every model that opens by a name, of the package and of others, with its licence.
+"""`docs/models.md`: every model that has a name, of the package and of others, with its licence.
 
 `python -m hubsep.cards` writes the page again, from the cards of the shipped models and the table of published
 checkpoints (`hub/published.yaml`); a test fails when it is out of date. Decisions: a section is a system; what could
@@ -20,7 +20,9 @@ from .card import REPOSITORY, licence_of, rate_of, read_card
 PAGE = REPOSITORY / "docs" / "models.md"
 INTRO = """# Models
 
-Every model that opens by its name. This page is made by `python -m hubsep.cards`.
+Every model of the package, and those that the authors of the systems published. Nearly all open by their names.
+Where the table says "fetched by hand", you fetch the files yourself, and convert them once. This page is made by
+`python -m hubsep.cards`.
 
 <!-- not run: it needs the Hub -->
 ```python
@@ -29,8 +31,8 @@ from hubsep import pipeline
 speakers = pipeline(model="speechbrain/sepformer-wsj02mix")("talk.wav")
 ```
 
-The models inside the package are there at once. What others published is fetched and converted at the first call, and
-kept ([how](convert.md)). `hubsep info NAME` prints all that is known of one."""
+The models inside the package are there at once. What others published, and is not fetched by hand, is fetched and
+converted at the first call, and kept ([how](convert.md)). `hubsep info NAME` prints all that is known of one."""
 SHIPPED_INTRO = """## Inside the package
 
 Small models, trained on one CPU core. How well they separate is on the [leaderboard](leaderboard.md)."""

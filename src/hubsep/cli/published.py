@@ -24,7 +24,10 @@ def show_published(*, commercial: bool, as_json: bool) -> None:
         for row in rows:
             if row.does == purpose:
                 use = "any" if row.commercial else "research"
-                print(COLUMNS.format(row.name, f"{row.sampling_rate} Hz", row.licence, use))
+                name = row.name if row.opens_by_name else f"{row.name} *"
+                print(COLUMNS.format(name, f"{row.sampling_rate} Hz", row.licence, use))
+    if not all(row.opens_by_name for row in rows):
+        print("\n* fetched and converted by hand; `hubsep info NAME` says how.")
 
 
 __all__ = ["show_published"]
