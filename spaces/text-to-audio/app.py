@@ -38,6 +38,8 @@ from hubsep.demo.results import BADGE_PLAIN, BADGE_YES, Result, ResultCards, ans
 from hubsep.demo.stopping import Runs
 from hubsep.demo.waiting import explained
 from hubsep.errors import AudioError, CheckpointError, QueryError
+from hubsep.hub.bounds import is_number
+from hubsep.hub.bounds import shown as printed
 from hubsep.pipelines.names import file_name
 from hubsep.registry import TEXT_TO_AUDIO
 from hubsep.shipped import DEFAULT_GENERATOR, SHIPPED
@@ -129,9 +131,9 @@ def make(
     recording = heard(path, kind, folder)
     options: dict[str, Any] = {
         "seconds": within("Seconds", seconds, 0.1, LIMITS.generated_seconds),
-        "candidates": int(within("Candidates", count, 1, LIMITS.candidates)),
-        "num_inference_steps": int(within("Steps", steps, 1, LIMITS.generated_steps)),
-        "negative_prompt": negative.strip()[: LIMITS.prompt_characters] or None,
+        "candidates": whole("Candidates", count, 1, LIMITS.candidates),
+        "num_inference_steps": whole("Steps", steps, 1, LIMITS.generated_steps),
+        "negative_prompt": bounded(negative, "What is not to be heard") or None,
     }
     if kind == CONTINUE and count > 1:
         gr.Warning("A recording goes on in one way at a time; one candidate is made.")
@@ -139,14 +141,29 @@ def make(
         options["strength"] = within("How much is made anew", strength, 0.05, 1)
     if report is not None and not on_zero():
         options["callback_on_step_end"] = report
-    return (words, *generate(kind, words, recording, int(within("Seed", seed, 0, MOST_SEEDS)), options))
+    return (words, *generate(kind, words, recording, whole("Seed", seed, 0, MOST_SEEDS), options))
 
 
 def within(name: str, number: float, least: float, most: float) -> float:
     """A number of a slider, which a program may have set to anything."""
-    if not least <= number <= most:
-        raise QueryError(f"{name} must be from {least:g} to {most:g}, got {number:g}.")
+    if not is_number(number) or not least <= number <= most:
+        raise QueryError(f"{name} must be a number from {least:g} to {most:g}, got {printed(number)}.")
     return float(number)
+
+
+def whole(name: str, number: float, least: int, most: int) -> int:
+    """The same of whole numbers, none of which is rounded."""
+    if within(name, number, least, most) != int(number):
+        raise QueryError(f"{name} must be a whole number from {least} to {most}, got {printed(number)}.")
+    return int(number)
+
+
+def bounded(text: str | None, name: str) -> str:
+    """What stands in a field, in one line, if it is not more than is read."""
+    words = " ".join((text or "").split())
+    if len(words) > LIMITS.prompt_characters:
+        raise QueryError(f"{name} has {len(words)} characters; at most {LIMITS.prompt_characters} are read.")
+    return words
 
 
 def run(
@@ -164,7 +181,7 @@ def run(
     progress: gr.Progress = gr.Progress(),  # noqa: B008  # how gradio finds that progress is shown
 ) -> list[Any]:
     """What the button does: from words to cards."""
-    drawn = random.randrange(MOST_SEEDS) if chance else int(seed or 0)
+    drawn = random.randrange(MOST_SEEDS) if chance else seed or 0
 
     def work() -> list[Any]:
         with in_words(), WORKSPACE.run() as folder, RUNS.of(request.session_hash) as shall_stop:
@@ -219,9 +236,7 @@ def taken_for(pipe: Any, words: str) -> str:
 
 def checked(prompt: str, path: str | None, kind: str) -> str:
     """The prompt, if it can be worked with."""
-    words = " ".join(prompt.split())
-    if len(words) > LIMITS.prompt_characters:
-        raise QueryError(f"The prompt has {len(words)} characters; at most {LIMITS.prompt_characters} are read.")
+    words = bounded(prompt, "The prompt")
     if not words and (path is None or kind == NEW):
         raise QueryError("Say what is to be heard, or click on one of the suggestions.")
     return words

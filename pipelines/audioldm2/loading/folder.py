@@ -103,19 +103,11 @@ class Folder(Devices):
             CheckpointError: naming the file, component or tensor and the reason.
         """
         check_place("pretrained_model_name_or_path", pretrained_model_name_or_path)
-        for name, switch in (("strict", strict), ("on_demand", on_demand)):
-            true_or_false(name, switch)
-        if variant is not None and not isinstance(variant, str):
-            raise CheckpointError(f"variant must be a text such as fp16, got {shown(variant)}")
         precision = check_precision(dtype if dtype is not None else torch_dtype)
         hub: dict[str, Any] = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
         components = {name: kwargs.pop(name) for name in COMPONENTS if name in kwargs}
         _refuse(kwargs, attention_heads)
-        for name, part in components.items():
-            if part is not None and (
-                isinstance(part, str | bytes | int | float) or type(part).__module__ == "builtins"
-            ):
-                raise CheckpointError(f"{name} must be a loaded component, or None to leave it out; got {shown(part)}")
+        _check_told(strict, on_demand, variant, components)
         if on_demand and (not strict or device_map == "balanced"):
             raise CheckpointError(ONE_DEVICE)
         folder = checked_folder(pretrained_model_name_or_path, hub)
@@ -273,6 +265,17 @@ def _refuse(kwargs: dict[str, Any], attention_heads: str) -> None:
         )
     if attention_heads not in ("config", "original"):
         raise CheckpointError(f'attention_heads must be "config" or "original", got {attention_heads!r}')
+
+
+def _check_told(strict: Any, on_demand: Any, variant: Any, components: dict[str, Any]) -> None:
+    """Refuses arguments of another kind than they have to be."""
+    for name, switch in (("strict", strict), ("on_demand", on_demand)):
+        true_or_false(name, switch)
+    if variant is not None and not isinstance(variant, str):
+        raise CheckpointError(f"variant must be a text such as fp16, got {shown(variant)}")
+    for name, part in components.items():
+        if part is not None and (isinstance(part, str | bytes | int | float) or type(part).__module__ == "builtins"):
+            raise CheckpointError(f"{name} must be a loaded component, or None to leave it out; got {shown(part)}")
 
 
 def _has_variant(folder: Path, variant: str | None) -> bool:

@@ -25,6 +25,7 @@ from ..errors import HubsepError
 from ..hub.copies import is_named
 from ..texts import split_words, with_word
 from .gate import Gate
+from .inputs import TITLE, explain_inputs
 from .limits import DemoLimits
 from .pictures import draw, portrait_of
 from .waiting import keep_waiting_files
@@ -127,14 +128,17 @@ def answered(work: Callable[[], list[Any]], otherwise: Callable[[], list[Any]]) 
 
 @contextmanager
 def in_words() -> Iterator[None]:
-    """Shows the person what hubsep says is wrong, and nothing else of what goes wrong."""
+    """Shows the person what hubsep says is wrong; of what else goes wrong, that it did. The log has the rest."""
     try:
         yield
     except HubsepError as error:
         text = str(error)
-        raise gr.Error(
-            escape(text[:1].upper() + text[1:]), title="That did not work", print_exception=False
-        ) from error
+        raise gr.Error(escape(text[:1].upper() + text[1:]), title=TITLE, print_exception=False) from error
+    except gr.Error:
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        raise gr.Error(OURS, title=TITLE, print_exception=False) from error
 
 
 def suggestions(label: str, words: Sequence[str], target: gr.Textbox, *, joined: bool) -> gr.Dataset:
@@ -169,6 +173,7 @@ def serve(blocks: gr.Blocks, limits: DemoLimits) -> None:
     draw(silence, silence)  # the first picture looks for fonts, which no visitor should wait for
     blocks.queue(max_size=limits.queue_size, default_concurrency_limit=1)
     keep_waiting_files(blocks, limits)
+    explain_inputs(blocks)
     blocks.launch(
         max_file_size=limits.max_upload_mb * 2**20,
         state_session_capacity=MAX_SESSIONS,

@@ -73,15 +73,8 @@ def push_folder(
     """
     from huggingface_hub import HfApi
 
-    if card is not None:
-        check_place("card", card)
+    _check_told(card=card, commit_message=commit_message, commit_description=commit_description, tags=tags)
     check_hub_options(revision=revision, token=token, private=private, create_pr=create_pr)
-    words = [tags] if isinstance(tags, str) or tags is None else tags
-    if not isinstance(words, list | tuple) or not all(isinstance(word, str | None) for word in words):
-        raise CheckpointError(f"tags must be a text or a list of texts, got {shown(tags)}")
-    for name, text in (("commit_message", commit_message), ("commit_description", commit_description)):
-        if text is not None and not isinstance(text, str):
-            raise CheckpointError(f"{name} must be a text, got {shown(text)}")
     _check_facts(card, fallback, adds_tags=bool(tags))
     check_token(token)
     what = f"{shown(repo_id)} could not be pushed to; a push is one commit, so it holds the old or all of the new"
@@ -104,6 +97,22 @@ def push_folder(
                 create_pr=create_pr,
             )
     return str(commit)
+
+
+def _check_told(*, card: Any, tags: Any, **texts: Any) -> None:
+    """Refuses what a caller says of a push in values of another kind, before anything is written.
+
+    Raises:
+        CheckpointError: naming the argument and its value.
+    """
+    if card is not None:
+        check_place("card", card)
+    words = [tags] if isinstance(tags, str) or tags is None else tags
+    if not isinstance(words, list | tuple) or not all(isinstance(word, str | None) for word in words):
+        raise CheckpointError(f"tags must be a text or a list of texts, got {shown(tags)}")
+    for name, text in texts.items():
+        if text is not None and not isinstance(text, str):
+            raise CheckpointError(f"{name} must be a text, got {shown(text)}")
 
 
 def _made(api: Any, repo_id: str, private: bool | None, revision: str | None) -> str:
