@@ -18,8 +18,10 @@ from tiny_conv_tasnet import tiny_conv_tasnet
 from hubsep.errors import DataError
 from hubsep.training.finetune import run as finetune
 from hubsep.training.origin import ORIGIN
+from hubsep.training.separators import speech
 
 
+TINY = {"num_filters": 32, "bottleneck_channels": 16, "hidden_channels": 24, "skip_channels": 12, "num_blocks": 2}
 SETTINGS: dict[str, Any] = {
     **BRIEF, "mixing": {"seconds": 0.1}, "batch_size": 1, "validation_mixtures": 1, "validation_seconds": 0.1,
     "final_mixtures": 1, "non_commercial": True, "eval_every": 1,
@@ -95,3 +97,20 @@ def test_what_was_measured_of_unknown_recordings_is_measured_again(begun: Path, 
     (tmp_path / "run" / ORIGIN).unlink()  # as of a run that an earlier version began
     given = str(tmp_path / "base"), tmp_path / "data", tmp_path / "run"
     assert finetune.main(*given, **SETTINGS, steps=1)["before"]["si_snri"] > -99
+
+
+def test_a_recipe_goes_on_with_what_it_began_with_alone(tmp_path: Path) -> None:
+    speakers(tmp_path / "data", count=16, clips=1, seconds=0.5)
+    settings: dict[str, Any] = {
+        "model_type": "conv_tasnet", "model": TINY, "mixing": {"seconds": 0.1}, "batch_size": 1, "steps": 1,
+        "validation_mixtures": 1, "validation_seconds": 0.1, "eval_every": 1, "bf16": False,
+    }  # fmt: skip
+    given = None, tmp_path / "data", tmp_path / "run"
+    speech.main(*given, **settings)
+    with pytest.raises(DataError, match=r"holds a run that began with learning_rate 0.001, not 0.1"):
+        speech.main(*given, **settings, learning_rate=0.1)
+    assert speech.main(*given, **{**settings, "steps": 2})["step"] == 2
+    table = tmp_path / "data" / "metadata.csv"
+    table.write_text(table.read_text().replace("speaker-2", "speaker-20"))
+    with pytest.raises(DataError, match=r"holds a run that began with another metadata.csv in the folders of --data"):
+        speech.main(*given, **{**settings, "steps": 3})

@@ -3,10 +3,10 @@
 
 A run that goes on takes from its folder what was measured before, its curve, the best weights and the state of the
 optimiser. These belong to the model, the recordings, their split and the settings that they were made with. So these
-are written down when a run begins, and compared when it goes on. What is free to change is how long a run lasts, how
-often it is looked at, and what only costs time or memory. Recordings are known by their content: other licences or
-names to thank are no other recordings. Their groups count too, because they decide what is held out; a recording
-without one is known by its place.
+are written down when a run begins, and compared when it goes on. What is free to change is how long a run lasts and
+how its rate falls, how often it is looked at, and what only costs time or memory. Recordings are known by their
+content: other licences or names to thank are no other recordings. Their groups count too, because they decide what is
+held out; a recording without one is known by its place.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from .validation import read_object
 
 ORIGIN = "began_with.json"
 FREE = frozenset(
-    """steps minutes workers report_to eval_every save_every patience gradient_checkpointing non_commercial compile
-    compile_target""".split()
+    """steps minutes schedule warmup_steps workers report_to eval_every save_every patience gradient_checkpointing
+    non_commercial compile compile_target""".split()
 )
 COLUMNS = ("label", "speaker", "stems", "gender", "age")  # that say what is learnt from a recording
 MOST_NAMED = 3
@@ -53,6 +53,17 @@ def recordings_fingerprint(rows: Sequence[Mapping[str, Any]]) -> str:
         for row, group in zip(rows, groups_of(rows), strict=True)
     ]
     return fingerprint({"recordings": facts})
+
+
+def tables_fingerprint(recipe: Any, data: Path) -> str:
+    """Sixteen hexadecimal digits of the tables of recordings that a recipe names; the recordings may be gigabytes.
+
+    Args:
+        recipe: with `folders`, and perhaps `noise_folders`.
+        data: that they are relative to.
+    """
+    tables = [data / name / "metadata.csv" for name in [*recipe.folders, *getattr(recipe, "noise_folders", ())]]
+    return fingerprint({"tables": [sha256(table) for table in tables if table.is_file()]})
 
 
 def check_origin(
@@ -103,4 +114,4 @@ def _content(row: Mapping[str, Any]) -> str:
     return fingerprint({part.name: sha256(part) for part in sorted(path.iterdir()) if part.is_file()})
 
 
-__all__ = ["ORIGIN", "check_origin", "recordings_fingerprint", "settings_kept"]
+__all__ = ["ORIGIN", "check_origin", "recordings_fingerprint", "settings_kept", "tables_fingerprint"]

@@ -21,6 +21,7 @@ from ..errors import DataError
 from ..registry import SYSTEMS, TASK, locate
 from ..shipped import SHIPPED
 from .memory import kept_memory
+from .origin import check_origin, settings_kept, tables_fingerprint
 from .validation import CurveCallback, last_checkpoint
 
 
@@ -157,13 +158,29 @@ def run_training(
     watch: CurveCallback,
     output: Path,
     collator: Collator = collate,
+    *,
+    data: Path,
 ) -> dict[str, float]:
     """Trains, going on from the newest checkpoint under `output`, and saves the model in `output/model`.
 
+    Args:
+        model: that learns.
+        recipe: the settings.
+        dataset: training items.
+        watch: judges the model.
+        output: of the run.
+        collator: makes batches.
+        data: that the folders of the recipe are relative to.
+
     Returns:
         The last point of the validation curve.
+
+    Raises:
+        DataError: if `output` holds a run that began with other settings or other tables of recordings.
     """
     output.mkdir(parents=True, exist_ok=True)
+    origin = {"tables": tables_fingerprint(recipe, data), "settings": settings_kept(recipe)}
+    check_origin(output, origin, {"tables": "another metadata.csv in the folders of --data"})
     trainer = InOrderTrainer(
         model, training_arguments(recipe, output), train_dataset=dataset, data_collator=collator, callbacks=[watch]
     )

@@ -155,7 +155,7 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
     fixed = validation_items(dataset, heldout)
     title = "loss below 1, dB (recordings held out)"
     judge = Judge(partial(validate, items=fixed, batch_size=recipe.validation_batch), "explained_db", title)
-    result = run_training(model, recipe, dataset, CurveCallback(model, judge, recipe, output), output)
+    result = run_training(model, recipe, dataset, CurveCallback(model, judge, recipe, output), output, data=data)
     for name in ("model", "best"):
         if (output / name).is_dir():
             AudioMAEFeatureExtractor.of(model.config).save_pretrained(output / name)

@@ -100,7 +100,7 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
     fixed = [features(sound) for sound in heldout]
     objective = AutoencoderObjective(build_vae(recipe, output), recipe.kl_weight, recipe.slope_weight)
     title = "error of log mel spectrograms, dB below 1 (held out)"
-    result = train_stage(recipe, objective, FeatureDataset(sounds, features), fixed, title, output)
+    result = train_stage(recipe, objective, FeatureDataset(sounds, features), fixed, title, output, data=data)
     factor = 1.0
     for name in ("best", "model"):
         if (output / name).is_dir():

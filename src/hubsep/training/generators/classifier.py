@@ -241,7 +241,7 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
     title = "accuracy (recordings held out, mean over classes)"
     judge = Judge(lambda model: {n: v for n, v in measure(model).items() if n != "classes"}, "accuracy", title)
     torch.manual_seed(recipe.seed)
-    run_training(model, recipe, dataset, CurveCallback(model, judge, recipe, output), output)
+    run_training(model, recipe, dataset, CurveCallback(model, judge, recipe, output), output, data=data)
     trained = SoundClassifier.from_pretrained(output / "model").eval()
     result = measure(trained)
     write_whole(output / "accuracy.json", json.dumps(result, indent=1))

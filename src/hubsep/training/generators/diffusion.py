@@ -155,7 +155,7 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
     )
     title = "error of what the U-Net predicts, dB below 1 (held out)"
     fixed = [encoder(sound) for sound in heldout]
-    return train_stage(recipe, objective, FeatureDataset(sounds, encoder), fixed, title, output)
+    return train_stage(recipe, objective, FeatureDataset(sounds, encoder), fixed, title, output, data=data)
 
 
 __all__ = [

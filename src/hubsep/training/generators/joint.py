@@ -104,7 +104,7 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
     objective = JointObjective(parts, recipe, make_scheduler(recipe.scheduler), captions(""))
     fixed = [features(sound) for sound in heldout]
     title = "error with GPT-2's language of audio, dB below 1 (held out)"
-    return train_stage(recipe, objective, FeatureDataset(sounds, features), fixed, title, output)
+    return train_stage(recipe, objective, FeatureDataset(sounds, features), fixed, title, output, data=data)
 
 
 __all__ = ["JointObjective", "JointRecipe", "main"]

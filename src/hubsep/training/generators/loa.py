@@ -268,8 +268,9 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
         raise DataError(f"audio_mae gives {tokens} tokens of language of audio, loa_tokens is {recipe.loa_tokens}")
     title = "error of language of audio, dB below 1 (held out)"
     return train_stage(
-        recipe, LoaObjective(parts, recipe, captions("")), FeatureDataset(sounds, features), fixed, title, output
-    )
+        recipe, LoaObjective(parts, recipe, captions("")), FeatureDataset(sounds, features), fixed, title, output,
+        data=data,
+    )  # fmt: skip
 
 
 __all__ = ["Captions", "LoaObjective", "LoaRecipe", "build_language_model", "main", "text_parts"]

@@ -205,7 +205,7 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
     objective = LoraObjective(adapted, pipe.scheduler, recipe.condition_dropout, empty, card)
     title = "error of what the U-Net predicts, dB below 1 (held out)"
     fixed = [features(sound) for sound in heldout]
-    result = train_stage(recipe, objective, FeatureDataset(sounds, features), fixed, title, output)
+    result = train_stage(recipe, objective, FeatureDataset(sounds, features), fixed, title, output, data=data)
     if recipe.push_to:
         push_adapters(recipe.push_to, output / "model")
     return result

@@ -234,7 +234,14 @@ def read_recipe(kind: type[Any], config: Path | None, overrides: dict[str, Any])
 
 
 def train_stage(
-    recipe: GenerationRecipe, objective: Objective, dataset: Dataset[Item], fixed: list[Item], title: str, output: Path
+    recipe: GenerationRecipe,
+    objective: Objective,
+    dataset: Dataset[Item],
+    fixed: list[Item],
+    title: str,
+    output: Path,
+    *,
+    data: Path,
 ) -> dict[str, float]:
     """Runs a stage; `output` holds its checkpoints, curve, `best` and `model`.
 
@@ -245,6 +252,7 @@ def train_stage(
         fixed: validation items.
         title: of the curve, whose measure is the loss in dB below 1.
         output: of the run.
+        data: folder of the recordings.
 
     Returns:
         The last point of the curve.
@@ -252,7 +260,7 @@ def train_stage(
     judge = Judge(validator(fixed, recipe.validation_batch), "explained_db", title)
     model: Any = objective
     torch.manual_seed(recipe.seed)
-    return run_training(model, recipe, dataset, CurveCallback(model, judge, recipe, output), output)
+    return run_training(model, recipe, dataset, CurveCallback(model, judge, recipe, output), output, data=data)
 
 
 __all__ = [

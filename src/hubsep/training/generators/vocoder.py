@@ -161,7 +161,7 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
     objective = VocoderObjective(vocoder, MelSettings.of(vocoder.config), recipe)
     fixed = [features(sound) for sound in heldout]
     title = "error of spectrograms, dB below 1 (held out)"
-    return train_stage(recipe, objective, FeatureDataset(sounds, features), fixed, title, output)
+    return train_stage(recipe, objective, FeatureDataset(sounds, features), fixed, title, output, data=data)
 
 
 __all__ = ["SpectrogramDiscriminator", "VocoderObjective", "VocoderRecipe", "build_vocoder", "main", "spectral_loss"]

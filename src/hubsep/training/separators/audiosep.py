@@ -195,7 +195,7 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
     watch = CurveCallback(model, judge(recipe, model, processor, validation), recipe, output)
     model.to(memory_format=torch.channels_last)
     dataset, collator = material(recipe, settings, model, processor, training)
-    point = run_training(model, recipe, dataset, watch, output, collator)
+    point = run_training(model, recipe, dataset, watch, output, collator, data=data)
     processor.save_pretrained(output / "model")
     return point
 

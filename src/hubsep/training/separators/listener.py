@@ -250,7 +250,9 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
     judge = Judge(partial(validate, pairs=pairs), "order", "heard before a related sound that is not there, share")
     point: dict[str, float] = {}
     if recipe.steps:
-        point = run_training(task, recipe, dataset, CurveCallback(task, judge, recipe, output), output, joined)
+        point = run_training(
+            task, recipe, dataset, CurveCallback(task, judge, recipe, output), output, joined, data=data
+        )
         # with its mean weights
         take_over(model, AudioSepForAudioSeparation.from_pretrained(output / "model", dtype=torch.float32))
     task.eval()

@@ -156,7 +156,7 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
     fixed = song_mixtures(heldout, names, 2)
     title = "SDR improvement, dB (songs of artists never heard)"
     judge = Judge(partial(validate, songs=fixed), "sdri", title, recipe.inference)
-    return trainer.run_training(model, recipe, dataset, CurveCallback(model, judge, recipe, output), output)
+    return trainer.run_training(model, recipe, dataset, CurveCallback(model, judge, recipe, output), output, data=data)
 
 
 __all__ = ["MusicRecipe", "build_model", "main", "validate"]

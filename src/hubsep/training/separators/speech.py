@@ -171,7 +171,7 @@ def main(config: Path | None, data: Path, output: Path, **overrides: Any) -> dic
         fixed = speech_mixtures(heldout, rate, num_sources=settings.num_sources, **options)
     title = "SI-SNR improvement, dB (speakers never heard)"
     watch = CurveCallback(model, Judge(partial(validate, mixtures=fixed), "si_snri", title), recipe, output)
-    return trainer.run_training(model, recipe, dataset, watch, output)
+    return trainer.run_training(model, recipe, dataset, watch, output, data=data)
 
 
 __all__ = ["SpeechRecipe", "build_model", "main", "validate"]
