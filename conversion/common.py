@@ -271,13 +271,21 @@ def fill(model: Model, state: Mapping[str, Tensor]) -> Model:
             for name, tensor in wanted.items()
             if name in state and state[name].is_floating_point() != tensor.is_floating_point()
         ],
-        "there are NaN or infinities in": [name for name, tensor in state.items() if not tensor.isfinite().all()],
+        "there are NaN or infinities in": [name for name, tensor in state.items() if not _is_finite(tensor)],
     }
     for problem, names in ways.items():
         if names:
             raise ConversionError(f"{problem}: {offenders(names)}")
     model.load_state_dict(_apart(state, wanted), assign=True)
     return model.eval()
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """By its ends, which a NaN or an infinity would be: `isfinite` takes more memory than the tensor itself."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    low, high = tensor.aminmax()
+    return bool(low.isfinite() & high.isfinite())
 
 
 def _apart(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -42,7 +42,7 @@ from torch import Tensor
 
 from hubsep import AutoModelForAudioSeparation
 from hubsep.cli import main
-from hubsep.conversion import archives, convert, spleeter
+from hubsep.conversion import archives, convert, spleeter, tensorflow_bundle
 from hubsep.conversion.common import rename
 from hubsep.conversion.tensorflow_bundle import crc32c, read_bundle, read_index
 from hubsep.errors import ConversionError
@@ -154,6 +154,24 @@ def test_what_an_optimiser_stored_is_left_out(shared: Path):
     assert before.keys() == after.keys()
     assert not torch.equal(before["unets.0.head.weight"], after["unets.0.head.weight"])
     torch.testing.assert_close(before["unets.0.head.weight"], after["unets.0.head.weight"], atol=4e-3, rtol=0)
+
+
+@pytest.mark.parametrize("piece", [64, 500, 4_096])
+def test_tensors_larger_than_a_piece_are_read_as_others_and_never_copied(
+    piece: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = write_folder(tmp_path / "golden", golden_files())
+    whole, _ = spleeter._read_folder(folder)
+    content = bytes(range(256)) * 41
+    checksum = crc32c(content)
+    monkeypatch.setattr(tensorflow_bundle, "PIECE", piece)
+    pieces, _ = spleeter._read_folder(folder)
+    assert whole.keys() == pieces.keys()
+    assert all(torch.equal(whole[name], tensor) for name, tensor in pieces.items())
+    assert crc32c(content) == checksum
+    kernel = spleeter._to_be_turned((5, 3, 2, 4), torch.float32)
+    assert kernel.shape == (5, 3, 2, 4)
+    assert spleeter._turned(kernel).data_ptr() == kernel.data_ptr()
 
 
 @pytest.mark.needs_shared
