@@ -102,14 +102,11 @@ class Folder(Devices):
         Raises:
             CheckpointError: naming the file, component or tensor and the reason.
         """
-        check_place("pretrained_model_name_or_path", pretrained_model_name_or_path)
-        precision = check_precision(dtype if dtype is not None else torch_dtype)
-        hub: dict[str, Any] = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
+        hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
         components = {name: kwargs.pop(name) for name in COMPONENTS if name in kwargs}
         _refuse(kwargs, attention_heads)
-        _check_told(strict, on_demand, variant, components)
-        if on_demand and (not strict or device_map == "balanced"):
-            raise CheckpointError(ONE_DEVICE)
+        precision = check_precision(dtype if dtype is not None else torch_dtype)
+        _check_told(pretrained_model_name_or_path, strict, on_demand, device_map, variant, components)
         folder = checked_folder(pretrained_model_name_or_path, hub)
         listed = {name: entry for name, entry in read_index(folder).items() if name not in components}
         devices = devices_of(device_map, {name: _stored_bytes(folder / name) for name in listed})
@@ -267,10 +264,15 @@ def _refuse(kwargs: dict[str, Any], attention_heads: str) -> None:
         raise CheckpointError(f'attention_heads must be "config" or "original", got {attention_heads!r}')
 
 
-def _check_told(strict: Any, on_demand: Any, variant: Any, components: dict[str, Any]) -> None:
+def _check_told(
+    place: Any, strict: Any, on_demand: Any, device_map: Any, variant: Any, components: dict[str, Any]
+) -> None:
     """Refuses arguments of another kind than they have to be."""
+    check_place("pretrained_model_name_or_path", place)
     for name, switch in (("strict", strict), ("on_demand", on_demand)):
         true_or_false(name, switch)
+    if on_demand and (not strict or (isinstance(device_map, str) and device_map == "balanced")):
+        raise CheckpointError(ONE_DEVICE)
     if variant is not None and not isinstance(variant, str):
         raise CheckpointError(f"variant must be a text such as fp16, got {shown(variant)}")
     for name, part in components.items():

@@ -73,9 +73,8 @@ def push_folder(
     """
     from huggingface_hub import HfApi
 
-    _check_told(card=card, commit_message=commit_message, commit_description=commit_description, tags=tags)
+    _check_told(card, fallback, tags, commit_message=commit_message, commit_description=commit_description)
     check_hub_options(revision=revision, token=token, private=private, create_pr=create_pr)
-    _check_facts(card, fallback, adds_tags=bool(tags))
     check_token(token)
     what = f"{shown(repo_id)} could not be pushed to; a push is one commit, so it holds the old or all of the new"
     api = HfApi(**LIBRARY, token=token)
@@ -99,7 +98,7 @@ def push_folder(
     return str(commit)
 
 
-def _check_told(*, card: Any, tags: Any, **texts: Any) -> None:
+def _check_told(card: Any, fallback: Path | None, tags: Any, **texts: Any) -> None:
     """Refuses what a caller says of a push in values of another kind, before anything is written.
 
     Raises:
@@ -113,6 +112,7 @@ def _check_told(*, card: Any, tags: Any, **texts: Any) -> None:
     for name, text in texts.items():
         if text is not None and not isinstance(text, str):
             raise CheckpointError(f"{name} must be a text, got {shown(text)}")
+    _check_facts(card, fallback, adds_tags=bool(tags))
 
 
 def _made(api: Any, repo_id: str, private: bool | None, revision: str | None) -> str:

@@ -59,12 +59,12 @@ def resolve_folder(
     Raises:
         CheckpointError: no such folder or repository, or it could not be fetched.
     """
-    name = check_place("a model", model)
-    check_model_name(name)
-    check_hub_options(
-        revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only,
-        force_download=force_download,
-    )  # fmt: skip
+    check_model_name(name := check_place("a model", model))
+    options: dict[str, Any] = {
+        "revision": revision, "token": token, "cache_dir": cache_dir, "local_files_only": local_files_only,
+        "force_download": force_download,
+    }  # fmt: skip
+    check_hub_options(**options)
     if not (path := Path(name)).exists():
         recover(path)  # the folder may be one rename away, if a process was killed while replacing it
     wanted = is_wanted(commercial)
@@ -80,10 +80,7 @@ def resolve_folder(
         )
     row = find_published(name)
     if row is not None and not row.opens:
-        return open_published(
-            row, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only,
-            force_download=force_download, commercial=wanted,
-        )  # fmt: skip
+        return open_published(row, **options, commercial=wanted)
     _check_repository(name)
     if row is not None:
         check_commercial(row, commercial=wanted)
