@@ -142,16 +142,16 @@ def _unpickle(path: Path, mapped: bool = True) -> Any:
     except Exception as error:  # a broken or hostile pickle can raise anything
         raise ConversionError(
             f"{shown(path.name)} was not opened: it is damaged, or no PyTorch checkpoint, or holds more than tensors "
-            f"and plain values ({_reason(error)})"
+            f"and plain values{_reason(error)}"
         ) from error
 
 
 def _reason(error: Exception) -> str:
-    """What was wrong, without PyTorch's advice to load the file unsafely all the same, and in one printable line."""
+    """What the file wanted beyond tensors, in brackets; "" of anything else: PyTorch's numbers tell nobody much."""
     message = re.split(r"WeightsUnpickler error:|from a trusted source\.", str(error))[-1]
     message = re.split(r"Please use `torch|Check the documentation", message)[0]
     printable = "".join(letter if letter.isprintable() else " " for letter in message)
-    return " ".join(printable.split())[:200] or type(error).__name__
+    return f" ({' '.join(printable.split())[:200]})" if "global" in printable.casefold() else ""
 
 
 def _check_archive(path: Path) -> None:

@@ -70,6 +70,21 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         assert main([command, "--help"]) == 0
 
 
+def test_help_is_whole_and_says_nothing_of_python(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["help"]) == 0
+    text = capsys.readouterr().out
+    commands = [line.split() for line in text.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()]
+    for name, *words in commands:
+        assert not words[-1].endswith("..."), name
+        assert main(["help", name]) == 0
+        shown = capsys.readouterr().out
+        assert not any(mark in shown for mark in ("<", "list[", "{INPUT", "......", "...]...")), name
+    assert main(["help", "list"]) == 0
+    assert "Usage: hubsep list [OPTIONS]\n" in capsys.readouterr().out
+    assert main(["version"]) == 0
+    assert capsys.readouterr().out.startswith("hubsep ")
+
+
 @pytest.mark.parametrize(
     ("name", "subtype"),
     [

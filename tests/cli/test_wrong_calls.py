@@ -55,7 +55,7 @@ CALLS: list[tuple[str, int, str]] = [
     ("separate talk.wav --model conv-tasnet-smal", 2, "Did you mean conv-tasnet-small?"),
     ("separate talk.wav --model ./nowhere", 2, "there is no folder './nowhere'"),
     ("separate talk.wav --model talk.wav", 2, "is a file; name the folder it is in"),
-    ("separate talk.wav --model empty", 2, "holds no config.json"),
+    ("separate talk.wav --model empty", 2, "Name a model that `hubsep list` prints"),
     ("separate talk.wav --model talk --adapter empty", 2, "is not an adapter"),
     ("separate nothing.wav --model talk", 2, "nothing.wav"),
     ("separate empty --model talk", 2, "holds no recording"),
@@ -162,3 +162,13 @@ def test_short_options_and_the_version(capsys: pytest.CaptureFixture[str]):
     for command in ("separate", "generate"):
         assert main([command, "-h"]) == 0
         assert "-m, --model" in capsys.readouterr().out
+
+
+def test_a_file_is_named_once_and_foreign_numbers_are_left_out(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(place)
+    assert main(shlex.split("convert conv_tasnet text.wav out --licence MIT")) == 1
+    assert capsys.readouterr().err.endswith("holds more than tensors and plain values\n")
+    assert main(shlex.split("separate text.wav --model talk")) == 1
+    assert "failed: text.wav: cannot be decoded" in capsys.readouterr().err

@@ -71,7 +71,10 @@ def read_card(folder: Path) -> dict[str, Any]:
         CheckpointError: if a file is a link, or no JSON, or a field is not what it has to be.
     """
     if not is_named(folder / CARD):
-        raise DataError(f"{folder} has no {CARD}: hubsep did not ship, convert or fine-tune this model")
+        raise DataError(
+            f"{folder} has no {CARD}: hubsep did not ship, convert or fine-tune this model; name the folder of one "
+            "that it did, or make a card with `hubsep.cards.write_card`"
+        )
     card = parse_json(read_file(folder, CARD, MAX_CARD_BYTES), CARD)
     missing = [name for name in REQUIRED if name not in card]
     if missing:

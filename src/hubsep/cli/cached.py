@@ -71,7 +71,7 @@ def remove(
         ),
     ],
 ) -> None:
-    """Remove a model that was fetched by name from this computer, with what it was converted from."""
+    """Remove a model that was fetched by name. What it was converted from goes too."""
     with refusing():
         freed = remove_cached(name)
     say(f"{name}: removed, {size(freed)} freed")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from ..batch.lines import say
 from ..batch.overwriting import Overwrite, check_free, check_not_read
@@ -20,6 +19,7 @@ from ..registry import SYSTEMS
 from ..texts import did_you_mean
 from .commercial import Commercial
 from .settings import parse_settings
+from .usage import PlainCommand
 from .values import existing, place, refusing
 
 
@@ -44,7 +44,7 @@ def system(word: Any) -> Any:
     plain = word.casefold().replace("-", "_")
     if plain not in SYSTEMS:
         raise typer.BadParameter(
-            f"{word!r} is not one of {', '.join(SYSTEMS)}.{did_you_mean(word, SYSTEMS, OTHER_NAMES)}"
+            f"{word!r} is not one of {', '.join(CONVERTIBLE)}.{did_you_mean(word, CONVERTIBLE, OTHER_NAMES)}"
         )
     if SYSTEMS[plain].converter is None:
         raise typer.BadParameter(f"{plain} cannot be converted; there are converters for {', '.join(CONVERTIBLE)}")
@@ -88,7 +88,7 @@ def convert(
     commercial: Commercial = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Convert published weights, of a name or a file; the result is complete or absent."""
+    """Convert published weights, of a name or a file. The result is complete or absent."""
     from ..conversion.common import OverrideError
     from ..conversion.named import fetch_and_convert
 
@@ -139,7 +139,7 @@ def checked_licence(source: Found, licence: str | None) -> str:
     return said
 
 
-class ConvertCommand(TyperCommand):
+class ConvertCommand(PlainCommand):
     """A command whose first argument may be left out, and says so."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:

@@ -20,7 +20,7 @@ from ..batch.overwriting import check_free, check_not_read
 from ..hub.file_names import key_of
 from ..hub.resolve import resolve_folder, task_of
 from ..registry import TASK, TEXT_TO_AUDIO
-from ..shipped import DEFAULT_MODEL, SHIPPED
+from ..shipped import DEFAULT_MODEL
 from . import values
 from .commercial import Commercial
 
@@ -66,7 +66,7 @@ Model = Annotated[
     typer.Argument(
         parser=values.name("a model", DEFAULT_MODEL),
         metavar="MODEL",
-        help=f"Folder, Hub repository, or one of {', '.join(SHIPPED)}.",
+        help="A name that `hubsep list` or `hubsep list --published` prints, a folder, or a Hub repository.",
     ),
 ]
 Data = Annotated[
@@ -244,7 +244,7 @@ def evaluate(
     overwrite: Overwrite = False,
     commercial: Commercial = False,
 ) -> None:
-    """Measure a model on held-out recordings or a published test set."""
+    """Measure a model on held-out recordings or a test set."""
     options = dict(locals())  # every option is a field of the request
     replaced = options.pop("overwrite")
     del options["commercial"]

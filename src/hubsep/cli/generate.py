@@ -48,7 +48,7 @@ def generate(
     low_memory: given.LowMemory = False,
     commercial: Commercial = False,
 ) -> None:
-    """Make a recording of words; or let a recording go on, vary it, or make a part of it anew.
+    """Make a sound from words, or from a recording. It goes on, is varied, or a part of it is made anew.
 
     Exit status: 0 done, 1 it failed, 2 the command line is wrong, 3 done, but words mean no sound the model knows.
     """

@@ -27,7 +27,7 @@ def info(
         str | None, typer.Argument(metavar="NAME", help="As `hubsep list` or `hubsep list --published` prints it.")
     ] = None,
 ) -> None:
-    """Print all that is known of a model: what it does, who made it, its licence, and how it is opened."""
+    """Print all that is known of a model. That is what it does, who made it, its licence, and how it is opened."""
     if name is None:
         raise typer.BadParameter(f"which model? Write `hubsep info NAME`, such as {DEFAULT_MODEL}. {ALL_NAMES}")
     row = find_published(name)

@@ -30,6 +30,7 @@ from .push import merge, push
 from .push_space import push_space
 from .separate import separate
 from .train import train
+from .usage import PlainCommand
 
 
 INTERRUPTED = 130  # exit status
@@ -47,7 +48,7 @@ USAGE_ERROR: Any = typer.BadParameter.__base__  # typer carries a click of its o
 OTHER_NAMES = {
     "split": "separate", "isolate": "separate", "extract": "separate", "demix": "separate", "make": "generate",
     "create": "generate", "models": "list", "finetune": "train", "fine-tune": "train", "eval": "evaluate",
-    "measure": "evaluate", "import": "convert", "upload": "push", "show": "info", "doctor": "env", "version": "env",
+    "measure": "evaluate", "import": "convert", "upload": "push", "show": "info", "doctor": "env",
     "rm": "remove", "delete": "remove", "uninstall": "remove",
 }  # fmt: skip
 
@@ -109,18 +110,18 @@ def hubsep(
     """Audio separation and text-to-audio on the Hugging Face Hub."""
 
 
-app.command()(separate)
-app.command()(generate)
+app.command(cls=PlainCommand)(separate)
+app.command(cls=PlainCommand)(generate)
 app.command(cls=ConvertCommand)(convert)
-app.command("list")(models)
-app.command()(info)
-app.command()(remove)
-app.command("env")(environment)
-app.command()(train)
-app.command()(evaluate)
-app.command()(push)
-app.command()(merge)
-app.command("push-space")(push_space)
+app.command("list", cls=PlainCommand)(models)
+app.command(cls=PlainCommand)(info)
+app.command(cls=PlainCommand)(remove)
+app.command("env", cls=PlainCommand)(environment)
+app.command(cls=PlainCommand)(train)
+app.command(cls=PlainCommand)(evaluate)
+app.command(cls=PlainCommand)(push)
+app.command(cls=PlainCommand)(merge)
+app.command("push-space", cls=PlainCommand)(push_space)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -142,7 +143,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run(words: list[str]) -> int:
     """Runs one command; what goes wrong is a line and an exit status."""
     debug = DEBUG in words
-    command = [word for word in words if word != DEBUG]
+    command = in_plain_words([word for word in words if word != DEBUG])
     try:
         status = int(app(args=command, prog_name="hubsep", standalone_mode=False) or 0)
         return stopped(command) if status == INTERRUPTED else status
@@ -157,6 +158,13 @@ def run(words: list[str]) -> int:
             raise
         warn(f"error: {explain(error)}")
         return 1
+
+
+def in_plain_words(words: list[str]) -> list[str]:
+    """A command line in which `help`, `help COMMAND` and `version` are the options of these names."""
+    if words[:1] == ["help"]:
+        return [*words[1:2], "--help"]
+    return ["--version"] if words == ["version"] else words
 
 
 def stopped(words: list[str]) -> int:

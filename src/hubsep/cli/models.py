@@ -91,7 +91,7 @@ def models(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List shipped models and known systems, published checkpoints, fetched ones, or the sounds a model knows."""
+    """List models: inside hubsep, published, or fetched. Also lists the systems, and the sounds a model knows."""
     if name is not None:
         raise typer.BadParameter(f"a list has no name; `hubsep info {name}` prints what is known of one model")
     if authors and fetched:

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -31,7 +32,8 @@ def finish(
         typer.Exit: with 1 if anything failed, else with 3 if a query was not understood.
     """
     for source, error in failures:
-        warn(f"failed: {source}: {error}")
+        reason = error.removeprefix(f"{Path(source).stem}: ")  # the path says it
+        warn(f"failed: {source}: {reason}")
     for query, nearest in unknown.items():
         warn(f"not understood: {query!r} is no sound this model knows; the nearest is {nearest!r}{effect(query)}")
     if failures or unknown:

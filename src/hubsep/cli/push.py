@@ -33,7 +33,7 @@ def push(
         typer.Option(parser=name("a branch", "main"), metavar="BRANCH", help="Push to a branch other than main."),
     ] = None,
 ) -> None:
-    """Push a model or an adapter and its card to the Hub; refused if the card names no licence."""
+    """Push a model or an adapter and its card to the Hub. Refused if the card names no licence."""
     from ..training.finetune.card import publish, publishable_card
 
     with refusing():
@@ -62,7 +62,7 @@ def merge(
     ],
     overwrite: Overwrite = False,
 ) -> None:
-    """Merge an adapter into its model, and save the result with the adapter's card."""
+    """Merge an adapter into its model. The result is saved with the adapter's card."""
     from ..auto import separator_config
     from ..pipelines import pipeline
 

@@ -20,7 +20,7 @@ from ..batch.lines import warn
 from ..batch.places import Place, check_device, one_process_instead_of_many, own_device
 from ..batch.run import Run
 from ..errors import HubsepError
-from ..shipped import DEFAULT_MODEL, SEPARATORS
+from ..shipped import DEFAULT_MODEL
 from . import values
 from .commercial import Commercial
 from .output import finish
@@ -115,7 +115,7 @@ Model = Annotated[
         "-m",
         parser=values.name("a model", DEFAULT_MODEL),
         metavar="NAME",
-        help=f"Folder, Hub repository, or one of {', '.join(SEPARATORS)}.",
+        help="A name that `hubsep list` or `hubsep list --published` prints, a folder, or a Hub repository.",
     ),
 ]
 Adapter = Annotated[
@@ -208,7 +208,7 @@ def separate(
     shard: Shard = None,
     commercial: Commercial = False,
 ) -> None:
-    """Separate recordings into files, with the rate, channels and length of the recording.
+    """Separate recordings into files. They have the rate, channels and length of the recording.
 
     Exit status: 0 done, 1 a recording failed, 2 the command line is wrong, 3 done, but a query means no known sound.
     """

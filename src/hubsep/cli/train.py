@@ -138,7 +138,7 @@ What = Annotated[
     typer.Argument(
         parser=values.name("a model or a recipe", DEFAULT_MODEL),
         metavar="MODEL|RECIPE",
-        help=f"A model to fine-tune: a folder, a Hub repository, or one of {', '.join(SEPARATORS)}. Or a recipe: "
+        help="A model to fine-tune: a name that `hubsep list` prints, a folder, or a Hub repository. Or a recipe: "
         f"one of {', '.join(RECIPES)}.",
     ),
 ]
@@ -207,7 +207,8 @@ def train(
     report_to: ReportTo = None,
     gradient_checkpointing: Checkpointing = False,
 ) -> None:
-    """Fine-tune a model on a folder of recordings, or run a recipe: train one anew, make one small enough to ship."""
+    """Fine-tune a model on a folder of recordings, or run a recipe. A recipe trains a model anew, or makes one small
+    enough to ship."""
     overrides = parse_settings(set_ or [])
     options = FineTuneOptions(
         lora, background, push_to_hub, licence, non_commercial, report_to or [], gradient_checkpointing

@@ -196,7 +196,11 @@ def _check_main_files(root: Path, files: dict[str, Path]) -> None:
             "pipeline(model=..., adapter=folder)."
         )
     if "config.json" not in files and "model_index.json" not in files:
-        raise CheckpointError(f"{shown(root.name or str(root))} holds no config.json: it is not a saved model.")
+        raise CheckpointError(
+            f"{shown(root.name or str(root))} holds no config.json: it is not a saved model. "
+            "Name a model that `hubsep list` prints, or a folder that `save_pretrained`, `hubsep convert` or "
+            "`hubsep train` wrote."
+        )
     if "model_index.json" in files:
         return
     weights = [name for name in files if _is_weights(name) and "/" not in name]
