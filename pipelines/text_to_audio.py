@@ -147,10 +147,9 @@ class AudioLDM2ForTextToWaveform(PreTrainedModel):
         if trust_remote_code:
             raise CheckpointError("trust_remote_code=True is refused: nothing in a folder is run.")
         names = (*HUB_OPTIONS, "variant", "attention_heads")
-        options = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
-        pipe = AudioLDM2Pipeline.from_pretrained(
-            pretrained_model_name_or_path, dtype=dtype, device_map=device_map, **options
-        )
+        options: dict[str, Any] = {"dtype": dtype, "device_map": device_map}
+        options |= {name: kwargs[name] for name in names if kwargs.get(name) is not None}
+        pipe = AudioLDM2Pipeline.from_pretrained(pretrained_model_name_or_path, **options)
         pipe.set_progress_bar_config(disable=True)  # pipelines of transformers show none
         return cls.of(pipe)
 

@@ -90,7 +90,7 @@ def truncate(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("fill", "way"), [(write_weights, "allow larger files"), (write_text, "allow larger files"), (truncate, "")]
 )
-def test_folders_that_appear_whole(fill: Callable[[Path], None], way: str, tmp_path: Path) -> None:
+def test_folders_that_appear_whole(fill: Callable[[Path], object], way: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"model could not be written") as caught, room(2_000):
         fill_folder(tmp_path / "model", fill)
     assert ".tmp-" not in explain(caught.value)
@@ -98,7 +98,7 @@ def test_folders_that_appear_whole(fill: Callable[[Path], None], way: str, tmp_p
     assert os.listdir(tmp_path) == []
 
 
-def fill_folder(target: Path, fill: Callable[[Path], None]) -> None:
+def fill_folder(target: Path, fill: Callable[[Path], object]) -> None:
     with atomic_folder(target) as folder:
         fill(folder)
 

@@ -15,6 +15,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import published_conv_tasnet as published
@@ -37,7 +38,7 @@ from hubsep.hub.manifest import sha256
 
 KILLS, TRIES = 10, 60
 RATE = 8_000
-CONVERSION = {"num_blocks": 3, "sampling_rate": 16_000}
+CONVERSION: dict[str, Any] = {"num_blocks": 3, "sampling_rate": 16_000}
 
 
 @pytest.fixture(scope="module")

@@ -65,7 +65,8 @@ def test_right_values_and_empty_fields_go_on(page: Any) -> None:
 
 
 def test_as_many_values_as_inputs(page: Any) -> None:
-    for values in ([], list(GOOD)[:3], [*GOOD, 1], {}, None):
+    wrong: tuple[Any, ...] = ([], list(GOOD)[:3], [*GOOD, 1], {}, None)
+    for values in wrong:
         with pytest.raises(gradio.Error, match="8 values are needed, of Words, Seconds"):
             send(page, values)
 

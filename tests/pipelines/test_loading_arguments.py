@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from tiny_conv_tasnet import tiny_conv_tasnet
 
 import hubsep
 from hubsep.errors import HubsepError
+
+
+build: Any = hubsep.pipeline
 
 
 FIXED, WORDS, SOUNDS = "conv-tasnet-small", "audiosep-small", "audioldm2-tiny"
@@ -59,8 +63,8 @@ def refusal(call: Callable[[], Any]) -> str:
 @pytest.mark.parametrize("value", PLACES, ids=lambda value: type(value).__name__)
 def test_models_that_are_no_names_are_refused_as_such(value: Any) -> None:
     for load in (
-        lambda: hubsep.pipeline(model=value),
-        lambda: hubsep.pipeline("text-to-audio", value),
+        lambda: build(model=value),
+        lambda: build("text-to-audio", value),
         lambda: hubsep.AutoModelForAudioSeparation.from_pretrained(value),
         lambda: hubsep.AudioLDM2Pipeline.from_pretrained(value),
         lambda: hubsep.AudioSepProcessor.from_pretrained(value),
@@ -74,25 +78,25 @@ def test_models_that_are_no_names_are_refused_as_such(value: Any) -> None:
 @pytest.mark.parametrize("name", WRONG)
 def test_arguments_of_the_wrong_kind_and_those_nothing_uses_are_refused_by_their_names(name: str) -> None:
     for value in WRONG[name]:
-        assert name in refusal(lambda value=value: hubsep.pipeline(model=FIXED, **{name: value})), value
+        assert name in refusal(partial(build, model=FIXED, **{name: value})), value
     if name not in ("adapter", "adapter_revision", "processor", "tokenizer", "feature_extractor", "torch_dtype"):
         for value in WRONG[name]:
             sounds: Any = {name: value}
-            assert name in refusal(lambda sounds=sounds: hubsep.pipeline("text-to-audio", SOUNDS, **sounds)), value
+            assert name in refusal(partial(build, "text-to-audio", SOUNDS, **sounds)), value
 
 
 def test_folders_on_this_computer_have_no_revision(tmp_path: Path) -> None:
     tiny_conv_tasnet()[0].save_pretrained(tmp_path / "model")
     here = str(tmp_path / "model")
     for load in (
-        lambda **how: hubsep.pipeline(model=here, **how),
-        lambda **how: hubsep.pipeline(model=here, adapter=here, adapter_revision=how["revision"]),
+        lambda **how: build(model=here, **how),
+        lambda **how: build(model=here, adapter=here, adapter_revision=how["revision"]),
         lambda **how: hubsep.AutoModelForAudioSeparation.from_pretrained(here, **how),
         lambda **how: hubsep.ConvTasNetForAudioSeparation.from_pretrained(FIXED, **how),
         lambda **how: hubsep.AudioSepProcessor.from_pretrained(WORDS, **how),
         lambda **how: hubsep.AudioLDM2Pipeline.from_pretrained(SOUNDS, **how),
     ):
-        assert "revision='v1' is of a repository of the Hub" in refusal(lambda load=load: load(revision="v1"))
+        assert "revision='v1' is of a repository of the Hub" in refusal(partial(load, revision="v1"))
     hubsep.AutoModelForAudioSeparation.from_pretrained(here, revision="main")
 
 
@@ -102,10 +106,10 @@ def test_what_is_about_loading_is_refused_for_a_model_that_is_loaded() -> None:
         {"dtype": "float16"}, {"device_map": "cpu"}, {"model_kwargs": {"strict": False}}, {"revision": "main"}
     ]  # fmt: skip
     for option in options:
-        says = refusal(lambda option=option: hubsep.pipeline(model=model, **option))
+        says = refusal(partial(build, model=model, **option))
         assert "loaded already" in says
         assert next(iter(option)) in says
-    hubsep.pipeline(model=model, device="cpu", dtype="auto")
+    build(model=model, device="cpu", dtype="auto")
 
 
 @pytest.mark.parametrize(
@@ -121,14 +125,12 @@ def test_what_is_about_loading_is_refused_for_a_model_that_is_loaded() -> None:
     ],
 )
 def test_tasks_that_there_are_not(task: Any, says: str) -> None:
-    assert says in refusal(lambda: hubsep.pipeline(task))
+    assert says in refusal(lambda: build(task))
 
 
 def test_the_older_name_of_the_precision_holds() -> None:
-    assert hubsep.pipeline(model=FIXED, torch_dtype="float16", device="cpu").model.dtype == torch.float16
-    assert "leave torch_dtype out" in refusal(
-        lambda: hubsep.pipeline(model=FIXED, torch_dtype="float16", dtype="float32")
-    )
+    assert build(model=FIXED, torch_dtype="float16", device="cpu").model.dtype == torch.float16
+    assert "leave torch_dtype out" in refusal(lambda: build(model=FIXED, torch_dtype="float16", dtype="float32"))
 
 
 def test_arguments_of_from_pretrained_that_transformers_cannot_do() -> None:
@@ -138,10 +140,10 @@ def test_arguments_of_from_pretrained_that_transformers_cannot_do() -> None:
         {"dtype": "int8"}, {"device_map": "x"}, {"token": 3},
     ]  # fmt: skip
     for option in options:
-        refusal(lambda option=option: load(FIXED, **option))
+        refusal(partial(load, FIXED, **option))
     sounds: Any = hubsep.AudioLDM2Pipeline.from_pretrained
     for option in ({"unet": 3}, {"vae": "x"}, {"variant": 3}, {"strict": "x"}, {"on_demand": 3}, {"device_map": []}):
-        assert next(iter(option)) in refusal(lambda option=option: sounds(SOUNDS, **option))
+        assert next(iter(option)) in refusal(partial(sounds, SOUNDS, **option))
 
 
 def test_devices_that_are_not_there_are_refused_for_the_pipeline_of_transformers_too() -> None:
@@ -153,12 +155,14 @@ def test_devices_that_are_not_there_are_refused_for_the_pipeline_of_transformers
 
 def test_arguments_of_saving_and_pushing(tmp_path: Path) -> None:
     model: Any = tiny_conv_tasnet()[0]
-    separate: Any = hubsep.pipeline(model=model, device="cpu")
-    for place in (3, None, b"x", [], "a\0b"):
+    separate: Any = build(model=model, device="cpu")
+    places: tuple[Any, ...] = (3, None, b"x", [], "a\0b")
+    for place in places:
         for owner in (model, separate):
-            assert "save_directory" in refusal(lambda owner=owner, place=place: owner.save_pretrained(place))
-    for size in ("x", [], -1, "15", 1.5, None):
-        says = refusal(lambda size=size: model.save_pretrained(tmp_path / "model", max_shard_size=size))
+            assert "save_directory" in refusal(partial(owner.save_pretrained, place))
+    sizes: tuple[Any, ...] = ("x", [], -1, "15", 1.5, None)
+    for size in sizes:
+        says = refusal(partial(model.save_pretrained, tmp_path / "model", max_shard_size=size))
         assert "max_shard_size" in says
     assert "variant" in refusal(lambda: model.save_pretrained(tmp_path / "model", variant=3))
     assert not list(tmp_path.iterdir())
@@ -167,4 +171,4 @@ def test_arguments_of_saving_and_pushing(tmp_path: Path) -> None:
         {"commit_message": 3}, {"create_pr": "x"},
     ]  # fmt: skip
     for option in options:
-        assert refusal(lambda option=option: model.push_to_hub("a/b", **option)).startswith(next(iter(option)))
+        assert refusal(partial(model.push_to_hub, "a/b", **option)).startswith(next(iter(option)))

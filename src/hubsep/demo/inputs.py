@@ -37,7 +37,7 @@ def explain_inputs(blocks: gr.Blocks) -> None:
                 f"One of {_labels(block_fn.inputs)} cannot be used; a file has to be uploaded first"
             ) from error
 
-    blocks.preprocess_data = preprocess_data  # type: ignore[method-assign]
+    blocks.preprocess_data = preprocess_data
 
 
 def check_inputs(components: Sequence[Any], values: Sequence[Any]) -> None:

@@ -75,7 +75,7 @@ _states: dict[str, dict[str, torch.Tensor]] = {}
 def spleeter_tensors() -> dict[str, torch.Tensor]:
     """The golden checkpoint by its names with dots."""
     files = golden_files()
-    return read_bundle(files["model.index"], io.BytesIO(files[DATA]), len(files[DATA]), "golden")
+    return dict(read_bundle(files["model.index"], io.BytesIO(files[DATA]), len(files[DATA]), "golden"))
 
 
 def make(case: Case) -> Action:
