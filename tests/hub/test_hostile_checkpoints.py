@@ -61,6 +61,8 @@ def test_beside_an_error_of_weights_that_do_not_fit_nothing_is_logged(folder: Pa
     weights = load_file(folder / "model.safetensors")
     first = min(weights)
     library = logging.getLogger("transformers")
+    level = library.level
+    library.setLevel(logging.WARNING)  # a command before may have asked for errors alone
     library.addHandler(handler)
     try:
         for broken, says in (
@@ -76,6 +78,7 @@ def test_beside_an_error_of_weights_that_do_not_fit_nothing_is_logged(folder: Pa
             assert "LOAD REPORT" in records.pop().getMessage(), "who wants them all the same is told which"
     finally:
         library.removeHandler(handler)
+        library.setLevel(level)
 
 
 @pytest.mark.parametrize("case", ALL)
@@ -268,7 +271,7 @@ def test_many_mutations(seed: int, child: Children, tmp_path: Path) -> None:
 def test_the_token_is_never_shown(token: str, folder: Path, child: Children, tmp_path: Path) -> None:
     status, _, shown = child.run("load_with_token", token, str(folder), str(tmp_path / "copy"))
     assert status == 0
-    assert shown.count("CheckpointError: ") == 2
+    assert shown.count("UnreachableError: ") == 2
     assert SECRET not in shown
     for path in (tmp_path / "copy").iterdir():
         assert path.is_dir() or SECRET.encode() not in path.read_bytes()
