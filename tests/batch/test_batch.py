@@ -201,6 +201,7 @@ def test_parts_of_a_folder(model: Path, tmp_path: Path, capsys: pytest.CaptureFi
         assert "K/N" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_claims_end_with_the_process_that_had_them(child: Children, tmp_path: Path) -> None:
     claims = Claims(tmp_path / "claims")
     assert claims.available

@@ -217,6 +217,7 @@ def test_processor_and_model_take_words_and_sounds_to_one_space(tmp_path: Path, 
     assert (words[0] - words[1]).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_hub_export_is_converted(model: AudioSepForAudioSeparation, tmp_path: Path):
     for name, save in (("model.safetensors", save_file), ("pytorch_model.bin", torch.save)):
         folder = tmp_path / name

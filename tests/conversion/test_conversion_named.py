@@ -201,6 +201,7 @@ def publish(hub: HubServer, name: str, folder: Path, **others: bytes) -> None:
     hub.publish(name, {**files, **others})
 
 
+@pytest.mark.slow
 def test_a_published_name_converts_with_its_system_and_licence(
     hub: HubServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -287,6 +287,7 @@ def test_evaluation_of_a_model_that_does_nothing(clips: list[Clip]):
     assert result["sdri"] == pytest.approx(mean, abs=0.02)
 
 
+@pytest.mark.slow
 def test_evaluation_asks_as_a_pipeline_does():
     separator = pipeline(model="audiosep-small")
     clips = torch.randn(1, 32_000, generator=torch.Generator().manual_seed(0)) * 0.1

@@ -304,7 +304,7 @@ def test_the_command_measures_tables_of_captions(table: Path, tmp_path: Path, ca
     result: dict[str, Any] = json.loads((tmp_path / "result.json").read_text())
     assert result["command"] == "hubsep evaluate model --data DATA/set.csv --dataset csv"
     assert "mean of the classes' medians" in capsys.readouterr().out
-    assert result["measured_on"].startswith("On the 4 mixtures of set.csv, mono at 8000 Hz")
+    assert result["measured_on"].startswith("On 4 mixtures of set.csv, mono at 8000 Hz")
     assert main([*command, "--write-card"]) == 2
     assert "is none with a card.json" in capsys.readouterr().err
     assert main([*command, "--json", str(tmp_path / "gone" / "result.json")]) == 2

@@ -116,6 +116,7 @@ def test_first_save_that_is_killed(child: Children, tmp_path: Path) -> None:
     assert outcomes == {True, False}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", [0, 100, 300, 900])
 def test_no_room_on_the_disk(room: int, child: Children, tmp_path: Path) -> None:
     target = tmp_path / "model"

@@ -37,6 +37,7 @@ def sepformer(place: Path, **others: bytes) -> dict[str, bytes]:
     return {**{path.name: path.read_bytes() for path in folder.iterdir()}, **others}
 
 
+@pytest.mark.slow
 def test_an_unknown_repository_of_a_known_layout_opens_and_is_kept(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -144,6 +145,7 @@ def test_what_cannot_be_fetched_is_one_error(hub: HubServer, monkeypatch: pytest
         resolve_folder(NAME)
 
 
+@pytest.mark.slow
 def test_a_repository_that_broke_off_is_recognised_again(hub: HubServer, tmp_path: Path) -> None:
     publish(hub, NAME, sepformer(tmp_path))
     hub.fault(r"GET .*/masknet\.ckpt", 404, times=50)

@@ -117,6 +117,7 @@ def test_a_prompt_sounds_the_same_in_every_company(pipe: Any, options: dict[str,
         assert np.abs(together[index * times : (index + 1) * times] - alone).max() < CLOSE
 
 
+@pytest.mark.slow
 def test_equals_diffusers_with_other_solvers_lengths_and_noise(pipe: Any, peer: Any) -> None:
     euler = diffusers.EulerDiscreteScheduler.from_config(pipe.scheduler.config)
     before = pipe.scheduler

@@ -120,6 +120,7 @@ def test_precisions(stored: torch.dtype, tmp_path: Path) -> None:
         assert np.abs(made - told).max() < CLOSE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_every_weight_has_the_precision_it_has_when_loaded_at_once(published: Path, dtype: torch.dtype) -> None:
     kinds = []
@@ -193,6 +194,7 @@ def test_what_does_not_go_with_on_demand(published: Path, lazy: Any, tmp_path: P
         gone("rain", **GIVEN)
 
 
+@pytest.mark.slow
 def test_clap_without_the_part_that_hears(pipe: Any, tmp_path: Path) -> None:
     whole = pipe.text_encoder
     config = whole.config.text_config

@@ -300,6 +300,7 @@ def test_words_are_taken_for_what_the_model_knows() -> None:
         pipe(["rain", "xyzzy"], **few)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("between", ["the last sound is changed", "the first sound is changed after a kill"])
 def test_sounds_that_are_changed_while_others_are_made_stay(between: str, folder: Path) -> None:
     call = ("rain", "wind", "dogs", "-o", "out.wav", "--seconds", "0.1")
@@ -318,6 +319,7 @@ def test_sounds_that_are_changed_while_others_are_made_stay(between: str, folder
     assert changed.read_bytes() == content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("prompt", "way_out"),
     [("no rain", "--negative 'rain'"), ("rain without thunder", "the prompt 'rain', and --negative 'thunder'"),

@@ -171,6 +171,7 @@ class OnceOnly(io.RawIOBase):
         return self._file.read(size)
 
 
+@pytest.mark.slow
 def test_whole_recordings_are_surveyed_whatever_they_come_from(song: Path, tmp_path: Path):
     separate = four(**WIENER, stems=["vocals", "other"])
     called = separate(song)
@@ -196,6 +197,7 @@ def test_whole_recordings_are_surveyed_whatever_they_come_from(song: Path, tmp_p
         assert_same(audio(one), expected, **TINY_MODEL, peak=1.0)
 
 
+@pytest.mark.slow
 def test_levels_of_a_whole_song_as_the_published_evaluation_finds_them():
     """One gain a channel and instrument for all of the song: what is left is at right angles to every source."""
     model = tiny_meta_tasnet(num_stages=2, overlap_samples=0)[0]
@@ -280,6 +282,7 @@ def test_stems_and_sums_of_them(separate: AudioSeparationPipeline, song: Path):
     assert np.abs(np.concatenate([audio(b) for b in streamed], axis=-1)[0] - vocals).max() <= 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24"])
 @pytest.mark.parametrize("wanted", ["vocals,karaoke=mixture-vocals", "drums+bass,rest=mixture-drums-bass"])
 def test_what_is_cut_out_of_the_recording_and_the_rest_add_up_to_the_last_bit(

@@ -51,6 +51,7 @@ def test_what_was_found_stays_mended(name: str, children: Children) -> None:
     assert verdict["outcome"] != "fault", verdict
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPECTED)
 def test_planted_faults_are_noticed(name: str, children: Children) -> None:
     verdict = run_one(children, "planted", list(EXPECTED).index(name))

@@ -80,6 +80,7 @@ def test_a_run_goes_on_with_what_it_began_with_alone(
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == files
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_for_longer_with_the_same_recordings_in_another_place(begun: Path, tmp_path: Path) -> None:
     shutil.copytree(begun, tmp_path, dirs_exist_ok=True)
     table = tmp_path / "data" / "metadata.csv"
@@ -99,6 +100,7 @@ def test_what_was_measured_of_unknown_recordings_is_measured_again(begun: Path, 
     assert finetune.main(*given, **SETTINGS, steps=1)["before"]["si_snri"] > -99
 
 
+@pytest.mark.slow
 def test_a_recipe_goes_on_with_what_it_began_with_alone(tmp_path: Path) -> None:
     speakers(tmp_path / "data", count=16, clips=1, seconds=0.5)
     settings: dict[str, Any] = {

@@ -263,6 +263,7 @@ def test_new_classes_start_from_their_words_and_their_group(tower: Path, tmp_pat
     torch.testing.assert_close(values[:, names.index("dog barking")], (effect + before[:, 1]) / 2, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_model_of_other_classes_is_not_taught_the_words_of_the_catalogue(tower: Path, tmp_path: Path):
     model, processor = audiosep.build_model(load_recipe(audiosep.AudioSepRecipe, None, **settings(tower)))
     model.save_pretrained(tmp_path / "model")
