@@ -226,6 +226,8 @@ def _load_errors(folder: Path) -> Iterator[None]:
         with library_errors(shown(folder.name)):
             yield
     except CheckpointError as error:
+        if isinstance(error.__cause__, RuntimeError) and "meta device context" in str(error.__cause__):
+            raise error.__cause__ from None  # a fault of the code around the call, as transformers says it
         argument = UNKNOWN_ARGUMENT.search(str(error.__cause__)) if isinstance(error.__cause__, TypeError) else None
         if argument is None:
             raise
