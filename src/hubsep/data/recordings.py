@@ -51,13 +51,13 @@ class Clip:
         return self.samples[start:stop].astype(np.float32) / np.float32(32_768 / self.scale)
 
 
-def quantise(waveform: NDArray[np.floating], limit: float = np.inf) -> tuple[NDArray[np.int16], float]:
+def quantise(waveform: NDArray[np.floating]) -> tuple[NDArray[np.int16], float]:
     """A recording as 16-bit integers, and what the largest of them stands for.
 
     One that goes above full scale, as recordings of floating point may and resampled ones do, is kept at a lower gain
-    and not cut off, up to `limit` if that is above 1. All others are at their own level.
+    and not cut off. All others are at their own level.
     """
-    scale = max(1.0, min(limit, float(np.abs(waveform).max(initial=0.0))))
+    scale = max(1.0, float(np.abs(waveform).max(initial=0.0)))
     return (np.clip(waveform / np.float32(scale), -1, 1 - 2**-15) * 32_768).astype(np.int16), scale
 
 
@@ -148,9 +148,7 @@ def load_clips(folders: Iterable[Path], sampling_rate: int, *, commercial_only: 
         recording = read_audio(row["path"], way_out=SPLIT_IT)
         mono = recording.waveform.mean(axis=0, keepdims=True)
         mono = resample(mono, recording.sampling_rate, sampling_rate)[0]
-        # what resampling adds to a recording within full scale is cut off: so the figures of the cards were measured
-        loudest = float(np.abs(recording.waveform).max(initial=0.0))
-        samples, scale = quantise(mono, np.inf if loudest > 1 else 1.0)
+        samples, scale = quantise(mono)
         facts = row.get("corpus", ""), row["path"], row.get("gender") or ""
         clips.append(Clip(samples, labels_of(row), group, *facts, folder=str(folder), scale=scale))
     return clips
