@@ -210,7 +210,7 @@ def test_two_hundred_recordings_by_two_workers_one_of_them_killed(model: str, tm
     killer.start()
     rows = separate_dataset(find_recordings(str(tmp_path / "in")), **task).take_all()
     killer.join(60)
-    assert len(before) >= 60 * 3
+    assert len(before) >= 58 * 3  # each of two workers may have named a record and not yet its outputs
     assert len(rows) == 2 * count
     assert all(row["ok"] for row in rows)
     after = files(output)
