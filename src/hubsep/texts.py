@@ -22,6 +22,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from functools import lru_cache
@@ -58,9 +59,10 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise yaml.YAMLError(f"{printable(twice[0][:80])} is given twice")
+        names = Counter((key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        (_, name), count = next(iter(names.most_common(1)), (("", ""), 0))
+        if count > 1:
+            raise yaml.YAMLError(f"{printable(name[:80])} is given twice")
         return super().construct_mapping(node, deep)
 
     def construct_yaml_int(self, node: Any) -> int:

@@ -125,6 +125,10 @@ def test_numbers_are_what_people_mean(text: str, value: object) -> None:
     assert (type(read), read) == (type(value), value)
 
 
+def test_a_number_and_its_text_are_two_names() -> None:
+    assert read_yaml("{1: a, '1': b}", "settings of mine") == {1: "a", "1": "b"}
+
+
 @pytest.mark.parametrize(
     "front", ["license: [mit", "- mit", "mit", "1: mit", "license: &a mit\nb: *a", "- x\n" * 250_000]
 )

@@ -38,6 +38,7 @@ from hubsep.cli import main
 from hubsep.errors import CheckpointError, UnreachableError
 from hubsep.hub import verify_manifest
 from hubsep.hub.resolve import resolve_folder
+from hubsep.hub.wire import wire_errors
 
 
 NAME = "org/separator"
@@ -283,6 +284,15 @@ def test_offline_from_the_cache(hub: HubServer, tmp_path: Path, monkeypatch: pyt
             AutoModelForAudioSeparation.from_pretrained("org/never-seen")
         with pytest.raises(CheckpointError, match="could not be pushed"):
             model.push_to_hub(NAME)
+
+
+@pytest.mark.parametrize("kind", [ConnectionError, RuntimeError])
+def test_no_token_is_in_an_error_whatever_went_wrong(kind: type[Exception]) -> None:
+    with pytest.raises(CheckpointError) as caught, wire_errors("x", "hf_secret"):
+        raise kind("sent hf_secret")
+    assert isinstance(caught.value, UnreachableError) == (kind is ConnectionError)
+    assert caught.value.__cause__ is None
+    assert "hf_secret" not in str(caught.value)
 
 
 def test_nothing_secret_is_said(

@@ -12,7 +12,7 @@ import errno
 import re
 
 from ..errors import HubsepError, TooLittleMemoryError, is_out_of_memory
-from ..hub.naming import FULL
+from ..hub.naming import FULL, of_the_system
 
 
 DEBUG = "--debug"
@@ -85,12 +85,9 @@ def explain(error: Exception) -> str:
         cause = error.__cause__
         way = WAYS.get(cause.errno or 0) if isinstance(cause, OSError) and cause.errno in FULL else None
         return f"{str(error).rstrip('.')}; {way}" if way else str(error)
-    if isinstance(error, OSError):
-        return of_system(error)
+    if (cause := of_the_system(error)) is not None:
+        return of_system(cause)
     text = " ".join(str(error).split()) or type(error).__name__
-    if number := re.search(r"\(os error (\d+)\)", text):  # as safetensors says it
-        way = WAYS.get(int(number[1]))
-        return shortened(text) + (f"; {way}" if way else "")
     if is_out_of_memory(error):
         return f"there is not enough memory for this: {shortened(text)}; {LESS_MEMORY}"
     return f"unexpected {type(error).__name__}: {text}; run it again with {DEBUG} for a traceback to report"
@@ -98,11 +95,10 @@ def explain(error: Exception) -> str:
 
 def of_system(error: OSError) -> str:
     """An error of the system as it says it, with names of bearable length and, where one is known, the way out."""
-    if error.filename is None or error.strerror is None:
-        return shortened(str(error))
     names = " -> ".join(repr(shortened(str(name))) for name in (error.filename, error.filename2) if name is not None)
+    text = f"[Errno {error.errno}] {error.strerror}: {names}" if names and error.strerror else shortened(str(error))
     way = WAYS.get(error.errno or 0)
-    return f"[Errno {error.errno}] {error.strerror}: {names}" + (f"; {way}" if way else "")
+    return text + (f"; {way}" if way else "")
 
 
 def shortened(text: str) -> str:

@@ -35,14 +35,13 @@ from .bounds import shown
 from .copies import copy_file
 from .json_files import MAX_INDEX_BYTES, read_json_value
 from .manifest import MANIFEST, fsync, listed_files, verify_manifest, write_manifest
-from .naming import FULL
+from .naming import FULL, of_the_system
 from .processes import host, in_use, locked
 
 
 MARKER = ".hubsep-unfinished"
 MODEL_FILES = (".json", ".model", ".safetensors", ".txt")  # of a component
 COPY_SUFFIXES = (".json", ".md", ".model", ".txt")
-SYSTEM_ERROR = re.compile(r"\(os error ([0-9]{1,4})\)")  # as Rust says it
 RENAME_EXCHANGE = 2
 AT_FDCWD = -100
 
@@ -272,9 +271,8 @@ def _errors_of_writing(staging: Path, target: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        number = SYSTEM_ERROR.search(str(error)) if type(error).__name__ == "SafetensorError" else None
-        cause = OSError(int(number[1]), os.strerror(int(number[1]))) if number else error
-        if not isinstance(cause, OSError):
+        cause = of_the_system(error)
+        if cause is None:
             raise
         inside = cause.filename is not None and Path(os.fsdecode(cause.filename)).is_relative_to(staging)
         if not inside and (cause.filename is not None or cause.errno not in FULL):

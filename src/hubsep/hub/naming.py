@@ -8,6 +8,8 @@ named that would help nobody, and one of a full disk names no file at all.
 from __future__ import annotations
 
 import errno
+import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +17,16 @@ from pathlib import Path
 from ..errors import AudioError
 
 
+RUST_ERROR = re.compile(r"\(os error ([0-9]{1,4})\)")  # in the words of safetensors
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # they come while something is written
+
+
+def of_the_system(error: Exception) -> OSError | None:
+    """An error of the system: as it is, or as safetensors puts it into words of its own; None of any other."""
+    if isinstance(error, OSError):
+        return error
+    number = RUST_ERROR.search(str(error)) if type(error).__name__ == "SafetensorError" else None
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else None
 
 
 @contextmanager
@@ -42,4 +53,4 @@ def called(names: Mapping[Path, Path]) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(asked)) from error
 
 
-__all__ = ["FULL", "called"]
+__all__ = ["FULL", "called", "of_the_system"]

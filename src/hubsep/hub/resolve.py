@@ -265,11 +265,9 @@ def _download(name: str, hub: Fetching, fetched: list[str], look: Callable[[set[
     row = find_published(name)
     meant = None if row is not None else near_model(name, _cached(hub.cache_dir))
     hint = f" Did you mean {meant}?" if meant else ""
-    what = (
-        f"{row.name} could not be fetched from {row.place}"
-        if row is not None
-        else (f"there is no folder {shown(name)}, and it could not be fetched from the Hub")
-    )
+    what = f"there is no folder {shown(name)}, and it could not be fetched from the Hub"
+    if row is not None:
+        what = f"{row.name} could not be fetched from {row.place}"
     with wire_errors(what, hub.token, hint):
         folder = fetch(
             snapshot_download,

@@ -44,22 +44,22 @@ def wire_errors(what: str, token: str | bool | None, hint: str = "") -> Iterator
     except HubsepError:
         raise
     except Exception as error:
-        if reason := unreached(error):
-            raise UnreachableError(f"{what}: {reason}.{hint}") from error
+        silence = unreached(error)
         reason = COMMIT.sub("...", " ".join(str(error).split()))  # an address of the Hub holds one, which says nothing
+        said = f"{silence}." if silence else f"{type(error).__name__}: {reason}"
         cause: Exception | None = error
         sent = _sent(token)
         if sent and sent in "".join(traceback.format_exception(error)):
-            reason, cause = reason.replace(sent, "***"), None
-        raise CheckpointError(f"{what}: {type(error).__name__}: {reason[:MAX_REASON_CHARACTERS]}{hint}") from cause
+            said, cause = said.replace(sent, "***"), None
+        kind = UnreachableError if silence else CheckpointError
+        raise kind(f"{what}: {said[:MAX_REASON_CHARACTERS]}{hint}") from cause
 
 
 def unreached(error: BaseException) -> str | None:
     """Why nobody answered, if that is what an error comes from; None of any other."""
-    chain: list[BaseException] = []
-    while error is not None and error not in chain:
-        chain.append(error)
-        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    chain = [error]
+    while (before := chain[-1].__cause__ or chain[-1].__context__) is not None and before not in chain:
+        chain.append(before)
     names = {type(each).__name__ for each in chain}
     if "OfflineModeIsEnabled" in names or any("outgoing traffic has been disabled" in str(each) for each in chain):
         return "nothing may be fetched now, as HF_HUB_OFFLINE or local_files_only says, and it is not on this computer"

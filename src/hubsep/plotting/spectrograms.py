@@ -8,7 +8,7 @@ that hours need no more memory than seconds. matplotlib is imported when a pictu
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..audio.reader import open_audio
 from ..errors import DataError
-from ..hub.naming import called
+from ..hub.manifest import write_whole
 from ..texts import printable
 
 
@@ -198,19 +198,12 @@ def save_figure(figure: Any, path: Path, *, dpi: float = 110) -> Path:
     Raises:
         DataError: if there is no such format of pictures.
     """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    kind = picture_format(path)
+    kind, content = picture_format(path), io.BytesIO()
     from matplotlib import rc_context
 
-    try:
-        with (
-            called({unfinished: path}),
-            rc_context({"svg.hashsalt": "hubsep"}),
-        ):  # names inside of an SVG are drawn at random otherwise
-            figure.savefig(unfinished, format=kind, dpi=dpi, metadata=PICTURES[kind])
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with rc_context({"svg.hashsalt": "hubsep"}):  # names inside of an SVG are drawn at random otherwise
+        figure.savefig(content, format=kind, dpi=dpi, metadata=PICTURES[kind])
+    write_whole(path, content.getvalue())
     return path
 
 
